@@ -1,0 +1,91 @@
+"""The two things that data becomes: graded pairs and triplets of sentences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import chain
+
+from sparsecse.errors import InputError
+
+
+def _digest(*columns: tuple[object, ...] | None) -> str:
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
+
+
+def positive_threshold(minimum: float) -> float:
+    """Return `minimum` if it is a gold score (0 to 5), else raise `InputError`."""
+    if not 0 <= minimum <= 5:
+        raise InputError(f"The minimum score of a positive pair is {minimum}; give a number from 0 to 5.")
+    return minimum
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs of sentences, graded by people where `scores` is present.
+
+    `first` and `second` have one sentence a pair; `scores` is the gold similarity from 0 to 5 (SICK: 1 to 5);
+    `subsets` names the part of the set that a pair belongs to (STS12's MSRpar); `source` says where it was read from.
+    """
+
+    name: str
+    split: str
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    scores: tuple[float, ...] | None
+    subsets: tuple[str, ...] | None
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def sentences(self) -> list[str]:
+        """The distinct sentences, in the order of their first occurrence (a pair's first before its second)."""
+        return list(dict.fromkeys(chain.from_iterable(zip(self.first, self.second, strict=True))))
+
+    def positives(self, minimum: float = 4.0) -> list[tuple[int, int]]:
+        """Pairs with a gold score of at least `minimum`, as positions in `sentences()`.
+
+        Raises:
+            InputError: the set has no gold scores, or no pair reaches `minimum`.
+        """
+        positive_threshold(minimum)
+        if self.scores is None:
+            raise InputError(
+                f"{self.source} has no gold scores, so no positive pairs; add a column 'score' from 0 to 5."
+            )
+        position = {sentence: index for index, sentence in enumerate(self.sentences())}
+        pairs = [
+            (position[a], position[b])
+            for a, b, score in zip(self.first, self.second, self.scores, strict=True)
+            if score >= minimum
+        ]
+        if not pairs:
+            raise InputError(
+                f"{self.source} has no pair with a gold score of at least {minimum:g} (the highest is "
+                f"{max(self.scores):g}, on a scale from 0 to 5); lower the minimum or rescale the scores."
+            )
+        return pairs
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the contents, in hex; the same for the same pairs wherever they were read from."""
+        return _digest(self.first, self.second, self.scores, self.subsets)
+
+
+@dataclass(frozen=True)
+class TripletSet:
+    """Anchors with a positive each and, where `negatives` is present, a hard negative each (supervised SimCSE)."""
+
+    name: str
+    anchors: tuple[str, ...]
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...] | None
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the contents, in hex."""
+        return _digest(self.anchors, self.positives, self.negatives)

@@ -1,0 +1,21 @@
+"""Load, run and save sentence encoders; the one place that knows model families."""
+
+from sparsecse.encoders.checkpoints import WEIGHTS_FILE, is_stock, load_encoder, save_encoder
+from sparsecse.encoders.encoder import Batch, Encoder, EncoderSettings
+from sparsecse.encoders.families import FAMILIES
+from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig, SparseCSEModel
+from sparsecse.encoders.pooling import POOLING_MODES
+
+__all__ = [
+    "FAMILIES",
+    "POOLING_MODES",
+    "WEIGHTS_FILE",
+    "Batch",
+    "Encoder",
+    "EncoderSettings",
+    "SparseCSEConfig",
+    "SparseCSEModel",
+    "is_stock",
+    "load_encoder",
+    "save_encoder",
+]

@@ -1,0 +1,197 @@
+"""Load an encoder from a folder or a hub id, and write one that transformers and sentence-transformers load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+from transformers.utils import cached_file
+
+from sparsecse.encoders.encoder import Encoder, EncoderSettings
+from sparsecse.encoders.families import config_from_family, config_to_family, family_of, state_from_family, state_to_family
+from sparsecse.encoders.modeling_sparsecse import Pooler, SparseCSEConfig, SparseCSEModel
+from sparsecse.encoders.pooling import POOLING_MODES, pooling_mode
+from sparsecse.encoders.sentence_transformers_files import FolderSettings, read_settings, write_settings
+from sparsecse.errors import InputError
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+def _find_file(source: str, name: str) -> Path | None:
+    """A file of a local folder or of a hub model, as a local path; None where the model has no such file."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.exists() else None
+    subfolder, _, filename = name.rpartition("/")
+    found = cached_file(
+        source,
+        filename,
+        subfolder=subfolder,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
+def _read_config(source: str) -> dict[str, Any]:
+    try:
+        settings, _ = PretrainedConfig.get_config_dict(source)
+    except (OSError, ValueError) as error:
+        if Path(source).is_dir():
+            reason = "has no config.json" if not (Path(source) / "config.json").exists() else "has a broken config.json"
+            raise InputError(f"{source} {reason}; give a folder written by transformers' save_pretrained.") from None
+        raise InputError(
+            f"{source} is neither a folder on this machine nor a hub model that can be reached "
+            f"({str(error).splitlines()[0]}); check the path."
+        ) from None
+    if "model_type" not in settings:
+        raise InputError(f"{source}: config.json has no model_type; give a folder that transformers wrote.")
+    return settings
+
+
+def _load_model(source: str) -> SparseCSEModel:
+    settings = _read_config(source)
+    if settings["model_type"] == SparseCSEConfig.model_type:
+        return _from_pretrained(SparseCSEModel, source)
+    family_of(settings["model_type"], source)
+    config = AutoConfig.from_pretrained(source)
+    stock, missing = _from_pretrained(AutoModel, source, with_missing=True)
+    has_pooler = any(name.startswith("pooler.") for name in stock.state_dict()) and not any("pooler" in n for n in missing)
+    model_config = config_from_family({**config.to_dict(), "model_type": config.model_type}, has_pooler, source)
+    state = state_from_family(stock.state_dict(), model_config)
+    model = SparseCSEModel(model_config)
+    wanted = model.state_dict().keys()
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted})
+    return model
+
+
+def _from_pretrained(model_class: Any, source: str, with_missing: bool = False) -> Any:
+    try:
+        model, info = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{source}: its weights cannot be read ({str(error).splitlines()[0]}); copy the model again."
+        ) from None
+    missing = sorted(info["missing_keys"])
+    broken = [name for name in missing if not name.startswith("pooler.")] + sorted(map(str, info["mismatched_keys"]))
+    if broken:
+        raise InputError(
+            f"{source}: {len(broken)} tensors of its config.json are missing from its weights or have another shape, "
+            f"{broken[0]} first; the weights and config.json do not belong together."
+        )
+    return (model, missing) if with_missing else model
+
+
+def _resolve_settings(
+    source: str,
+    found: FolderSettings,
+    limit: int,
+    pooling: str | None,
+    normalize: bool | None,
+    max_length: int | None,
+    prompt: str | None,
+) -> EncoderSettings:
+    mode = pooling_mode(pooling) if pooling else found.pooling
+    if mode is None:
+        raise InputError(
+            f"{source} does not say how its token vectors are pooled (no modules.json); give --pooling with one of "
+            f"{', '.join(POOLING_MODES)} (supervised SimCSE: pooler; unsupervised SimCSE and BGE: cls; E5 and GTE: mean)."
+        )
+    prompts, default = dict(found.prompts), found.default_prompt
+    if prompt is not None:
+        name = next((name for name, text in prompts.items() if text == prompt), "default")
+        prompts, default = ({**prompts, name: prompt}, name) if prompt else (prompts, None)
+    length = max_length or found.max_length or limit
+    if not 2 < length <= limit:
+        raise InputError(f"--max-length {length} is outside 3 to {limit}, the positions that {source} has.")
+    return EncoderSettings(
+        pooling=mode,
+        normalize=bool(found.normalize) if normalize is None else normalize,
+        max_length=length,
+        prompts=prompts,
+        default_prompt=default,
+    )
+
+
+def load_encoder(
+    source: str | Path,
+    *,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    max_length: int | None = None,
+    prompt: str | None = None,
+) -> Encoder:
+    """Load an encoder in float32, in evaluation mode.
+
+    Args:
+        source: a transformers or sentence-transformers folder, a folder that sparsecse wrote, or a hub id.
+        pooling: a key of `POOLING_MODES`; needed where the model's own files do not name one, and never guessed.
+        normalize: whether vectors get unit length; by default what the folder says, else no.
+        max_length: tokens kept of a sentence; by default what the folder says, else all the positions it has.
+        prompt: text put before every sentence, "" for none; by default the folder's own default prompt.
+
+    Raises:
+        InputError: no such model, an unsupported family, unreadable or incomplete weights, or no known pooling.
+    """
+    source = str(source)
+    if Path(source).exists() and not Path(source).is_dir():
+        raise InputError(f"{source} is a file; give the folder that holds config.json and the weights.")
+    model = _load_model(source)
+    found = read_settings(lambda name: _find_file(source, name), source)
+    limit = model.config.max_position_embeddings - model.config.position_offset
+    settings = _resolve_settings(source, found, limit, pooling, normalize, max_length, prompt)
+    if settings.pooling == "pooler":
+        if found.pooler is not None:
+            model.config.has_pooler = True
+            model.pooler = Pooler(model.config)
+            model.pooler.dense.load_state_dict(found.pooler)
+        if model.pooler is None:
+            raise InputError(
+                f"{source} has no pooler weights (pooler.dense.*), so --pooling pooler cannot be used; a raw SimCSE "
+                f"training checkpoint keeps them as mlp.dense and must be converted first."
+            )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{source}: its tokenizer cannot be loaded ({str(error).splitlines()[0]}); "
+            f"copy tokenizer.json and tokenizer_config.json beside the weights."
+        ) from None
+    return Encoder(model, tokenizer, settings, source).eval()
+
+
+def is_stock(config: SparseCSEConfig) -> bool:
+    """Whether all layers are alike and the attention complete, so that the original family's own class can hold it."""
+    sizes = set(config.layer_sizes())
+    heads = {heads for heads, _ in sizes}
+    return len(sizes) == 1 and heads == {config.hidden_size // config.attention_head_size}
+
+
+def _stock_model(model: SparseCSEModel) -> Any:
+    values = config_to_family(model.config)
+    stock = AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+    if model.pooler is None and getattr(stock, "pooler", None) is not None:
+        stock.pooler = None
+    stock.load_state_dict(state_to_family(model.state_dict(), model.config))
+    return stock
+
+
+def save_encoder(encoder: Encoder, directory: Path, *, stock: bool = False) -> None:
+    """Write an encoder into an empty folder: weights, configuration, tokenizer and sentence-transformers' files.
+
+    Args:
+        encoder: what to write; its weights are stored as they are.
+        directory: an existing, empty folder; see `files.atomic_directory` for writing it whole or not at all.
+        stock: write the original family's own checkpoint (needs `is_stock`) instead of a sparsecse one.
+    """
+    model = _stock_model(encoder.model) if stock else encoder.model
+    # transformers wants the flag in the configuration for sentence-transformers to see every layer's states.
+    model.config.output_hidden_states = encoder.settings.pooling == "first_last_avg"
+    model.save_pretrained(directory)
+    encoder.tokenizer.save_pretrained(directory)
+    pooler = None if encoder.model.pooler is None else encoder.model.pooler.dense
+    config = encoder.model.config
+    write_settings(directory, encoder.settings, config.hidden_size, config.num_hidden_layers, pooler)

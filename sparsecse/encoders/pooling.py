@@ -1,0 +1,53 @@
+"""From token vectors to one sentence vector: the pooling modes of sentence-transformers and SimCSE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sparsecse.errors import InputError
+
+POOLING_MODES = {
+    "mean": "mean of the last layer's token vectors",
+    "cls": "the last layer's first token (SimCSE's cls_before_pooler)",
+    "pooler": "the first token through the checkpoint's linear + tanh (SimCSE's cls, supervised models)",
+    "first_last_avg": "mean over tokens of the average of the first and the last layer (SimCSE's avg_first_last)",
+}
+_ALIASES = {
+    "avg": "mean",
+    "cls_before_pooler": "cls",
+    "cls_with_pooler": "pooler",
+    "avg_first_last": "first_last_avg",
+    "first-last-avg": "first_last_avg",
+}
+
+
+def pooling_mode(name: str, source: str = "--pooling") -> str:
+    """The canonical name of a pooling mode; an unknown one raises `InputError`."""
+    mode = _ALIASES.get(name, name)
+    if mode not in POOLING_MODES:
+        raise InputError(f"{source}: '{name}' is not a pooling mode; choose one of {', '.join(POOLING_MODES)}.")
+    return mode
+
+
+def pool(outputs: Any, attention_mask: torch.Tensor, mode: str) -> torch.Tensor:
+    """Pool a model's outputs.
+
+    Args:
+        outputs: what `SparseCSEModel` returns; `hidden_states` are needed for first_last_avg.
+        attention_mask: [batch, length], 1 for real tokens.
+        mode: a key of `POOLING_MODES`.
+
+    Returns:
+        [batch, hidden_size].
+    """
+    if mode == "cls":
+        return outputs.last_hidden_state[:, 0]
+    if mode == "pooler":
+        return outputs.pooler_output
+    tokens = outputs.last_hidden_state
+    if mode == "first_last_avg":
+        tokens = (outputs.hidden_states[1] + tokens) / 2
+    weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)

@@ -1,0 +1,205 @@
+"""Score an encoder: Spearman per task, and alignment and uniformity on one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+
+from sparsecse import kernels
+from sparsecse.datasets import PairSet
+from sparsecse.datasets.sets import positive_threshold
+from sparsecse.errors import InputError
+from sparsecse.evaluation.tasks import load_tasks
+from sparsecse.objectives import alignment
+
+# Alignment and uniformity are measured on the first of these that is evaluated, else on the first task.
+_ALIGN_UNIFORM_TASKS = ("stsb-test", "stsb-dev", "sickr-test", "demo-test")
+
+_BATCHES_PER_STEP = 16  # between two calls of `progress`
+
+
+class SentenceEncoder(Protocol):
+    """Anything that turns sentences into embeddings."""
+
+    def encode(self, sentences: list[str], *, batch_size: int) -> torch.Tensor:
+        """Return the embeddings [N, d] of N sentences, normalised or not."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One part of a task (STS12's MSRpar): Spearman x100 over its own pairs."""
+
+    spearman: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Spearman x100 over all pairs of a task (SimCSE's "all"), and over its subsets where it has them."""
+
+    spearman: float
+    pairs: int
+    source: str
+    subsets: dict[str, Subset]
+
+    @property
+    def subset_mean(self) -> float | None:
+        """The mean of the subsets' Spearman, each counting once; None without subsets."""
+        if not self.subsets:
+            return None
+        return sum(subset.spearman for subset in self.subsets.values()) / len(self.subsets)
+
+    @property
+    def subset_weighted_mean(self) -> float | None:
+        """The mean of the subsets' Spearman, each counting by its pairs; None without subsets."""
+        if not self.subsets:
+            return None
+        return sum(subset.spearman * subset.pairs for subset in self.subsets.values()) / self.pairs
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for `json.dumps`; the keys about subsets are there only where the task has subsets."""
+        result: dict[str, Any] = {"spearman": self.spearman, "pairs": self.pairs, "source": self.source}
+        if self.subsets:
+            result["subsets"] = {name: vars(subset) for name, subset in self.subsets.items()}
+            result["subset_mean"] = self.subset_mean
+            result["subset_weighted_mean"] = self.subset_weighted_mean
+        return result
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured.
+
+    `alignment` (None where no pair is positive) and `uniformity` are those of the task `align_uniform_task`, with
+    pairs scored at least `positive_minimum` as the positive ones. `missing` tells why a group's tasks were left out.
+    """
+
+    tasks: dict[str, TaskResult]
+    alignment: float | None
+    uniformity: float
+    align_uniform_task: str
+    positive_minimum: float
+    missing: dict[str, str]
+
+    @property
+    def average(self) -> float:
+        """The mean of the tasks' Spearman over all pairs."""
+        return sum(task.spearman for task in self.tasks.values()) / len(self.tasks)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for `json.dumps`."""
+        return {
+            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
+            "average": self.average,
+            "alignment": self.alignment,
+            "uniformity": self.uniformity,
+            "align_uniform_task": self.align_uniform_task,
+            "positive_minimum": self.positive_minimum,
+            "missing": self.missing,
+        }
+
+
+def evaluate(
+    encoder: SentenceEncoder,
+    tasks: str | Sequence[str],
+    *,
+    data_dir: str | Path | None = None,
+    positive_minimum: float = 4.0,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure an encoder on similarity tasks by SimCSE's protocol (Gao et al. 2021, appendix B).
+
+    A task's score is Spearman's rank correlation x100 between the cosine of the two embeddings and the gold score,
+    over all its pairs at once. Alignment is the mean squared distance of the unit embeddings of positive pairs, and
+    uniformity the log of the mean, over ordered pairs of different sentences, of exp(-2 x squared distance) (Wang and
+    Isola 2020), both on one task. Each distinct sentence is embedded once.
+
+    Args:
+        encoder: its embeddings are normalised here.
+        tasks: names of `TASKS` or `GROUPS`, in a list or separated by commas.
+        data_dir: the SentEval folder (see `sparsecse.datasets.load_pairs`).
+        positive_minimum: the gold score, from 0 to 5, from which a pair is positive.
+        batch_size: sentences the encoder takes at a time.
+        progress: called with the number of sentences embedded so far and of all.
+
+    Raises:
+        InputError: as `load_tasks`; a threshold out of range; embeddings that are not finite; a task whose gold scores
+            or cosines are all the same, so that Spearman is undefined.
+    """
+    positive_threshold(positive_minimum)
+    sets, missing = load_tasks(tasks, data_dir=data_dir)
+    sentences = list(dict.fromkeys(sentence for pairs in sets.values() for sentence in pairs.sentences()))
+    position = {sentence: index for index, sentence in enumerate(sentences)}
+    vectors = _embed(encoder, sentences, batch_size, progress)
+
+    def rows(texts: Sequence[str]) -> torch.Tensor:
+        return vectors[[position[text] for text in texts]]
+
+    results = {}
+    for name, pairs in sets.items():
+        cosines = (rows(pairs.first).double() * rows(pairs.second).double()).sum(dim=1)
+        results[name] = _result(name, pairs, cosines)
+
+    chosen = next((name for name in _ALIGN_UNIFORM_TASKS if name in sets), next(iter(sets)))
+    pairs = sets[chosen]
+    positive = torch.tensor(pairs.scores) >= positive_minimum
+    first, second = rows(pairs.first)[positive], rows(pairs.second)[positive]
+    return Evaluation(
+        tasks=results,
+        alignment=float(alignment(first, second)) if len(first) else None,
+        uniformity=float(kernels.uniformity(rows(pairs.sentences()), t=2.0)),
+        align_uniform_task=chosen,
+        positive_minimum=positive_minimum,
+        missing=missing,
+    )
+
+
+def _embed(
+    encoder: SentenceEncoder, sentences: list[str], batch_size: int, progress: Callable[[int, int], None] | None
+) -> torch.Tensor:
+    """Unit embeddings [N, d] in float32 on the CPU."""
+    # By length, so that every step's sentences need about the same padding.
+    order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]), reverse=True)
+    step = batch_size * _BATCHES_PER_STEP
+    parts = []
+    for start in range(0, len(order), step):
+        chunk = [sentences[index] for index in order[start : start + step]]
+        part = encoder.encode(chunk, batch_size=batch_size).detach().to("cpu", torch.float32)
+        broken = (~part.isfinite().all(dim=1)).nonzero()
+        if len(broken):
+            raise InputError(
+                f"The encoder's embedding of {chunk[int(broken[0])]!r} is not finite; check the model's weights."
+            )
+        parts.append(part)
+        if progress is not None:
+            progress(min(start + step, len(order)), len(order))
+    vectors = torch.empty(len(sentences), parts[0].shape[1])
+    vectors[order] = torch.cat(parts)
+    return F.normalize(vectors, dim=1)
+
+
+def _result(name: str, pairs: PairSet, cosines: torch.Tensor) -> TaskResult:
+    assert pairs.scores is not None  # every named set is graded
+    golds = torch.tensor(pairs.scores, dtype=torch.float64)
+    subsets = {}
+    for subset in dict.fromkeys(pairs.subsets or ()):
+        inside = torch.tensor([each == subset for each in pairs.subsets or ()])
+        subsets[subset] = Subset(_spearman(cosines[inside], golds[inside], f"{name}, {subset}"), int(inside.sum()))
+    return TaskResult(_spearman(cosines, golds, name), len(pairs), pairs.source, subsets)
+
+
+def _spearman(cosines: torch.Tensor, golds: torch.Tensor, where: str) -> float:
+    for values, what in ((golds, "gold scores"), (cosines, "cosines")):
+        if bool((values == values[0]).all()):
+            raise InputError(
+                f"Spearman is undefined on {where}: its {len(values)} {what} are all {values[0]:.4g}; "
+                "give pairs, and a model, that tell sentences apart."
+            )
+    return 100 * float(spearmanr(cosines.numpy(), golds.numpy()).statistic)

@@ -1,0 +1,126 @@
+"""Which heads and neurons stay: the one object that pruning, rewinding and packing share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sparsecse.errors import InputError
+from sparsecse.files import atomic_file
+from sparsecse.scoring import Scores
+
+
+@dataclass(frozen=True)
+class Mask:
+    """True for what stays: one boolean tensor per layer, [heads of the layer] and [neurons of the layer]."""
+
+    heads: tuple[torch.Tensor, ...]
+    neurons: tuple[torch.Tensor, ...]
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """For each layer the (heads, neurons) of the model that the mask fits."""
+        return [(len(heads), len(neurons)) for heads, neurons in zip(self.heads, self.neurons, strict=True)]
+
+    def kept(self) -> list[tuple[int, int]]:
+        """For each layer the (heads, neurons) that stay."""
+        return [
+            (int(heads.sum()), int(neurons.sum())) for heads, neurons in zip(self.heads, self.neurons, strict=True)
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write `heads.<layer>` and `neurons.<layer>` as boolean safetensors."""
+        tensors = {f"heads.{i}": tensor for i, tensor in enumerate(self.heads)}
+        tensors |= {f"neurons.{i}": tensor for i, tensor in enumerate(self.neurons)}
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary, {"format": "pt", "sparsecse": json.dumps({"kept": self.kept()})})
+
+    @classmethod
+    def load(cls, path: Path) -> Mask:
+        """Read what `save` wrote; a missing or broken file raises `InputError`."""
+        try:
+            tensors = load_file(path)
+            layers = len(tensors) // 2
+            return cls(
+                tuple(tensors[f"heads.{i}"].bool() for i in range(layers)),
+                tuple(tensors[f"neurons.{i}"].bool() for i in range(layers)),
+            )
+        except (SafetensorError, OSError, KeyError) as error:
+            raise InputError(f"{path} is not a mask that can be read ({error}); run `sparsecse prune` again.") from None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many heads and how many neurons are removed, over all layers together."""
+
+    heads: int
+    neurons: int
+
+    @classmethod
+    def of(
+        cls,
+        sizes: Sequence[tuple[int, int]],
+        *,
+        sparsity: float | None = None,
+        head_sparsity: float | None = None,
+        neuron_sparsity: float | None = None,
+        keep_heads: int | None = None,
+        keep_neurons: int | None = None,
+    ) -> Budget:
+        """A budget from fractions to remove or counts to keep; a kind that nothing names stays whole.
+
+        Args:
+            sizes: for each layer its (heads, neurons).
+            sparsity: fraction of both kinds; round(fraction * count) of each are removed.
+            head_sparsity, neuron_sparsity: the fraction of one kind, in place of `sparsity`.
+            keep_heads, keep_neurons: how many stay, in place of a fraction.
+        """
+        if all(value is None for value in (sparsity, head_sparsity, neuron_sparsity, keep_heads, keep_neurons)):
+            raise InputError(
+                "Nothing says how much to prune; give --sparsity, --head-sparsity, --neuron-sparsity, "
+                "--keep-heads or --keep-neurons."
+            )
+        totals = sum(heads for heads, _ in sizes), sum(neurons for _, neurons in sizes)
+        return cls(
+            _removed("head", totals[0], sparsity, head_sparsity, keep_heads),
+            _removed("neuron", totals[1], sparsity, neuron_sparsity, keep_neurons),
+        )
+
+
+def _removed(kind: str, total: int, sparsity: float | None, own: float | None, keep: int | None) -> int:
+    if own is not None and keep is not None:
+        raise InputError(f"--{kind}-sparsity and --keep-{kind}s exclude each other; give one.")
+    if keep is not None:
+        if not 0 <= keep <= total:
+            raise InputError(f"--keep-{kind}s {keep} is outside 0 to {total}, the {kind}s that the model has.")
+        return total - keep
+    name, fraction = ("--sparsity", sparsity) if own is None else (f"--{kind}-sparsity", own)
+    if fraction is None:
+        return 0
+    if not 0 <= fraction < 1:
+        raise InputError(f"{name} {fraction:g} is outside 0 to 1 (1 excluded): it is the fraction that is removed.")
+    return round(fraction * total)
+
+
+def lowest(layers: Sequence[torch.Tensor], count: int) -> tuple[torch.Tensor, ...]:
+    """For each layer a boolean tensor that marks the `count` lowest scores of all layers together.
+
+    Ties go to the earlier layer and the lower index, so that the same scores always give the same marks.
+    """
+    flat = torch.cat([layer.double().cpu() for layer in layers])
+    marked = torch.zeros(len(flat), dtype=torch.bool)
+    marked[torch.sort(flat, stable=True).indices[:count]] = True
+    return marked.split([len(layer) for layer in layers])
+
+
+def select(scores: Scores, budget: Budget) -> Mask:
+    """Keep all but the lowest-scored heads and the lowest-scored neurons that the budget removes."""
+    return Mask(
+        tuple(~mark for mark in lowest(scores.heads, budget.heads)),
+        tuple(~mark for mark in lowest(scores.neurons, budget.neurons)),
+    )

@@ -1,0 +1,68 @@
+"""A score for every head and neuron, and the file that holds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sparsecse.errors import InputError
+from sparsecse.files import atomic_file
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Higher is more useful; only the order within heads and within neurons has a meaning.
+
+    heads, neurons: one float tensor per layer, [heads of the layer] and [neurons of the layer].
+    values: single numbers measured on the way (objective, alignment, uniformity), for the record.
+    """
+
+    heads: tuple[torch.Tensor, ...]
+    neurons: tuple[torch.Tensor, ...]
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind, tensors in (("heads", self.heads), ("neurons", self.neurons)):
+            for layer, tensor in enumerate(tensors):
+                if not torch.isfinite(tensor).all():
+                    raise InputError(
+                        f"The scores of the {kind} of layer {layer} hold NaN or infinity; score again, "
+                        f"and check the model's weights if it happens again."
+                    )
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """For each layer its (number of heads, number of neurons)."""
+        return [(len(heads), len(neurons)) for heads, neurons in zip(self.heads, self.neurons, strict=True)]
+
+    def save(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write `heads.<layer>` and `neurons.<layer>` as float32 safetensors, `metadata` as JSON in its header."""
+        tensors = {f"heads.{i}": tensor for i, tensor in enumerate(self.heads)}
+        tensors |= {f"neurons.{i}": tensor for i, tensor in enumerate(self.neurons)}
+        header = {"format": "pt", "sparsecse": json.dumps({"values": dict(self.values), **(metadata or {})})}
+        with atomic_file(path) as temporary:
+            save_file({name: t.float().cpu().contiguous() for name, t in tensors.items()}, temporary, header)
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """Read what `save` wrote; a missing, truncated or foreign file raises `InputError`."""
+        if not path.exists():
+            raise InputError(f"{path} does not exist; run `sparsecse score` first.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = set(file.keys())
+                layers = len(names) // 2
+                heads = tuple(file.get_tensor(f"heads.{i}") for i in range(layers))
+                neurons = tuple(file.get_tensor(f"neurons.{i}") for i in range(layers))
+                values = json.loads((file.metadata() or {}).get("sparsecse", "{}")).get("values", {})
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"{path} is not a score file that can be read ({error}); run `sparsecse score` again."
+            ) from None
+        return cls(heads, neurons, values)
