@@ -82,9 +82,7 @@ def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
     columns = b.to(dtype)
     for i in range(0, len(a), BLOCK):
         rows = a[i : i + BLOCK].to(dtype)
-        parts = [
-            torch.logsumexp(rows @ columns[j : j + BLOCK].T * scale, dim=1) for j in range(0, len(b), BLOCK)
-        ]
+        parts = [torch.logsumexp(rows @ columns[j : j + BLOCK].T * scale, dim=1) for j in range(0, len(b), BLOCK)]
         result[i : i + BLOCK] = torch.logsumexp(torch.stack(parts), dim=0)
     return result
 

@@ -1,16 +1,16 @@
 """Uniformity (Wang & Isola 2020) over all pairs of a set, as the differentiable operator `sparsecse::uniformity`.
 
-    U(x) = log mean over i != j of exp(-t ||x_i - x_j||^2)
+U(x) = log mean over i != j of exp(-t ||x_i - x_j||^2)
 """
 
 from typing import Any
 
 import torch
+from sparsecse.kernels.dispatch import implementation
+from sparsecse.kernels.reference import working_dtype
 from torch import Tensor
 
 from sparsecse.errors import InputError
-from sparsecse.kernels.dispatch import implementation
-from sparsecse.kernels.reference import working_dtype
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:

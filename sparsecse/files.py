@@ -35,7 +35,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         _fsync(temporary)
-        os.replace(temporary, target)
+        temporary.replace(target)
         _fsync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -57,11 +57,11 @@ def atomic_directory(target: Path) -> Iterator[Path]:
             _fsync(path)
         if target.exists():
             aside = _beside(target)
-            os.rename(target, aside)
-            os.rename(temporary, target)
+            target.rename(aside)
+            temporary.rename(target)
             shutil.rmtree(aside)
         else:
-            os.rename(temporary, target)
+            temporary.rename(target)
         _fsync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ class Gates:
         return [*self.heads, *self.neurons]
 
 
-def _multiply(projection: nn.Module, gate: torch.Tensor, width: int) -> torch.utils.hooks.RemovableHandle:
+def _multiply(projection: Any, gate: torch.Tensor, width: int) -> torch.utils.hooks.RemovableHandle:
     def hook(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         hidden = inputs[0]  # [batch, length, structures * width]
         values = gate if gate.dim() == 1 else gate[:, None]

@@ -29,9 +29,7 @@ class Mask:
 
     def kept(self) -> list[tuple[int, int]]:
         """For each layer the (heads, neurons) that stay."""
-        return [
-            (int(heads.sum()), int(neurons.sum())) for heads, neurons in zip(self.heads, self.neurons, strict=True)
-        ]
+        return [(int(heads.sum()), int(neurons.sum())) for heads, neurons in zip(self.heads, self.neurons, strict=True)]
 
     def save(self, path: Path) -> None:
         """Write `heads.<layer>` and `neurons.<layer>` as boolean safetensors."""

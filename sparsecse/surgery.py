@@ -35,7 +35,9 @@ def _kept_state(model: SparseCSEModel, mask: Mask) -> dict[str, torch.Tensor]:
         layer = f"encoder.layer.{i}."
         channels = heads.to(model.device).repeat_interleave(size)
         neurons = neurons.to(model.device)
-        rows = {f"attention.self.{name}": channels for name in ("query", "key", "value")} | {"intermediate.dense": neurons}
+        rows = {f"attention.self.{name}": channels for name in ("query", "key", "value")} | {
+            "intermediate.dense": neurons
+        }
         columns = {"attention.output.dense": channels, "output.dense": neurons}
         for name, keep in rows.items():
             for parameter in ("weight", "bias"):
@@ -67,7 +69,9 @@ def prune(encoder: Encoder, mask: Mask) -> Encoder:
         )
     model = SparseCSEModel(_smaller_config(encoder.model.config, mask))
     model.load_state_dict(_kept_state(encoder.model, mask))
-    smaller = Encoder(model.to(encoder.device, encoder.model.dtype), encoder.tokenizer, encoder.settings, encoder.source)
+    smaller = Encoder(
+        model.to(device=encoder.device, dtype=encoder.model.dtype), encoder.tokenizer, encoder.settings, encoder.source
+    )
     return smaller.train(encoder.training)
 
 

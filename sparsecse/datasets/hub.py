@@ -20,7 +20,7 @@ class HubSet(NamedTuple):
     revision: str | None = None
 
 
-# mteb/sickr-sts is not here: its one split mixes SICK's train, trial and test pairs (9,927), another task than SICK-R test.
+# mteb/sickr-sts is not here: its one split mixes the train, trial and test pairs (9,927): another task.
 # RobZamp/sick is a loading script, which `datasets` runs no more; the hub keeps its conversion on this branch.
 HUB_SETS = {
     "stsb": (HubSet("sentence-transformers/stsb", factor=5.0), HubSet("mteb/stsbenchmark-sts")),

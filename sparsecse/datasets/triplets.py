@@ -59,7 +59,7 @@ def _header(table: Table, columns: Sequence[str] | None) -> Sequence[str] | None
     if columns is not None:
         if len(columns) not in (2, 3):
             raise InputError(
-                f"{len(columns)} columns were named for {table.path}; name an anchor, a positive and, maybe, a negative."
+                f"{len(columns)} columns were named for {table.path}; name an anchor, a positive and maybe a negative."
             )
         return columns
     for anchor, positive, negative in _HEADERS:

@@ -3,6 +3,7 @@
 from sparsecse.encoders.checkpoints import WEIGHTS_FILE, is_stock, load_encoder, save_encoder
 from sparsecse.encoders.encoder import Batch, Encoder, EncoderSettings
 from sparsecse.encoders.families import FAMILIES
+from sparsecse.encoders.fingerprint import fingerprint
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig, SparseCSEModel
 from sparsecse.encoders.pooling import POOLING_MODES
 
@@ -15,6 +16,7 @@ __all__ = [
     "EncoderSettings",
     "SparseCSEConfig",
     "SparseCSEModel",
+    "fingerprint",
     "is_stock",
     "load_encoder",
     "save_encoder",

@@ -11,7 +11,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.utils import cached_file
 
 from sparsecse.encoders.encoder import Encoder, EncoderSettings
-from sparsecse.encoders.families import config_from_family, config_to_family, family_of, state_from_family, state_to_family
+from sparsecse.encoders.families import (
+    config_from_family,
+    config_to_family,
+    family_of,
+    state_from_family,
+    state_to_family,
+)
 from sparsecse.encoders.modeling_sparsecse import Pooler, SparseCSEConfig, SparseCSEModel
 from sparsecse.encoders.pooling import POOLING_MODES, pooling_mode
 from sparsecse.encoders.sentence_transformers_files import FolderSettings, read_settings, write_settings
@@ -59,7 +65,9 @@ def _load_model(source: str) -> SparseCSEModel:
     family_of(settings["model_type"], source)
     config = AutoConfig.from_pretrained(source)
     stock, missing = _from_pretrained(AutoModel, source, with_missing=True)
-    has_pooler = any(name.startswith("pooler.") for name in stock.state_dict()) and not any("pooler" in n for n in missing)
+    has_pooler = any(name.startswith("pooler.") for name in stock.state_dict()) and not any(
+        "pooler" in n for n in missing
+    )
     model_config = config_from_family({**config.to_dict(), "model_type": config.model_type}, has_pooler, source)
     state = state_from_family(stock.state_dict(), model_config)
     model = SparseCSEModel(model_config)
@@ -97,8 +105,8 @@ def _resolve_settings(
     mode = pooling_mode(pooling) if pooling else found.pooling
     if mode is None:
         raise InputError(
-            f"{source} does not say how its token vectors are pooled (no modules.json); give --pooling with one of "
-            f"{', '.join(POOLING_MODES)} (supervised SimCSE: pooler; unsupervised SimCSE and BGE: cls; E5 and GTE: mean)."
+            f"{source} does not say how its token vectors are pooled (no modules.json); give --pooling, one of "
+            f"{', '.join(POOLING_MODES)} (supervised SimCSE: pooler; unsupervised SimCSE, BGE: cls; E5, GTE: mean)."
         )
     prompts, default = dict(found.prompts), found.default_prompt
     if prompt is not None:

@@ -1,4 +1,4 @@
-"""The one table that knows model families: where each keeps its projections and LayerNorms, and how it counts positions.
+"""The one table that knows model families: where each keeps projections and LayerNorms, and how it counts positions.
 
 Whatever is loaded becomes the same `SparseCSEModel`, so no other module needs to ask which family it has. The table is
 read in both directions: a checkpoint's names to ours when loading, ours to the family's when writing a stock folder.
@@ -110,7 +110,7 @@ _SHARED_SETTINGS = (
 
 def family_of(model_type: str | None, source: str) -> Family:
     """The row of the table for a transformers `model_type`; an unknown one raises `InputError` by name."""
-    if model_type in FAMILIES:
+    if model_type is not None and model_type in FAMILIES:
         return FAMILIES[model_type]
     raise InputError(
         f"{source} is a '{model_type}' model, which sparsecse does not support; "

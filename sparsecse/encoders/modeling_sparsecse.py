@@ -76,7 +76,7 @@ class SparseCSEConfig(PretrainedConfig):
         self.has_pooler = has_pooler
         self.original_model_type = original_model_type
         self.pad_token_id = pad_token_id
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(**{**kwargs, "pad_token_id": pad_token_id})
 
     def layer_sizes(self):
         """For each layer its (number of heads, number of neurons)."""
@@ -237,10 +237,11 @@ class Pooler(nn.Module):
 
 class SparseCSEModel(PreTrainedModel):
     config_class = SparseCSEConfig
+    config: SparseCSEConfig
     base_model_prefix = "encoder_model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["Embeddings", "Layer"]
+    _no_split_modules = ["Embeddings", "Layer"]  # noqa: RUF012
 
     def __init__(self, config):
         super().__init__(config)

@@ -95,8 +95,8 @@ class _Modules:
             if torch.equal(weights, _first_last_weights(len(weights))):
                 return "first_last_avg", None
         raise InputError(
-            f"{self._source}: modules.json names {' + '.join(self.folders)}, which sparsecse does not support; it takes "
-            f"Transformer + Pooling, with or without Normalize (and a Dense tanh layer of equal width after cls pooling)."
+            f"{self._source}: modules.json names {' + '.join(self.folders)}, which sparsecse does not support; it "
+            f"takes Transformer + Pooling, a Dense tanh layer of equal width after cls pooling, and Normalize."
         )
 
 
@@ -197,9 +197,7 @@ def write_settings(
             for i, (kind, folder) in enumerate(modules)
         ],
     )
-    write_json(
-        directory / "sentence_bert_config.json", {"max_seq_length": settings.max_length, "do_lower_case": False}
-    )
+    write_json(directory / "sentence_bert_config.json", {"max_seq_length": settings.max_length, "do_lower_case": False})
     write_json(
         directory / "config_sentence_transformers.json",
         {

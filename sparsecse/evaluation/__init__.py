@@ -1,6 +1,6 @@
 """SimCSE's evaluation: Spearman on the semantic similarity sets, with alignment and uniformity."""
 
-from sparsecse.evaluation.evaluate import Evaluation, SentenceEncoder, Subset, TaskResult, evaluate
+from sparsecse.evaluation.evaluate import Evaluation, SentenceEncoder, Subset, TaskResult, evaluate, spearman
 from sparsecse.evaluation.tasks import GROUPS, TASKS, load_tasks
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "TaskResult",
     "evaluate",
     "load_tasks",
+    "spearman",
 ]

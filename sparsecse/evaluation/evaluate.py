@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from sparsecse import kernels
 from sparsecse.datasets import PairSet
 from sparsecse.datasets.sets import positive_threshold
 from sparsecse.errors import InputError
 from sparsecse.evaluation.tasks import load_tasks
+from sparsecse.kernels import uniformity
 from sparsecse.objectives import alignment
 
 # Alignment and uniformity are measured on the first of these that is evaluated, else on the first task.
@@ -154,11 +154,25 @@ def evaluate(
     return Evaluation(
         tasks=results,
         alignment=float(alignment(first, second)) if len(first) else None,
-        uniformity=float(kernels.uniformity(rows(pairs.sentences()), t=2.0)),
+        uniformity=float(uniformity(rows(pairs.sentences()), t=2.0)),
         align_uniform_task=chosen,
         positive_minimum=positive_minimum,
         missing=missing,
     )
+
+
+def spearman(encoder: SentenceEncoder, pairs: PairSet, *, batch_size: int = 64) -> float:
+    """Spearman x100 of one graded pair set; what training watches.
+
+    Raises:
+        InputError: the pairs have no gold scores, or they or the cosines are all the same.
+    """
+    if pairs.scores is None:
+        raise InputError(f"{pairs.name} has no gold scores; give pairs with a score column.")
+    sentences = pairs.sentences()
+    vectors = dict(zip(sentences, _embed(encoder, sentences, batch_size, None).double(), strict=True))
+    cosines = torch.stack([vectors[a] @ vectors[b] for a, b in zip(pairs.first, pairs.second, strict=True)])
+    return _spearman(cosines, torch.tensor(pairs.scores, dtype=torch.float64), pairs.name)
 
 
 def _embed(

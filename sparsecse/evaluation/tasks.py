@@ -59,5 +59,5 @@ def load_tasks(
                     raise
                 missing[task] = str(error)
         if not any(task in found for task in members):
-            raise SetNotFoundError(f"None of the tasks of {name!r} was found. For the first: {missing[members[0]]}")
+            raise SetNotFoundError(f"None of the tasks of {name!r} was found; of the first: {missing[members[0]]}")
     return found, missing

@@ -35,23 +35,6 @@ class Objective:
             raise InputError(f"--lambda {self.alignment_weight} is outside 0 to 1.")
 
 
-def positive_rows(pairs: PairSet, row_of: dict[str, int], minimum: float) -> torch.Tensor:
-    """[positives, 2]: for each pair with gold score >= minimum the rows of its two sentences."""
-    if pairs.scores is None:
-        raise InputError(f"{pairs.name} has no gold scores, which the alignment needs; give a pair set with scores.")
-    rows = [
-        (row_of[first], row_of[second])
-        for first, second, score in zip(pairs.first, pairs.second, pairs.scores, strict=True)
-        if score >= minimum
-    ]
-    if not rows:
-        raise InputError(
-            f"{pairs.name} ({pairs.split}) has no pair with a gold score of at least {minimum:g}; "
-            f"give a set with positives or lower --positive-minimum."
-        )
-    return torch.tensor(rows)
-
-
 def upstream_gradient(
     vectors: torch.Tensor, positives: torch.Tensor, objective: Objective
 ) -> tuple[torch.Tensor, dict[str, float]]:
@@ -94,8 +77,7 @@ def contributions(
     """
     objective = objective or Objective()
     sentences = pairs.sentences()
-    row_of = {sentence: row for row, sentence in enumerate(sentences)}
-    positives = positive_rows(pairs, row_of, objective.positive_minimum)
+    positives = torch.tensor(pairs.positives(objective.positive_minimum))
     token_ids = encoder.tokenize(sentences)
     total = 2 * len(sentences)
 
@@ -119,7 +101,9 @@ def contributions(
             with gated(encoder.model, gates):
                 output = encoder(batch.input_ids, batch.attention_mask)
             used = [gate for gate in gates.tensors() if gate.shape[-1]]
-            gradients = iter(torch.autograd.grad(output, used, upstream[batch.rows.to(upstream.device)].to(output.dtype)))
+            gradients = iter(
+                torch.autograd.grad(output, used, upstream[batch.rows.to(upstream.device)].to(output.dtype))
+            )
             for total_of_gate in sums:
                 if len(total_of_gate):
                     total_of_gate += next(gradients).abs().sum(dim=0)

@@ -1,0 +1,167 @@
+"""Uniformity with its gradient: our kernel against torch.pdist and a blocked matmul loop, as a table and JSON.
+
+    python benchmarks/uniformity.py [--n 3000 10000] [--d 384] [--threads T] [--repeats R] [--json FILE] [--check]
+
+Every round times each contender once, in turn, and the best of all rounds counts. Flops are 3 N^2 d, each pair of
+vectors once. The GEMM peak is a prepacked oneDNN linear of the same N and d, timed in the same rounds.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from sparsecse.kernels import dispatch, native, reference
+from torch import Tensor
+
+# What `--check` holds the kernel to, at N = 10,000 and d = 384 (or the largest N asked for).
+FLOORS = {"float32 share of GEMM peak": 0.60, "float32 against pdist": 10.0, "float32 against blocked": 2.0}
+BF16_FLOOR = {"amx": 4.0, "avx512bf16": 1.6}
+
+
+def pdist_value_and_grad(x: Tensor, t: float = 2.0) -> tuple[Tensor, Tensor]:
+    """What most code does (Wang & Isola's own): autograd through torch.pdist, with all N^2 / 2 distances in memory."""
+    x = x.detach().requires_grad_()
+    value = torch.pdist(x).pow(2).mul(-t).exp().mean().log()
+    return value.detach(), torch.autograd.grad(value, x)[0]
+
+
+def gemm(n: int, d: int, dtype: torch.dtype) -> tuple[Callable[[], object], float]:
+    """A prepacked oneDNN linear [rows, d] x [d, columns] of the blocks such a computation has, and its flops."""
+    rows, columns = min(n, 2048), min(n, 2048)
+    x, weight = torch.randn(rows, d).to(dtype), torch.randn(columns, d).to(dtype)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""), 2.0 * rows * columns * d
+
+
+def best_times(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    best = dict.fromkeys(contenders, float("inf"))
+    for call in contenders.values():
+        call()
+    for _ in range(repeats):
+        for name, call in contenders.items():
+            # Short calls get several tries a round, so that all contenders see the machine for about as long.
+            until = time.perf_counter() + 0.2
+            while True:
+                start = time.perf_counter()
+                call()
+                stop = time.perf_counter()
+                best[name] = min(best[name], stop - start)
+                if stop > until:
+                    break
+    return best
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        if lines:
+            return lines[0].split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def measure(n: int, d: int, repeats: int) -> list[dict[str, object]]:
+    x = torch.nn.functional.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(0)), dim=1)
+    half = x.bfloat16()
+    calls: dict[str, Callable[[], object]] = {}
+    peaks = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        calls[f"gemm {dtype}"], peaks[dtype] = gemm(n, d, dtype)
+    contenders = {
+        "sparsecse float32": (native.uniformity_value_and_grad, x),
+        "sparsecse bfloat16": (native.uniformity_value_and_grad, half),
+        "blocked matmul float32": (reference.uniformity_value_and_grad, x),
+        "torch.pdist float32": (pdist_value_and_grad, x),
+    }
+    for name, (function, argument) in contenders.items():
+        calls[name] = lambda function=function, argument=argument: function(argument)
+    seconds = best_times(calls, repeats)
+    rows: list[dict[str, object]] = []
+    for name, (_, argument) in contenders.items():
+        gflops = 3.0 * n * n * d / seconds[name] / 1e9
+        peak = peaks[argument.dtype] / seconds[f"gemm {argument.dtype}"] / 1e9
+        rows.append(
+            {
+                "n": n,
+                "d": d,
+                "contender": name,
+                "seconds": seconds[name],
+                "times_ours_float32": seconds[name] / seconds["sparsecse float32"],
+                "gflops": gflops,
+                "gemm_peak_gflops": peak,
+                "share_of_peak": gflops / peak,
+            }
+        )
+    return rows
+
+
+def failures(rows: list[dict[str, object]], level: str) -> list[str]:
+    """The floors missed by the rows of one N."""
+    seconds = {str(row["contender"]): float(str(row["seconds"])) for row in rows}
+    ours = seconds["sparsecse float32"]
+    share = next(float(str(row["share_of_peak"])) for row in rows if row["contender"] == "sparsecse float32")
+    reached = {
+        "float32 share of GEMM peak": share,
+        "float32 against pdist": seconds["torch.pdist float32"] / ours,
+        "float32 against blocked": seconds["blocked matmul float32"] / ours,
+        "bfloat16 against float32": ours / seconds["sparsecse bfloat16"],
+    }
+    floors = {**FLOORS, **({"bfloat16 against float32": BF16_FLOOR[level]} if level in BF16_FLOOR else {})}
+    return [f"{what}: {reached[what]:.2f}, floor {floor}" for what, floor in floors.items() if reached[what] < floor]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, nargs="+", default=[3000, 10000], help="numbers of vectors")
+    parser.add_argument("--d", type=int, default=384, help="their dimension")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; the best time counts")
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a floor is missed at the largest N")
+    options = parser.parse_args()
+
+    extension = dispatch.native_extension()
+    if extension is None:
+        print("benchmarks/uniformity.py needs the compiled extension; reinstall sparsecse with a C++17 compiler.")
+        return 2
+    torch.set_num_threads(options.threads)
+    level = extension.cpu_level_names()[dispatch.cpu_level()]
+    about = {
+        "cpu": cpu_name(),
+        "level": level,
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
+        "load_before": os.getloadavg()[0],
+    }
+    print("  ".join(f"{key}: {value}" for key, value in about.items()))
+    print(f"{'N':>7} {'contender':<24}{'ms':>10}{'x ours':>9}{'GFLOP/s':>10}{'GEMM peak':>11}{'share':>8}")
+    rows: list[dict[str, object]] = []
+    missed: list[str] = []
+    for n in sorted(options.n):
+        group = measure(n, options.d, options.repeats)
+        for row in group:
+            print(
+                f"{n:>7} {row['contender']:<24}{row['seconds'] * 1e3:>10.1f}{row['times_ours_float32']:>9.2f}"  # type: ignore[operator]
+                f"{row['gflops']:>10.0f}{row['gemm_peak_gflops']:>11.0f}{row['share_of_peak']:>8.0%}"
+            )
+        rows += group
+        missed = failures(group, level)
+    if options.json:
+        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    if options.check:
+        for line in missed:
+            print(f"missed: {line}")
+    return 1 if options.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

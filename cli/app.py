@@ -1,0 +1,95 @@
+"""The Typer application: its commands, and how every error becomes one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+from sparsecse.cli import bench, evaluate, finetune, inspect, pack, prune, rewind, run, score, train
+from sparsecse.cli.output import note
+
+from sparsecse import __version__
+from sparsecse.errors import InputError
+
+_DEBUG = "SPARSECSE_DEBUG"
+
+app = typer.Typer(
+    name="sparsecse",
+    help="Make a sentence-embedding encoder smaller: score its heads and neurons, prune, rewind, fine-tune, pack.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command, name in (
+    (run.run, "run"),
+    (train.train, "train"),
+    (score.score, "score"),
+    (prune.prune, "prune"),
+    (rewind.rewind, "rewind"),
+    (finetune.finetune, "finetune"),
+    (pack.pack, "pack"),
+    (evaluate.evaluate, "eval"),
+    (bench.bench, "bench"),
+    (inspect.inspect, "inspect"),
+):
+    app.command(name)(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sparsecse {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", envvar=_DEBUG, help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ[_DEBUG] = "1"
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' own bars and notices off the terminal; what users need to know we say ourselves."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 0, 1 (a check failed), 2 (bad usage or input) or 130 (interrupted)."""
+    _quiet_libraries()
+    try:
+        result = app(args=arguments, prog_name="sparsecse", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except InputError as error:
+        if os.environ.get(_DEBUG):
+            raise
+        note(f"Error: {error}")
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        note("Interrupted; the same command goes on where it stopped.")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`); there is nobody left to tell.
+        sys.stderr.close()
+        return 0
+
+
+def entry_point() -> None:
+    """What the installed `sparsecse` script calls."""
+    sys.exit(main())

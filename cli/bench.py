@@ -1,0 +1,80 @@
+"""`sparsecse bench`: models timed against each other on the same sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sparsecse.cli import options
+from sparsecse.cli.output import progress, show
+from sparsecse.cli.session import DEFAULT_WORKDIR, session, set_threads
+
+from sparsecse.errors import InputError
+
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(help="Models, the one to compare with first; by default the dense and the newest of the run."),
+]
+Sentences = Annotated[
+    str,
+    typer.Option("--data", help="Sentences: demo, a text file, a table, or a pair set.", rich_help_panel="data"),
+]
+Count = Annotated[int, typer.Option("--sentences", min=1, help="How many of them are timed.", rich_help_panel="data")]
+Runtimes = Annotated[str, typer.Option("--runtimes", help="Comma list of runtimes, or all.")]
+BatchSizes = Annotated[str, typer.Option("--batch-sizes", help="Comma list of sentences per batch.")]
+Orders = Annotated[str, typer.Option("--orders", help="given: batches as they come; sorted: by length; or both.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Counted rounds; the fastest gives the throughput.")]
+BenchPrecision = Annotated[str, typer.Option("--precision", help="float32 or bfloat16.")]
+
+
+def bench(
+    models: Models = None,
+    data: Sentences = "demo",
+    sentences: Count = 256,
+    split: options.Split = None,
+    data_dir: options.DataDir = None,
+    columns: options.Columns = None,
+    runtimes: Runtimes = "sparsecse",
+    batch_sizes: BatchSizes = "1,32",
+    orders: Orders = "given,sorted",
+    rounds: Rounds = 5,
+    precision: BenchPrecision = "float32",
+    pooling: options.Pooling = None,
+    normalize: options.Normalize = None,
+    max_length: options.MaxLength = None,
+    prompt: options.Prompt = None,
+    threads: options.Threads = None,
+    workdir: options.Workdir = DEFAULT_WORKDIR,
+    json: options.Json = False,
+) -> None:
+    """Time models in turn, round after round, each in a process of its own: throughput, latency, memory, size."""
+    from sparsecse import stages
+    from sparsecse.benchmarking import RUNTIMES
+    from sparsecse.datasets import load_sentences
+    from sparsecse.reports import bench_table, size_table
+
+    texts = load_sentences(data, columns=options.split_list(columns), split=split, data_dir=data_dir)[:sentences]
+    settings = {
+        "runtimes": tuple(RUNTIMES) if runtimes == "all" else options.split_list(runtimes),
+        "batch_sizes": options.split_numbers(batch_sizes, "--batch-sizes"),
+        "orders": options.split_list(orders),
+        "rounds": rounds,
+        "threads": threads,
+        "precision": precision,
+    }
+    if models:
+        set_threads(threads)
+        labels = {name: Path(name).name if Path(name).exists() else name for name in models}
+        if len(set(labels.values())) < len(models):
+            labels = {name: name for name in models}
+        if len(labels) < len(models):
+            raise InputError("A model is named twice; give each model once.")
+        chosen = {labels[name]: stages.ModelOptions(name, pooling, normalize, max_length, prompt) for name in models}
+        report = stages.bench_models(chosen, texts, progress=progress, **settings)
+    else:
+        with session(workdir, threads) as run:
+            record, _ = stages.bench_run(run, texts, progress=progress, **settings)
+        report = dict(record.info)
+    sizes = {label: {**facts, "bytes": facts["bytes_on_disk"]} for label, facts in report["models"].items()}
+    show(json, report, bench_table(report), size_table(sizes))

@@ -1,0 +1,57 @@
+"""`sparsecse eval`: Spearman on the similarity tasks, alignment and uniformity."""
+
+from __future__ import annotations
+
+from sparsecse.cli import options
+from sparsecse.cli.output import note, progress, show
+from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session, set_threads
+
+from sparsecse.workdir import Workdir
+
+
+def evaluate(
+    model: options.Model = "",
+    tasks: options.Tasks = "sts",
+    data_dir: options.DataDir = None,
+    positive_minimum: options.PositiveMinimum = 4.0,
+    batch_size: options.BatchSize = 64,
+    pooling: options.Pooling = None,
+    normalize: options.Normalize = None,
+    max_length: options.MaxLength = None,
+    prompt: options.Prompt = None,
+    threads: options.Threads = None,
+    workdir: options.Workdir = DEFAULT_WORKDIR,
+    json: options.Json = False,
+) -> None:
+    """Evaluate a model by SimCSE's protocol; without MODEL the dense and the newest model of the run directory."""
+    from sparsecse import stages
+    from sparsecse.evaluation import evaluate as measure
+    from sparsecse.reports import evaluation_table
+
+    if model:
+        set_threads(threads)
+        result = measure(
+            model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt).load(),
+            tasks,
+            data_dir=data_dir,
+            positive_minimum=positive_minimum,
+            batch_size=batch_size,
+            progress=progress("Evaluating"),
+        ).to_json()
+        results = {"Spearman": result}
+        data = result
+    else:
+        with session(workdir, threads) as run:
+            record, _ = stages.evaluate_run(
+                run,
+                tasks,
+                data_dir=data_dir,
+                positive_minimum=positive_minimum,
+                batch_size=batch_size,
+                progress=progress,
+            )
+        results = {"dense": record.info["dense"], record.info["stage"]: record.info["pruned"]}
+        data = {**record.info["pruned"], "stage": record.info["stage"], "dense": record.info["dense"]}
+    for task, reason in next(iter(results.values()))["missing"].items():
+        note(f"Left out {task}: {reason}")
+    show(json, data, evaluation_table(results))

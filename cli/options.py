@@ -1,0 +1,190 @@
+"""Every option that more than one command takes, defined once so that it has one name and one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsecse.errors import InputError
+
+_MODEL = "model"
+_DATA = "data"
+_RUN = "run directory and output"
+
+Model = Annotated[str, typer.Argument(help="Folder, hub id, run directory, or `demo` (the demo extra's MiniLM).")]
+Workdir = Annotated[
+    Path, typer.Option("--workdir", envvar="SPARSECSE_WORKDIR", help="Run directory.", rich_help_panel=_RUN)
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON and nothing else on standard output.", rich_help_panel=_RUN)
+]
+Pooling = Annotated[
+    str | None,
+    typer.Option(
+        "--pooling",
+        help="How token vectors are pooled, where the model's files do not say: mean, cls, pooler, first_last_avg.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Normalize = Annotated[
+    bool | None,
+    typer.Option(
+        "--normalize/--no-normalize",
+        help="Unit-length vectors; by default what the model's files say.",
+        rich_help_panel=_MODEL,
+    ),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length", help="Tokens kept of a text; by default what the model's files say.", rich_help_panel=_MODEL
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt", help='Text put before every sentence (E5: "query: "); "" for none.', rich_help_panel=_MODEL
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Graded pairs: stsb, sickr, sts12 ... sts16, demo, or a TSV/CSV/JSONL/Parquet file.",
+        rich_help_panel=_DATA,
+    ),
+]
+Split = Annotated[str | None, typer.Option("--split", help="Split of a named set.", rich_help_panel=_DATA)]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        envvar="SPARSECSE_DATA_DIR",
+        help="SentEval folder: the one that holds downstream/, or downstream/ itself.",
+        rich_help_panel=_DATA,
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns", help="Column names of a table file, comma-separated: first,second,score.", rich_help_panel=_DATA
+    ),
+]
+PositiveMinimum = Annotated[
+    float, typer.Option("--positive-minimum", help="Gold score from which a pair is positive.", rich_help_panel=_DATA)
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sentences per forward pass.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads; by default what torch takes.", rich_help_panel=_RUN)
+]
+Tasks = Annotated[
+    str, typer.Option("--tasks", help="Tasks to evaluate: a comma list, or a group (sts, all).", rich_help_panel=_DATA)
+]
+
+# pruning
+_PRUNE = "pruning"
+Sparsity = Annotated[
+    float | None,
+    typer.Option("--sparsity", help="Fraction of the heads and of the neurons to remove.", rich_help_panel=_PRUNE),
+]
+HeadSparsity = Annotated[
+    float | None, typer.Option("--head-sparsity", help="Fraction of the heads to remove.", rich_help_panel=_PRUNE)
+]
+NeuronSparsity = Annotated[
+    float | None, typer.Option("--neuron-sparsity", help="Fraction of the neurons to remove.", rich_help_panel=_PRUNE)
+]
+KeepHeads = Annotated[
+    int | None, typer.Option("--keep-heads", help="How many heads stay, over all layers.", rich_help_panel=_PRUNE)
+]
+KeepNeurons = Annotated[
+    int | None, typer.Option("--keep-neurons", help="How many neurons stay, over all layers.", rich_help_panel=_PRUNE)
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="taylor: the paper's contribution; magnitude: weight norm; random.",
+        rich_help_panel="scoring",
+    ),
+]
+Lambda = Annotated[
+    float,
+    typer.Option("--lambda", help="Weight of alignment against uniformity, 0 to 1.", rich_help_panel="scoring"),
+]
+
+# training
+_TRAIN = "training"
+Objective = Annotated[
+    str,
+    typer.Option(
+        "--objective", help="unsup, sup, distill, or a weighted sum: distill=1,unsup=0.1.", rich_help_panel=_TRAIN
+    ),
+]
+LearningRate = Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.", rich_help_panel=_TRAIN)]
+TrainBatchSize = Annotated[
+    int, typer.Option("--train-batch-size", help="Examples per training pass.", rich_help_panel=_TRAIN)
+]
+Accumulation = Annotated[
+    int,
+    typer.Option("--gradient-accumulation", help="Passes per optimiser step.", rich_help_panel=_TRAIN),
+]
+Epochs = Annotated[float, typer.Option("--epochs", help="Passes over the data.", rich_help_panel=_TRAIN)]
+Steps = Annotated[
+    int, typer.Option("--steps", help="Optimiser steps, in place of --epochs when above 0.", rich_help_panel=_TRAIN)
+]
+WarmupRatio = Annotated[
+    float, typer.Option("--warmup-ratio", help="Part of the steps with rising rate.", rich_help_panel=_TRAIN)
+]
+WeightDecay = Annotated[float, typer.Option("--weight-decay", help="AdamW's weight decay.", rich_help_panel=_TRAIN)]
+TrainMaxLength = Annotated[
+    int, typer.Option("--train-max-length", help="Tokens kept of a training sentence.", rich_help_panel=_TRAIN)
+]
+Temperature = Annotated[float, typer.Option("--temperature", help="Temperature of InfoNCE.", rich_help_panel=_TRAIN)]
+HardNegativeWeight = Annotated[
+    float,
+    typer.Option(
+        "--hard-negative-weight", help="Added to the logit of an anchor's own hard negative.", rich_help_panel=_TRAIN
+    ),
+]
+Dropout = Annotated[
+    float | None,
+    typer.Option("--dropout", help="Dropout while training; by default the model's own.", rich_help_panel=_TRAIN),
+]
+MlpHead = Annotated[
+    bool,
+    typer.Option(
+        "--mlp-head/--no-mlp-head", help="SimCSE's MLP over the vectors, in training only.", rich_help_panel=_TRAIN
+    ),
+]
+Precision = Annotated[str, typer.Option("--precision", help="float32, or bfloat16 (autocast).", rich_help_panel=_TRAIN)]
+EvalEvery = Annotated[
+    int, typer.Option("--eval-every", help="Steps between dev scores and checkpoints.", rich_help_panel=_TRAIN)
+]
+Dev = Annotated[
+    str | None,
+    typer.Option("--dev", help="Graded pairs whose score picks the best weights.", rich_help_panel=_TRAIN),
+]
+
+
+def split_list(text: str | None) -> tuple[str, ...] | None:
+    """`a,b,c` as a tuple; None stays None."""
+    if text is None:
+        return None
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
+        raise InputError(f"'{text}' names nothing; write a comma-separated list such as a,b,c.")
+    return parts
+
+
+def split_numbers(text: str, option: str) -> tuple[int, ...]:
+    """`1,32` as whole numbers above 0."""
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise InputError(f"{option} {text} is not a list of whole numbers above 0 such as 1,32.")
+    return numbers

@@ -1,0 +1,29 @@
+"""`sparsecse pack`: the folder to publish or serve."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sparsecse.cli import options
+from sparsecse.cli.output import note, show
+from sparsecse.cli.session import DEFAULT_WORKDIR, session
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; by default `packed` in the run directory.")]
+
+
+def pack(out: Out = None, workdir: options.Workdir = DEFAULT_WORKDIR, json: options.Json = False) -> None:
+    """Write the newest of finetune, rewind and prune as a folder that transformers and sentence-transformers load."""
+    with session(workdir) as run:
+        from sparsecse import stages
+
+        _, passed_over = run.newest_model()
+        for reason in passed_over:
+            note(f"Note: {reason}; it is left out.")
+        record, reused = stages.pack(run, out)
+        info = record.info
+        if reused:
+            note(f"{info['path']} is up to date.")
+        show(json, asdict(record), f"Packed the '{info['stage']}' model into {info['path']} ({info['bytes']:,} bytes)")

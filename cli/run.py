@@ -1,0 +1,141 @@
+"""`sparsecse run`: every stage with one command; a second call does only what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sparsecse.cli import options
+from sparsecse.cli.output import note, progress, show, step_progress
+from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
+
+TrainData = Annotated[
+    str | None,
+    typer.Option(
+        "--train-data",
+        help="Sentences for the repair (text, .gz, a table, a pair set, demo); by default those of --data.",
+        rich_help_panel="data",
+    ),
+]
+RewindTo = Annotated[
+    str | None,
+    typer.Option("--rewind-to", help="Checkpoint whose weights the kept structures take.", rich_help_panel="pruning"),
+]
+Repair = Annotated[
+    bool, typer.Option("--finetune/--no-finetune", help="Repair the pruned model.", rich_help_panel="training")
+]
+Bench = Annotated[bool, typer.Option("--bench/--no-bench", help="Time dense against pruned at the end.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Packed folder; by default `packed` in the run directory.",
+        rich_help_panel="run directory and output",
+    ),
+]
+RunTasks = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks", help="Tasks to evaluate; by default demo-test for --data demo, else sts.", rich_help_panel="data"
+    ),
+]
+
+
+def run(
+    model: options.Model,
+    data: options.Data = "stsb",
+    split: options.Split = None,
+    data_dir: options.DataDir = None,
+    columns: options.Columns = None,
+    positive_minimum: options.PositiveMinimum = 4.0,
+    train_data: TrainData = None,
+    tasks: RunTasks = None,
+    method: options.Method = "taylor",
+    lambda_: options.Lambda = 0.5,
+    sparsity: options.Sparsity = None,
+    head_sparsity: options.HeadSparsity = None,
+    neuron_sparsity: options.NeuronSparsity = None,
+    keep_heads: options.KeepHeads = None,
+    keep_neurons: options.KeepNeurons = None,
+    rewind_to: RewindTo = None,
+    repair: Repair = True,
+    objective: options.Objective = "distill",
+    learning_rate: options.LearningRate = 5e-5,
+    batch_size: options.TrainBatchSize = 64,
+    epochs: options.Epochs = 1.0,
+    steps: options.Steps = 0,
+    train_max_length: options.TrainMaxLength = 64,
+    dropout: options.Dropout = None,
+    precision: options.Precision = "float32",
+    eval_every: options.EvalEvery = 50,
+    seed: options.Seed = 0,
+    bench: Bench = True,
+    out: Out = None,
+    pooling: options.Pooling = None,
+    normalize: options.Normalize = None,
+    max_length: options.MaxLength = None,
+    prompt: options.Prompt = None,
+    threads: options.Threads = None,
+    workdir: options.Workdir = DEFAULT_WORKDIR,
+    json: options.Json = False,
+) -> None:
+    """Score, prune, rewind, fine-tune, evaluate, pack and time a model; goes on where an earlier call stopped."""
+    with session(workdir, threads) as run_directory:
+        from sparsecse import stages
+        from sparsecse.reports import bench_table, evaluation_table, mask_table, size_table
+        from sparsecse.scoring import Objective
+        from sparsecse.training import TrainingSettings, parse_objective
+
+        training = TrainingSettings(
+            objective=parse_objective(objective),
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            epochs=epochs,
+            max_steps=steps,
+            max_length=train_max_length,
+            dropout=dropout,
+            precision=precision,
+            eval_every=eval_every,
+            seed=seed,
+        )
+        pairs = data_options(data, split, data_dir, columns)
+        plan = stages.Plan(
+            model=model_options(run_directory, model, pooling, normalize, max_length, prompt),
+            data=pairs,
+            train_data=data_options(train_data, None, data_dir, None) if train_data else pairs,
+            budget={
+                "sparsity": sparsity,
+                "head_sparsity": head_sparsity,
+                "neuron_sparsity": neuron_sparsity,
+                "keep_heads": keep_heads,
+                "keep_neurons": keep_neurons,
+            },
+            tasks=tasks or ("demo-test" if data == "demo" else "sts"),
+            training=training if repair else None,
+            method=method,
+            objective=Objective(lambda_, positive_minimum=positive_minimum),
+            seed=seed,
+            rewind_to=rewind_to,
+            out=out,
+            bench_sentences=256 if bench else 0,
+            bench={"threads": threads},
+        )
+        done = stages.run(run_directory, plan, progress=progress, step_progress=step_progress("Fine-tuning"))
+        for stage, (record, reused) in done.items():
+            note(f"{stage}: {'already there' if reused else f'{record.seconds:.0f} s'}")
+        results = done["eval"][0].info
+        packed = done["pack"][0].info
+        tables = [
+            mask_table(done["prune"][0].info),
+            evaluation_table({"dense": results["dense"], "pruned": results["pruned"]}),
+        ]
+        if "bench" in done:
+            report = done["bench"][0].info
+            sizes = {label: {**facts, "bytes": facts["bytes_on_disk"]} for label, facts in report["models"].items()}
+            tables += [bench_table(report), size_table(sizes)]
+        for task, reason in results["dense"]["missing"].items():
+            note(f"Left out {task}: {reason}")
+        show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables)
+        note(f"Packed into {packed['path']}")

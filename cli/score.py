@@ -1,0 +1,60 @@
+"""`sparsecse score`: the contribution of every head and neuron."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from sparsecse.cli import options
+from sparsecse.cli.output import note, progress, show
+from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
+
+
+def score(
+    model: options.Model = "",
+    data: options.Data = "stsb",
+    split: options.Split = None,
+    data_dir: options.DataDir = None,
+    columns: options.Columns = None,
+    positive_minimum: options.PositiveMinimum = 4.0,
+    method: options.Method = "taylor",
+    lambda_: options.Lambda = 0.5,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 64,
+    pooling: options.Pooling = None,
+    normalize: options.Normalize = None,
+    max_length: options.MaxLength = None,
+    prompt: options.Prompt = None,
+    threads: options.Threads = None,
+    workdir: options.Workdir = DEFAULT_WORKDIR,
+    json: options.Json = False,
+) -> None:
+    """Score every attention head and feed-forward neuron by its contribution to alignment and uniformity.
+
+    Without MODEL, the model that `sparsecse train` left in the run directory is scored.
+    """
+    with session(workdir, threads) as run:
+        from sparsecse import stages
+        from sparsecse.reports import score_table
+        from sparsecse.scoring import Objective
+
+        record, reused = stages.score(
+            run,
+            model_options(run, model, pooling, normalize, max_length, prompt),
+            data_options(data, split, data_dir, columns),
+            method=method,
+            objective=Objective(lambda_, positive_minimum=positive_minimum),
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        scores = stages.load_scores(run)
+        if reused:
+            note(f"{run.path} already has these scores.")
+        summary = {name: round(value, 4) for name, value in record.info.items() if isinstance(value, float)}
+        show(
+            json,
+            {**asdict(record), "file": str(run.folder("score") / stages.SCORES_FILE)},
+            score_table(scores),
+            "  ".join(f"{name} {value}" for name, value in summary.items()),
+        )
+        note(f"Wrote {run.folder('score') / stages.SCORES_FILE}; next: sparsecse prune --sparsity 0.2")

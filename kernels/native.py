@@ -1,0 +1,62 @@
+"""The functions of `reference`, computed by the compiled extension on CPU tensors."""
+
+import torch
+from sparsecse.kernels.dispatch import cpu_level, native_extension
+from torch import Tensor
+
+# The extension works in whole blocks: it wants gradients padded to multiples of this in both dimensions.
+PADDING = 32
+
+
+def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
+    value = _extension().uniformity(_operand(x), t, None, torch.get_num_threads(), cpu_level())
+    return torch.tensor(value, dtype=torch.float32)
+
+
+def uniformity_value_and_grad(x: Tensor, t: float = 2.0) -> tuple[Tensor, Tensor]:
+    grad = _padded_like(x)
+    value = _extension().uniformity(_operand(x), t, grad, torch.get_num_threads(), cpu_level())
+    return torch.tensor(value, dtype=torch.float32), _unpadded(grad, x)
+
+
+def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
+    lse = torch.empty(len(a))
+    _extension().row_logsumexp(_operand(a), _operand(b), scale, lse, torch.get_num_threads(), cpu_level())
+    return lse
+
+
+def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    grad_a, grad_b = _padded_like(a), _padded_like(b)
+    _extension().row_logsumexp_grad(
+        _operand(a),
+        _operand(b),
+        scale,
+        lse.detach().contiguous(),
+        upstream.detach().float().contiguous(),
+        grad_a,
+        grad_b,
+        torch.get_num_threads(),
+        cpu_level(),
+    )
+    return _unpadded(grad_a, a), _unpadded(grad_b, b)
+
+
+def _extension():  # type: ignore[no-untyped-def]
+    extension = native_extension()
+    assert extension is not None
+    return extension
+
+
+def _operand(x: Tensor) -> Tensor:
+    """x as the extension takes it: contiguous float32 or bfloat16, outside autograd."""
+    x = x.detach()
+    return (x.float() if x.dtype == torch.float16 else x).contiguous()
+
+
+def _padded_like(x: Tensor) -> Tensor:
+    return torch.empty([-(-size // PADDING) * PADDING for size in x.shape])
+
+
+def _unpadded(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient without its padding: a view where only rows were added, so that nothing large is copied."""
+    return grad[: x.shape[0], : x.shape[1]].contiguous()

@@ -1,0 +1,23 @@
+"""The identity of an encoder: a hash of its weights, sizes, settings and tokenizer, wherever it was loaded from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import torch
+
+from sparsecse.encoders.encoder import Encoder
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """SHA-256 in hex; equal for encoders that compute the same vectors from the same texts."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    settings = dataclasses.asdict(encoder.settings)
+    digest.update(json.dumps([settings, encoder.model.config.layer_sizes()], sort_keys=True).encode())
+    digest.update(json.dumps(encoder.tokenizer.get_vocab(), sort_keys=True).encode())
+    return digest.hexdigest()

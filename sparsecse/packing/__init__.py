@@ -1,0 +1,6 @@
+"""The packed folder: a smaller checkpoint that transformers and sentence-transformers load."""
+
+from sparsecse.packing.card import CardFacts, model_card
+from sparsecse.packing.pack import PROVENANCE_FILE, count_parameters, pack
+
+__all__ = ["PROVENANCE_FILE", "CardFacts", "count_parameters", "model_card", "pack"]

@@ -1,0 +1,150 @@
+"""Tables for people: what the stages found, as rich renderables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from sparsecse.masks import lowest
+from sparsecse.scoring import Scores
+
+SPARSITIES = (0.01, 0.05, 0.10, 0.20, 0.50)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    return table
+
+
+def score_table(scores: Scores) -> Table:
+    """Per layer: how many of its heads and neurons are among the lowest 1, 5, 10, 20 and 50 % of all."""
+    percents = [f"{sparsity:.0%}" for sparsity in SPARSITIES]
+    table = _table(
+        "Heads and neurons of each layer among the lowest ... of all",
+        ["layer", "heads", *percents, "neurons", *percents],
+    )
+    counts = {
+        kind: [
+            [int(mark.sum()) for mark in lowest(layers, round(sparsity * sum(map(len, layers))))]
+            for sparsity in SPARSITIES
+        ]
+        for kind, layers in (("heads", scores.heads), ("neurons", scores.neurons))
+    }
+    for layer, (heads, neurons) in enumerate(scores.sizes()):
+        cells = [layer, heads, *(c[layer] for c in counts["heads"]), neurons, *(c[layer] for c in counts["neurons"])]
+        table.add_row(*map(str, cells))
+    return table
+
+
+def mask_table(info: Mapping[str, Any]) -> Table:
+    """Per layer: heads and neurons before and after."""
+    table = _table("What stays", ["layer", "heads", "neurons"])
+    for layer, (kept, size) in enumerate(zip(info["kept"], info["sizes"], strict=True)):
+        table.add_row(str(layer), f"{kept[0]} of {size[0]}", f"{kept[1]} of {size[1]}")
+    return table
+
+
+def evaluation_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Spearman x100 per task, one column per model, and the change where there are two.
+
+    results: label -> `Evaluation.to_json()`; the first is the one that changes are counted from.
+    """
+    labels = list(results)
+    table = _table(
+        "Spearman x100 over all pairs of a task", ["task", "pairs", *labels, *(["change"] if len(labels) == 2 else [])]
+    )
+    first = results[labels[0]]
+
+    def add(name: str, pairs: str, values: Sequence[float | None], digits: int) -> None:
+        cells = ["-" if value is None else f"{value:.{digits}f}" for value in values]
+        if len(values) == 2 and values[0] is not None and values[1] is not None:
+            cells.append(f"{values[1] - values[0]:+.{digits}f}")
+        table.add_row(name, pairs, *cells)
+
+    for task, result in first["tasks"].items():
+        add(task, str(result["pairs"]), [results[label]["tasks"][task]["spearman"] for label in labels], 2)
+        if "subset_mean" in result and len(labels) == 1:
+            for subset, values in result["subsets"].items():
+                add(f"  {subset}", str(values["pairs"]), [values["spearman"]], 2)
+            add("  mean of subsets", "", [result["subset_mean"]], 2)
+            add("  weighted mean of subsets", "", [result["subset_weighted_mean"]], 2)
+    add("average", "", [results[label]["average"] for label in labels], 2)
+    where = f"({first['align_uniform_task']}"
+    add(f"alignment {where}, gold >= {first['positive_minimum']:g})", "", [results[x]["alignment"] for x in labels], 4)
+    add(f"uniformity {where})", "", [results[label]["uniformity"] for label in labels], 4)
+    return table
+
+
+def bench_table(report: Mapping[str, Any]) -> Table:
+    """Speed and size per model, runtime, batch size and order; `speedup` is against the first model's same row."""
+    columns = [
+        "model",
+        "runtime",
+        "precision",
+        "batch",
+        "order",
+        "sent/s",
+        "tokens/s",
+        "p50 ms",
+        "p95 ms",
+        "peak MB",
+        "speedup",
+    ]
+    table = _table(
+        f"{report['sentences']} sentences, {report['tokens']} tokens, {report['machine']['threads']} threads", columns
+    )
+    for row in report["rows"]:
+        table.add_row(
+            row["model"],
+            row["runtime"],
+            row["precision"],
+            str(row["batch_size"]),
+            row["order"],
+            f"{row['sentences_per_second']:.0f}",
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['p50_ms']:.1f}",
+            f"{row['p95_ms']:.1f}",
+            f"{row['peak_rss_mb']:.0f}",
+            "-" if row.get("speedup") is None else f"{row['speedup']:.2f}x",
+        )
+    return table
+
+
+def run_table(facts: Mapping[str, Any]) -> Table:
+    """The finished stages of a run directory."""
+    table = _table(str(facts["workdir"]), ["stage", "made", "seconds", "state"])
+    for stage, entry in facts["stages"].items():
+        state = "ok" if entry["intact"] else "files are missing or were changed"
+        table.add_row(stage, entry["created"], f"{entry['seconds']:.1f}", entry["stale"] or state)
+    return table
+
+
+def summary_table(facts: Mapping[str, Any]) -> Table:
+    """One model's family, pooling and size."""
+    table = _table("Model", ["", ""])
+    for name in ("family", "pooling", "normalize", "max_length", "hidden_size", "vocab_size"):
+        table.add_row(name, "not named" if facts[name] is None else str(facts[name]))
+    table.add_row("parameters", f"{facts['parameters']:,} ({facts['embedding_parameters']:,} in embeddings)")
+    if facts["bytes"] is not None:
+        table.add_row("bytes on disk", f"{facts['bytes']:,}")
+    return table
+
+
+def size_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Parameters and bytes of some models; models: label -> {"parameters", "bytes"}."""
+    table = _table("Size", ["model", "parameters", "bytes on disk"])
+    for label, facts in models.items():
+        table.add_row(label, f"{facts['parameters']:,}", "-" if facts["bytes"] is None else f"{facts['bytes']:,}")
+    return table
+
+
+def layer_table(facts: Mapping[str, Any]) -> Table:
+    """Per layer: heads and neurons of one model."""
+    table = _table(f"{facts['model']}", ["layer", "heads", "neurons"])
+    for i, layer in enumerate(facts["layers"]):
+        table.add_row(str(i), str(layer["heads"]), str(layer["neurons"]))
+    return table

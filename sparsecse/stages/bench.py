@@ -1,0 +1,79 @@
+"""Stage `bench`: the dense and the pruned model of a run directory, timed in turn on the same sentences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsecse.benchmarking import benchmark
+from sparsecse.encoders import WEIGHTS_FILE
+from sparsecse.errors import InputError
+from sparsecse.files import write_json
+from sparsecse.stages.options import ModelOptions, Progress, resolve_model, silent
+from sparsecse.workdir import Record, Workdir
+
+
+def bench_models(
+    models: Mapping[str, ModelOptions],
+    sentences: Sequence[str],
+    *,
+    runtimes: Sequence[str] = ("sparsecse",),
+    batch_sizes: Sequence[int] = (1, 32),
+    orders: Sequence[str] = ("given", "sorted"),
+    rounds: int = 5,
+    threads: int | None = None,
+    precision: str = "float32",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Time models against each other; models: label -> model, the first is what the others are compared with.
+
+    Returns:
+        `BenchReport.to_json()` with labels for names.
+    """
+    loads = [{k: v for k, v in options.settings().items() if k != "name"} for options in models.values()]
+    if any(load != loads[0] for load in loads[1:]):
+        raise InputError("The benchmarked models must share --pooling, --normalize, --max-length and --prompt.")
+    names = {resolve_model(options.name): label for label, options in models.items()}
+    report = benchmark(
+        list(names),
+        sentences,
+        runtimes=runtimes,
+        batch_sizes=batch_sizes,
+        orders=orders,
+        rounds=rounds,
+        threads=threads,
+        precision=precision,
+        load_options=loads[0],
+        progress=progress("Timing"),
+    ).to_json()
+    for row in report["rows"]:
+        row["model"] = names[row["model"]]
+    report["models"] = {names[name]: facts for name, facts in report["models"].items()}
+    return report
+
+
+def bench_run(
+    workdir: Workdir, sentences: Sequence[str], *, progress: Progress = silent, **options: Any
+) -> tuple[Record, bool]:
+    """Time the dense and the newest pruned model of a run directory; options as those of `bench_models`."""
+    stage, _ = workdir.newest_model()
+    weights = f"model/{WEIGHTS_FILE}"
+    dense = workdir.need("score")
+    inputs = {
+        "model": dense.inputs["model"],
+        f"{stage}/{weights}": workdir.output_hash(stage, weights),
+        "data": hashlib.sha256(json.dumps(list(sentences)).encode()).hexdigest(),
+    }
+    # The pruned folder names its own pooling; the dense one may need what it was scored with.
+    own = ModelOptions(**dense.settings["model"])
+    pruned = ModelOptions(str(workdir.folder(stage) / "model"), own.pooling, own.normalize, own.max_length, own.prompt)
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        report = bench_models({"dense": own, stage: pruned}, sentences, progress=progress, **options)
+        write_json(folder / "results.json", report)
+        return report
+
+    return workdir.run_stage("bench", inputs, options, work)

@@ -1,0 +1,56 @@
+"""Stage `eval`: the dense and the newest pruned model of a run directory on the same tasks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsecse.encoders import WEIGHTS_FILE, load_encoder
+from sparsecse.evaluation import evaluate, load_tasks
+from sparsecse.files import write_json
+from sparsecse.stages.options import Progress, silent
+from sparsecse.stages.score import load_dense
+from sparsecse.workdir import Record, Workdir
+
+
+def evaluate_run(
+    workdir: Workdir,
+    tasks: str,
+    *,
+    data_dir: str | None = None,
+    positive_minimum: float = 4.0,
+    batch_size: int = 64,
+    progress: Progress = silent,
+) -> tuple[Record, bool]:
+    """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it."""
+    stage, _ = workdir.newest_model()
+    weights = f"model/{WEIGHTS_FILE}"
+    sets, _ = load_tasks(tasks, data_dir=data_dir)
+    data = hashlib.sha256("".join(pairs.fingerprint() for pairs in sets.values()).encode()).hexdigest()
+    inputs = {
+        "model": workdir.need("score").inputs["model"],
+        f"{stage}/{weights}": workdir.output_hash(stage, weights),
+        "data": data,
+    }
+    settings = {"tasks": tasks, "positive_minimum": positive_minimum}
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        results = {}
+        for label, load in (
+            ("dense", lambda: load_dense(workdir)),
+            ("pruned", lambda: load_encoder(workdir.folder(stage) / "model")),
+        ):
+            results[label] = evaluate(
+                load(),
+                tasks,
+                data_dir=data_dir,
+                positive_minimum=positive_minimum,
+                batch_size=batch_size,
+                progress=progress(f"Evaluating the {label} model"),
+            ).to_json()
+        write_json(folder / "results.json", results)
+        return {"stage": stage, **results}
+
+    return workdir.run_stage("eval", inputs, settings, work)

@@ -1,0 +1,57 @@
+"""What a model folder or a run directory holds, as plain data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sparsecse.encoders import load_encoder
+from sparsecse.packing import count_parameters
+from sparsecse.stages.options import ModelOptions, resolve_model
+from sparsecse.workdir import Workdir
+
+_STAGES = ("train", "score", "prune", "rewind", "finetune", "eval", "pack", "bench")
+
+
+def inspect_model(options: ModelOptions) -> dict[str, Any]:
+    """Family, sizes, pooling and bytes of a model; its pooling may be unknown, everything else must be readable."""
+    source = resolve_model(options.name)
+    # Sizes do not depend on the pooling, so a folder that does not name one can still be looked at.
+    known = options.pooling is not None or (Path(source) / "modules.json").exists()
+    encoder = load_encoder(source, pooling=options.pooling if known else "mean", max_length=options.max_length)
+    config, settings = encoder.model.config, encoder.settings
+    folder = Path(source)
+    return {
+        "model": source,
+        "family": config.original_model_type,
+        "pruned": config.model_type == "sparsecse" and (folder / "modeling_sparsecse.py").exists(),
+        "hidden_size": config.hidden_size,
+        "attention_head_size": config.attention_head_size,
+        "vocab_size": config.vocab_size,
+        "layers": [{"heads": heads, "neurons": neurons} for heads, neurons in config.layer_sizes()],
+        "parameters": count_parameters(encoder.model),
+        "embedding_parameters": count_parameters(encoder.model.embeddings),
+        "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else None,
+        "pooling": settings.pooling if known else None,
+        "normalize": settings.normalize,
+        "max_length": settings.max_length,
+        "prompts": dict(settings.prompts),
+        "default_prompt": settings.default_prompt,
+    }
+
+
+def inspect_run(workdir: Workdir) -> dict[str, Any]:
+    """Each finished stage with its settings, results, age and whether it still follows from the ones before it."""
+    stages: dict[str, Any] = {}
+    for stage in _STAGES:
+        record = workdir.record(stage)
+        if record is not None:
+            stages[stage] = {
+                "created": record.created,
+                "seconds": record.seconds,
+                "settings": dict(record.settings),
+                "info": dict(record.info),
+                "intact": workdir.complete(stage),
+                "stale": workdir.stale(stage),
+            }
+    return {"workdir": str(workdir.path), "stages": stages}

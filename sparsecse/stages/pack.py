@@ -1,0 +1,63 @@
+"""Stage `pack`: the newest model of a run directory -> a folder to publish or serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsecse.encoders import WEIGHTS_FILE, load_encoder
+from sparsecse.files import file_hash
+from sparsecse.packing import CardFacts, count_parameters
+from sparsecse.packing import pack as write_pack
+from sparsecse.workdir import MODEL_STAGES, Record, Workdir, package_versions
+
+
+def default_out(workdir: Workdir) -> Path:
+    return workdir.path / "packed"
+
+
+def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardFacts:
+    score, pruned = workdir.need("score"), workdir.need("prune")
+    chain = ["score", *(name for name in reversed(MODEL_STAGES) if workdir.record(name) and not workdir.stale(name))]
+    stages = {name: dict(workdir.need(name).settings) for name in chain[: chain.index(stage) + 1]}
+    evaluated = workdir.record("eval")
+    scores = {}
+    if evaluated is not None and workdir.stale("eval") is None:
+        dense, packed = evaluated.info["dense"]["tasks"], evaluated.info["pruned"]["tasks"]
+        scores = {task: (dense[task]["spearman"], packed[task]["spearman"]) for task in packed}
+    return CardFacts(
+        base_model=Path(score.settings["model"]["name"]).name,
+        sizes=pruned.info["sizes"],
+        kept=pruned.info["kept"],
+        parameters=parameters,
+        dense_parameters=pruned.info["dense_parameters"],
+        pooling=pooling,
+        scores=scores,
+        stages=stages,
+        versions=package_versions(),
+    )
+
+
+def pack(workdir: Workdir, out: Path | None = None) -> tuple[Record, bool]:
+    """Pack the newest of finetune, rewind and prune; one whose inputs have changed since is passed over.
+
+    An up-to-date pack that is still intact is not written again.
+    """
+    stage, _ = workdir.newest_model()
+    target = (out or default_out(workdir)).absolute()
+    weights = f"model/{WEIGHTS_FILE}"
+    inputs = {f"{stage}/{weights}": workdir.output_hash(stage, weights)}
+    evaluated = workdir.record("eval")
+    if evaluated is not None and workdir.stale("eval") is None:
+        inputs["eval/results.json"] = evaluated.outputs["results.json"]
+
+    def work(_: Path) -> Mapping[str, Any]:
+        encoder = load_encoder(workdir.folder(stage) / "model")
+        facts = _facts(workdir, stage, count_parameters(encoder.model), encoder.settings.pooling)
+        return {"stage": stage, **write_pack(encoder, target, facts)}
+
+    before = workdir.record("pack")
+    written = target / WEIGHTS_FILE
+    intact = before is not None and written.exists() and file_hash(written) == before.info["weights_sha256"]
+    return workdir.run_stage("pack", inputs, {"out": str(target)}, work, force=not intact)

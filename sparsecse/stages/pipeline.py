@@ -1,0 +1,84 @@
+"""All stages in their order, each skipped where the run directory already has what it would write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparsecse.datasets import load_sentences
+from sparsecse.scoring import Objective
+from sparsecse.stages.bench import bench_run
+from sparsecse.stages.evaluate import evaluate_run
+from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
+from sparsecse.stages.pack import pack
+from sparsecse.stages.prune import prune, rewind
+from sparsecse.stages.score import score
+from sparsecse.stages.train import StepProgress, finetune
+from sparsecse.training import TrainingSettings
+from sparsecse.workdir import Record, Workdir
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run` does.
+
+    budget: the keyword arguments of `stages.prune`.
+    rewind_to: a checkpoint, or None to keep the scored model's weights.
+    training: settings of the repair, or None for no repair.
+    bench_sentences: how many of the training sentences are timed; 0 for no benchmark.
+    """
+
+    model: ModelOptions
+    data: DataOptions
+    train_data: DataOptions
+    budget: Mapping[str, float | int | None]
+    tasks: str
+    training: TrainingSettings | None
+    method: str = "taylor"
+    objective: Objective = field(default_factory=Objective)
+    seed: int = 0
+    rewind_to: str | None = None
+    out: Path | None = None
+    bench_sentences: int = 256
+    bench: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(
+    workdir: Workdir, plan: Plan, *, progress: Progress = silent, step_progress: StepProgress | None = None
+) -> dict[str, tuple[Record, bool]]:
+    """Score, prune, rewind, fine-tune, evaluate, pack and time; returns each stage's record and whether it was there.
+
+    A rewind or repair of an earlier plan that this one does not have must not be taken for the newest model: it is
+    moved aside (`Workdir.retire`).
+    """
+    data_dir = plan.data.data_dir
+    done = {
+        "score": score(
+            workdir,
+            plan.model,
+            plan.data,
+            method=plan.method,
+            objective=plan.objective,
+            seed=plan.seed,
+            progress=progress,
+        )
+    }
+    done["prune"] = prune(workdir, **plan.budget)  # type: ignore[arg-type]
+    if plan.rewind_to is None:
+        workdir.retire("rewind")
+    else:
+        done["rewind"] = rewind(workdir, plan.rewind_to)
+    if plan.training is None:
+        workdir.retire("finetune")
+    else:
+        done["finetune"] = finetune(workdir, plan.train_data, plan.training, progress=step_progress)
+    minimum = plan.objective.positive_minimum
+    done["eval"] = evaluate_run(workdir, plan.tasks, data_dir=data_dir, positive_minimum=minimum, progress=progress)
+    done["pack"] = pack(workdir, plan.out)
+    if plan.bench_sentences:
+        data = plan.train_data
+        sentences = load_sentences(data.name, columns=data.columns, split=data.split, data_dir=data.data_dir)
+        done["bench"] = bench_run(workdir, sentences[: plan.bench_sentences], progress=progress, **plan.bench)
+    return done

@@ -1,0 +1,90 @@
+"""Stage `score`: a model and graded pairs -> scores.safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sparsecse.encoders import Encoder, fingerprint
+from sparsecse.errors import InputError
+from sparsecse.scoring import METHODS, Objective, Scores, contributions, magnitude, random
+from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
+from sparsecse.workdir import Record, Workdir
+
+SCORES_FILE = "scores.safetensors"
+
+
+def score(
+    workdir: Workdir,
+    model: ModelOptions,
+    data: DataOptions,
+    *,
+    method: str = "taylor",
+    objective: Objective | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Progress = silent,
+) -> tuple[Record, bool]:
+    """Score every head and neuron of the model; see `scoring` for the methods.
+
+    Raises:
+        InputError: the run directory holds the scores of another model.
+    """
+    if method not in METHODS:
+        raise InputError(f"--method '{method}' is unknown; choose one of {', '.join(METHODS)}.")
+    objective = objective or Objective()
+    encoder = model.load()
+    model_hash = fingerprint(encoder)
+    before = workdir.record("score")
+    if before is not None and before.inputs["model"] != model_hash:
+        raise InputError(
+            f"{workdir.path} belongs to another model ({before.settings['model']['name']}); "
+            f"give a --workdir of its own to {model.name}, or delete {workdir.path} to start over."
+        )
+    settings: dict[str, Any] = {"model": model.settings(), "method": method}
+    inputs = {"model": model_hash}
+    pairs = data.pairs()
+    inputs["data"] = pairs.fingerprint()
+    settings["data"] = data.settings()
+    if method == "taylor":
+        settings["objective"] = asdict(objective)
+    if method == "random":
+        settings["seed"] = seed
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        if method == "taylor":
+            scores = contributions(encoder, pairs, objective, batch_size=batch_size, progress=progress("Scoring"))
+        else:
+            scores = magnitude(encoder) if method == "magnitude" else random(encoder, seed)
+        scores.save(folder / SCORES_FILE, {"method": method, "model": model.name})
+        return {"sizes": scores.sizes(), **scores.values, "data": pairs.source, "pairs": len(pairs)}
+
+    return workdir.run_stage("score", inputs, settings, work)
+
+
+def load_scores(workdir: Workdir) -> Scores:
+    """The scores of a run directory."""
+    workdir.need("score")
+    return Scores.load(workdir.folder("score") / SCORES_FILE)
+
+
+def load_dense(workdir: Workdir) -> Encoder:
+    """The model that was scored, loaded again with the options it was scored with, and checked to be the same."""
+    record = workdir.need("score")
+    options = ModelOptions(**record.settings["model"])
+    encoder = options.load()
+    if fingerprint(encoder) != record.inputs["model"]:
+        raise InputError(
+            f"{options.name} is not the model that {workdir.path} was scored from any more; restore it, "
+            f"or score it again with another --workdir."
+        )
+    return encoder
+
+
+def score_data(workdir: Workdir) -> DataOptions:
+    """The graded pairs that the scores were taken on."""
+    settings = workdir.need("score").settings["data"]
+    columns = settings["columns"]
+    return DataOptions(**{**settings, "columns": tuple(columns) if columns else None})

@@ -1,0 +1,153 @@
+"""Stages `train` and `finetune`: the training loop on a dense model, and on a pruned one taught by the dense."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sparsecse.datasets import PairSet
+from sparsecse.encoders import Encoder, fingerprint, load_encoder, save_encoder
+from sparsecse.evaluation import spearman
+from sparsecse.files import atomic_directory, write_json
+from sparsecse.stages.options import DataOptions, ModelOptions, training_examples
+from sparsecse.stages.score import load_dense, score_data
+from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
+from sparsecse.workdir import Record, Workdir
+
+StepProgress = Callable[[StepReport], None]
+
+
+def _examples_hash(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps(example).encode())
+    return digest.hexdigest()
+
+
+def _dev_score(pairs: PairSet | None) -> Callable[[Encoder], float] | None:
+    return None if pairs is None else lambda encoder: spearman(encoder, pairs)
+
+
+def _info(result: TrainingResult, examples: int, pairs: PairSet | None) -> dict[str, Any]:
+    return {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "examples": examples,
+        "dev": None if pairs is None else f"{pairs.name} ({pairs.split})",
+        "dev_before": result.history[0]["dev"],
+        "dev_best": result.best_score,
+    }
+
+
+def train_dense(
+    workdir: Workdir,
+    model: ModelOptions,
+    data: DataOptions,
+    settings: TrainingSettings,
+    dev: DataOptions | None,
+    *,
+    progress: StepProgress | None = None,
+) -> tuple[Record, bool]:
+    """Train a dense encoder with SimCSE's objectives, keeping the weights of `settings.keep_steps` to rewind to."""
+    encoder = model.load()
+    examples = training_examples(data, set(settings.objective))
+    pairs = dev.pairs() if dev is not None else None
+    inputs = {"model": fingerprint(encoder), "data": _examples_hash(examples)}
+    if pairs is not None:
+        inputs["dev"] = pairs.fingerprint()
+    recorded = {"model": model.settings(), "data": data.settings(), "training": asdict(settings)}
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        partial = workdir.partial("train", inputs, recorded)
+
+        def keep(step: int, current: Encoder) -> None:
+            with atomic_directory(partial / "steps" / f"step-{step:06d}") as target:
+                save_encoder(current, target, stock=True)
+
+        result = train(
+            encoder,
+            examples,
+            settings,
+            dev_score=_dev_score(pairs),
+            checkpoint=partial / "checkpoint.pt",
+            keep=keep,
+            progress=progress,
+        )
+        (folder / "model").mkdir()
+        save_encoder(encoder, folder / "model", stock=True)
+        if (partial / "steps").exists():
+            (partial / "steps").rename(folder / "steps")
+        write_json(folder / "history.json", result.history)
+        return _info(result, len(examples), pairs)
+
+    record, reused = workdir.run_stage("train", inputs, recorded, work)
+    workdir.drop_partials("train")
+    return record, reused
+
+
+def finetune(
+    workdir: Workdir,
+    data: DataOptions,
+    settings: TrainingSettings,
+    dev: DataOptions | None = None,
+    *,
+    teacher: ModelOptions | None = None,
+    progress: StepProgress | None = None,
+) -> tuple[Record, bool]:
+    """Repair the newest pruned or rewound model; the best weights by dev score are kept, step 0 included.
+
+    Args:
+        dev: graded pairs for the dev score; by default those that the scores were taken on.
+        teacher: the model to distil from; by default the dense model that was scored.
+    """
+    source = "rewind" if workdir.record("rewind") is not None and workdir.stale("rewind") is None else "prune"
+    weights = "model/model.safetensors"
+    examples = training_examples(data, set(settings.objective))
+    pairs = (dev or score_data(workdir)).pairs()
+    inputs = {
+        f"{source}/{weights}": workdir.output_hash(source, weights),
+        "data": _examples_hash(examples),
+        "dev": pairs.fingerprint(),
+    }
+    recorded: dict[str, Any] = {"data": data.settings(), "training": asdict(settings)}
+    teacher_model: Encoder | None = None
+    if "distill" in settings.objective:
+        teacher_model = teacher.load() if teacher is not None else load_dense(workdir)
+        inputs["teacher"] = fingerprint(teacher_model)
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        encoder = load_encoder(workdir.folder(source) / "model")
+        partial = workdir.partial("finetune", inputs, recorded)
+        result = train(
+            encoder,
+            examples,
+            settings,
+            teacher=teacher_model,
+            dev_score=_dev_score(pairs),
+            checkpoint=partial / "checkpoint.pt",
+            progress=progress,
+        )
+        (folder / "model").mkdir()
+        save_encoder(encoder, folder / "model")
+        write_json(folder / "history.json", result.history)
+        return _info(result, len(examples), pairs)
+
+    record, reused = workdir.run_stage("finetune", inputs, recorded, work)
+    workdir.drop_partials("finetune")
+    return record, reused
+
+
+def training_summary(record: Record) -> str:
+    """One line on what a training stage did."""
+    info = record.info
+    line = f"{info['steps']} steps on {info['examples']} examples"
+    if info["dev_best"] is None:
+        return f"{line}; no dev set, the last weights are kept"
+    return (
+        f"{line}; dev {info['dev']}: {info['dev_before']:.2f} before, {info['dev_best']:.2f} at step "
+        f"{info['best_step']}, whose weights are kept"
+    )

@@ -1,0 +1,224 @@
+"""The one training loop, for dense SimCSE and for the repair after pruning: resumable, keeps the best by dev score."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsecse.encoders import Encoder
+from sparsecse.errors import InputError
+from sparsecse.files import atomic_file
+from sparsecse.training.losses import BatchLoss, Example
+from sparsecse.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a progress display is told after a step: dev is None where it was not measured."""
+
+    step: int
+    steps: int
+    loss: float
+    dev: float | None
+    best: float | None
+
+
+@dataclass
+class TrainingResult:
+    """steps: optimiser steps taken; best_step: whose weights the encoder now has; history: one entry per dev score."""
+
+    steps: int
+    best_step: int
+    best_score: float | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _State:
+    step: int = 0
+    best_step: int = 0
+    best_score: float | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+def _rows(count: int, size: int, seed: int, position: int) -> list[int]:
+    """Row numbers of the batch at a position of the endless stream of shuffled epochs."""
+    per_epoch = max(1, count // size)
+    epoch, index = divmod(position, per_epoch)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return order[index * size : (index + 1) * size].tolist()
+
+
+def _copy_state(encoder: Encoder) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in encoder.model.state_dict().items()}
+
+
+@contextlib.contextmanager
+def _dropout(encoder: Encoder, probability: float | None) -> Iterator[None]:
+    """Give every dropout of the encoder another probability inside this context; None leaves them alone."""
+    holders: list[tuple[Any, str]] = [
+        (module, "p") for module in encoder.modules() if isinstance(module, torch.nn.Dropout)
+    ]
+    attentions = [layer.attention.self for layer in encoder.model.encoder.layer]
+    holders += [(attention, "dropout_prob") for attention in attentions if attention is not None]
+    own = [getattr(module, name) for module, name in holders]
+    try:
+        if probability is not None:
+            for module, name in holders:
+                setattr(module, name, probability)
+        yield
+    finally:
+        for (module, name), value in zip(holders, own, strict=True):
+            setattr(module, name, value)
+
+
+class _Trainer:
+    def __init__(
+        self,
+        encoder: Encoder,
+        examples: Sequence[Example],
+        settings: TrainingSettings,
+        teacher: Encoder | None,
+        checkpoint: Path | None,
+    ):
+        torch.manual_seed(settings.seed)
+        self.encoder, self.examples, self.settings = encoder, examples, settings
+        self.loss = BatchLoss(encoder, settings, teacher)
+        self.loss.check(examples[0])
+        self.batch_size = min(settings.batch_size, len(examples))
+        self.total = settings.steps(len(examples))
+        self.checkpoint = checkpoint
+        self.state = _State()
+        self.best_weights = _copy_state(encoder)
+        decayed = [p for p in self.loss.parameters() if p.dim() > 1]
+        other = [p for p in self.loss.parameters() if p.dim() <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": other, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint where there is one."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return False
+        try:
+            saved = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
+            raise InputError(
+                f"{self.checkpoint} cannot be read ({str(error).splitlines()[0]}); delete it to start anew."
+            ) from None
+        self.loss.load_state_dict(saved["loss"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.state = _State(**saved["state"])
+        self.best_weights = saved["best"]
+        torch.set_rng_state(saved["rng"])
+        return True
+
+    def save(self) -> None:
+        if self.checkpoint is None:
+            return
+        with atomic_file(self.checkpoint) as temporary:
+            torch.save(
+                {
+                    "loss": self.loss.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "state": vars(self.state),
+                    "best": self.best_weights,
+                    "rng": torch.get_rng_state(),
+                },
+                temporary,
+            )
+
+    def step(self) -> float:
+        """One optimiser step; returns its mean loss."""
+        settings, state = self.settings, self.state
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate_at(state.step, self.total)
+        total = 0.0
+        for part in range(settings.gradient_accumulation):
+            position = state.step * settings.gradient_accumulation + part
+            rows = _rows(len(self.examples), self.batch_size, settings.seed, position)
+            loss = self.loss([self.examples[row] for row in rows]) / settings.gradient_accumulation
+            loss.backward()
+            total += loss.item()
+        if not total < float("inf"):
+            raise InputError(
+                f"The training loss became {total} at step {state.step + 1}; lower --learning-rate or use "
+                f"--precision float32."
+            )
+        torch.nn.utils.clip_grad_norm_(self.loss.parameters(), settings.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        state.step += 1
+        state.losses.append(total)
+        return total
+
+    def measure(self, dev_score: Callable[[Encoder], float] | None) -> float | None:
+        """Dev score of the weights as they are; remembers them when it is the best so far."""
+        state = self.state
+        score = dev_score(self.encoder) if dev_score is not None else None
+        mean_loss = sum(state.losses) / len(state.losses) if state.losses else None
+        state.history.append({"step": state.step, "loss": mean_loss, "dev": score})
+        state.losses.clear()
+        # Without a dev score the last weights are the ones to keep.
+        if score is None or state.best_score is None or score > state.best_score:
+            state.best_score, state.best_step = score, state.step
+            self.best_weights = _copy_state(self.encoder)
+        return score
+
+
+def train(
+    encoder: Encoder,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    *,
+    teacher: Encoder | None = None,
+    dev_score: Callable[[Encoder], float] | None = None,
+    checkpoint: Path | None = None,
+    keep: Callable[[int, Encoder], None] | None = None,
+    progress: Callable[[StepReport], None] | None = None,
+) -> TrainingResult:
+    """Train an encoder in place and leave it with the weights of the best dev score.
+
+    The start itself takes part in the comparison (step 0), so with a dev score the result is never worse than no
+    training by that score. An interrupted run that finds its checkpoint goes on from there and ends with the same
+    weights as an uninterrupted one on the same machine.
+
+    Args:
+        encoder: the model to train; is in evaluation mode afterwards.
+        examples: tuples of one to three sentences, all of one length.
+        teacher: the dense model for the objective "distill".
+        dev_score: higher is better; measured every `settings.eval_every` steps and at both ends.
+        checkpoint: file to save to at each of these points, and to resume from.
+        keep: called with (step, encoder) at each of `settings.keep_steps`.
+        progress: called after every step.
+    """
+    if not examples:
+        raise InputError("There is no training example; give a data set with at least one sentence.")
+    trainer = _Trainer(encoder, examples, settings, teacher, checkpoint)
+    with _dropout(encoder, settings.dropout):
+        if not trainer.resume():
+            trainer.measure(dev_score)
+        state = trainer.state
+        while state.step < trainer.total:
+            encoder.train()
+            loss = trainer.step()
+            encoder.eval()
+            if keep is not None and state.step in settings.keep_steps:
+                keep(state.step, encoder)
+            dev = None
+            if state.step % settings.eval_every == 0 or state.step == trainer.total:
+                dev = trainer.measure(dev_score)
+                trainer.save()
+            if progress is not None:
+                progress(StepReport(state.step, trainer.total, loss, dev, state.best_score))
+    encoder.model.load_state_dict(trainer.best_weights)
+    encoder.eval()
+    return TrainingResult(state.step, state.best_step, state.best_score, state.history)

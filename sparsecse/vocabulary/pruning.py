@@ -1,0 +1,137 @@
+"""The encoder with the smaller vocabulary, and the report of what that saves and costs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sparsecse.encoders import Encoder, SparseCSEModel
+from sparsecse.errors import InputError
+from sparsecse.vocabulary.choice import choose_vocabulary
+from sparsecse.vocabulary.counting import Coverage, Progress, count_tokens, measure_coverage, token_ids
+from sparsecse.vocabulary.rewriting import rewrite_tokenizer
+
+_BYTES_PER_PARAMETER = 4  # float32
+_WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+
+
+@dataclass(frozen=True)
+class VocabularyReport:
+    """What `fit_vocabulary` did.
+
+    tokens_before, tokens_after: rows of the word embeddings.
+    hidden_size: width of a row.
+    corpus_lines: lines read.
+    corpus_tokens: different tokens that occur in them.
+    corpus_kept: share of the corpus's token occurrences whose token is kept, from 0 to 1.
+    coverage: what to expect on other text, measured on the held-out lines.
+    """
+
+    tokens_before: int
+    tokens_after: int
+    hidden_size: int
+    corpus_lines: int
+    corpus_tokens: int
+    corpus_kept: float
+    coverage: Coverage
+
+    @property
+    def parameters_saved(self) -> int:
+        return (self.tokens_before - self.tokens_after) * self.hidden_size
+
+    @property
+    def bytes_saved(self) -> int:
+        """Bytes of the parameters saved, in float32."""
+        return self.parameters_saved * _BYTES_PER_PARAMETER
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for `json.dumps`."""
+        return {**asdict(self), "parameters_saved": self.parameters_saved, "bytes_saved": self.bytes_saved}
+
+
+def prune_vocabulary(encoder: Encoder, kept: Sequence[int]) -> Encoder:
+    """The encoder with the kept tokens only; a text that needs no other one gets the same vector.
+
+    Args:
+        encoder: left as it is.
+        kept: token ids in ascending order, the padding token's among them, from `choose_vocabulary`.
+
+    Raises:
+        InputError: the tokenizer cannot be rewritten; a kept token has no row in the word embeddings; the padding token
+            is not kept.
+    """
+    config = copy.deepcopy(encoder.model.config)
+    if max(kept) >= config.vocab_size:
+        raise InputError(
+            f"{encoder.source}: its tokenizer has a token with id {max(kept)}, but its model knows {config.vocab_size} "
+            f"tokens; the tokenizer and the weights do not belong together."
+        )
+    if config.pad_token_id not in kept:
+        raise InputError(
+            f"{encoder.source}: its padding token (pad_token_id {config.pad_token_id} in config.json) is not among the "
+            f"{len(kept)} to keep; add it."
+        )
+    tokenizer = rewrite_tokenizer(encoder.tokenizer, kept)
+    config.vocab_size = len(kept)
+    # position_offset stays: it says where positions begin, whatever the padding token's id becomes.
+    config.pad_token_id = kept.index(config.pad_token_id)
+    state = encoder.model.state_dict()
+    state[_WORD_EMBEDDINGS] = state[_WORD_EMBEDDINGS][list(kept)]
+    model = SparseCSEModel(config)
+    model.load_state_dict(state)
+    smaller = Encoder(
+        model.to(device=encoder.device, dtype=encoder.model.dtype), tokenizer, encoder.settings, encoder.source
+    )
+    return smaller.train(encoder.training)
+
+
+def fit_vocabulary(
+    encoder: Encoder, lines: Iterable[str], size: int | None = None, *, progress: Progress | None = None
+) -> tuple[Encoder, VocabularyReport]:
+    """Cut an encoder's vocabulary to what a corpus needs, and measure what that means for text it has not seen.
+
+    Where `size` has room for all the tokens that occur in the corpus (or is not given) all of them are kept, those of
+    the held-out lines too, so that every line splits into the same pieces as before. Coverage is then that of the
+    vocabulary which the other nine lines of ten alone would have given: an honest estimate, slightly on the low side.
+    Where `size` has no such room, the tokens are chosen from the nine lines of ten, and coverage is their own.
+
+    The encoder's prompt is counted with every line, and the tokens of its other prompts are kept as well.
+
+    Args:
+        encoder: left as it is.
+        lines: the sentences, read twice: a `Corpus` or a list.
+        size: the most tokens to keep.
+        progress: called with the number of lines read so far, in either pass.
+
+    Raises:
+        InputError: as `choose_vocabulary`, `measure_coverage` and `prune_vocabulary`; `lines` can be read only once.
+    """
+    if isinstance(lines, Iterator):
+        raise InputError("The corpus is an iterator, but it is read twice; give a Corpus or a list.")
+    tokenizer, settings = encoder.tokenizer, encoder.settings
+    counts = count_tokens(tokenizer, lines, prompt=settings.prompt, progress=progress)
+    prompts = token_ids(tokenizer, list(settings.prompts.values()))
+    always = {encoder.model.config.pad_token_id, *(token for prompt in prompts for token in prompt)}
+    kept = choose_vocabulary(tokenizer, counts.total, always=always)
+    chosen = choose_vocabulary(
+        tokenizer, counts.chosen_from, None if size is None or size >= len(kept) else size, always=always
+    )
+    if size is not None and size < len(kept):
+        kept = chosen
+    smaller = prune_vocabulary(encoder, kept)
+    coverage = measure_coverage(
+        tokenizer, rewrite_tokenizer(tokenizer, chosen), chosen, lines, prompt=settings.prompt, progress=progress
+    )
+    total = counts.total
+    report = VocabularyReport(
+        tokens_before=encoder.model.config.vocab_size,
+        tokens_after=len(kept),
+        hidden_size=encoder.model.config.hidden_size,
+        corpus_lines=counts.lines,
+        corpus_tokens=int((total > 0).sum()),
+        corpus_kept=float(total[kept].sum() / total.sum()),
+        coverage=coverage,
+    )
+    return smaller, report

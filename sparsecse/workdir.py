@@ -1,0 +1,238 @@
+"""The run directory: one folder per stage, written whole, with a record of what it was made from and with.
+
+    sparsecse-run/
+        score/     record.json  scores.safetensors
+        prune/     record.json  mask.safetensors  model/
+        rewind/    record.json  model/
+        finetune/  record.json  model/  history.json
+        ...
+
+A record names the stage's inputs by content hash, its settings and its outputs. A stage whose record agrees with what
+is asked for is not run again; one whose inputs have changed since is stale, and says what to run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sparsecse.errors import InputError
+from sparsecse.files import atomic_directory, file_hash, read_json, write_json
+
+MODEL_STAGES = ("finetune", "rewind", "prune")
+"""Stages that end with a smaller model, the last in the chain first."""
+
+_RECORD = "record.json"
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("sparsecse", "torch", "transformers", "tokenizers", "numpy", "scipy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished stage was made from and what it left.
+
+    inputs: name -> content hash; settings: what was asked for; info: results worth showing; outputs: file -> SHA-256.
+    """
+
+    stage: str
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+    info: Mapping[str, Any]
+    outputs: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=package_versions)
+    created: str = ""
+    seconds: float = 0.0
+
+
+def identity(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+    """A hash of inputs and settings: two runs of a stage with the same identity give the same result."""
+    text = json.dumps([dict(inputs), dict(settings)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Workdir:
+    """One run directory; nothing is created before the first stage writes."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--workdir {self.path} is a file; give a folder.")
+
+    def folder(self, stage: str) -> Path:
+        return self.path / stage
+
+    @staticmethod
+    def is_one(path: Path) -> bool:
+        """Whether a folder is a run directory."""
+        return any((path / stage / _RECORD).exists() for stage in ("train", "score"))
+
+    def record(self, stage: str) -> Record | None:
+        """The record of a finished stage, or None."""
+        path = self.folder(stage) / _RECORD
+        if not path.exists():
+            return None
+        content = read_json(path)
+        try:
+            return Record(**content)
+        except TypeError:
+            raise InputError(
+                f"{path} is not a stage record of this version; delete {path.parent} and run again."
+            ) from None
+
+    def need(self, stage: str) -> Record:
+        """The record of a stage that must have been run."""
+        record = self.record(stage)
+        if record is None:
+            raise InputError(f"{self.path} has no finished '{stage}' stage; run `sparsecse {stage}` first.")
+        return record
+
+    def complete(self, stage: str) -> bool:
+        """Whether the stage is recorded and all its files have the contents that the record names."""
+        record = self.record(stage)
+        if record is None:
+            return False
+        folder = self.folder(stage)
+        return all((folder / name).exists() and file_hash(folder / name) == sha for name, sha in record.outputs.items())
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for one process; a second one is refused with a sentence instead of racing."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no flock; two runs in one directory are then the user's care.
+            yield
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            stream = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise InputError(f"--workdir {self.path} cannot be written ({error.strerror}); give another one.") from None
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(
+                    f"{self.path} is in use by another sparsecse process; wait for it or give another --workdir."
+                ) from None
+            self._remove_leftovers()
+            yield
+
+    def _remove_leftovers(self) -> None:
+        """Delete half-written folders of killed runs; where a stage's own folder is gone they are kept, to be safe."""
+        for folder in self.path.glob(".*.tmp"):
+            if self.folder(folder.name.split(".")[1]).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def run_stage(
+        self,
+        stage: str,
+        inputs: Mapping[str, str],
+        settings: Mapping[str, Any],
+        work: Callable[[Path], Mapping[str, Any]],
+        *,
+        force: bool = False,
+    ) -> tuple[Record, bool]:
+        """Run a stage unless a finished one has the same inputs and settings and intact files.
+
+        Args:
+            work: fills the folder that it is given and returns the record's `info`; the folder takes the stage's
+                place only when it returns.
+            force: run it even where a finished one is as wanted.
+
+        Returns:
+            the stage's record, and whether it was there already.
+        """
+        wanted = identity(inputs, settings)
+        before = self.record(stage)
+        if (
+            not force
+            and before is not None
+            and identity(before.inputs, before.settings) == wanted
+            and self.complete(stage)
+        ):
+            return before, True
+        start = time.monotonic()
+        with atomic_directory(self.folder(stage)) as folder:
+            info = dict(work(folder))
+            outputs = {str(p.relative_to(folder)): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+            record = Record(
+                stage,
+                dict(inputs),
+                json.loads(json.dumps(dict(settings))),
+                info,
+                outputs,
+                created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                seconds=round(time.monotonic() - start, 2),
+            )
+            write_json(folder / _RECORD, asdict(record))
+        return record, False
+
+    def partial(self, stage: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> Path:
+        """A folder for what an interrupted stage resumes from; it belongs to exactly these inputs and settings."""
+        folder = self.path / f".{stage}-{identity(inputs, settings)[:12]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def drop_partials(self, stage: str) -> None:
+        """Remove what interrupted runs of a stage left, once it has been finished."""
+        for folder in self.path.glob(f".{stage}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def retire(self, stage: str) -> None:
+        """Move a finished stage out of the chain, to `<stage>.retired` beside it; an older one there is replaced."""
+        folder = self.folder(stage)
+        if folder.exists():
+            aside = folder.with_name(f"{stage}.retired")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
+    def output_hash(self, stage: str, name: str) -> str:
+        """The recorded hash of one file of a finished stage."""
+        return self.need(stage).outputs[name]
+
+    def stale(self, stage: str) -> str | None:
+        """Why a finished stage no longer follows from the stages before it, or None."""
+        record = self.need(stage)
+        for name, sha in record.inputs.items():
+            source, _, file = name.partition("/")
+            if not file:
+                continue  # an input from outside the run directory
+            current = self.record(source)
+            if current is None or current.outputs.get(file) != sha:
+                return f"'{stage}' was made from another '{source}'; run `sparsecse {stage}` again"
+        return None
+
+    def newest_model(self) -> tuple[str, list[str]]:
+        """The last stage in the chain finetune, rewind, prune that follows from the others, and why later ones do not.
+
+        Raises:
+            InputError: nothing has been pruned yet, or everything is stale.
+        """
+        reasons: list[str] = []
+        for stage in MODEL_STAGES:
+            if self.record(stage) is None:
+                continue
+            reason = self.stale(stage)
+            if reason is None:
+                return stage, reasons
+            reasons.append(reason)
+        if reasons:
+            raise InputError(f"{self.path}: {reasons[-1]}.")
+        raise InputError(f"{self.path} has no pruned model; run `sparsecse prune` first.")

