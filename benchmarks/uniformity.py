@@ -14,7 +14,9 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from sparsecse.kernels import dispatch, native, reference
@@ -67,7 +69,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def measure(n: int, d: int, repeats: int) -> list[dict[str, object]]:
+def measure(n: int, d: int, repeats: int) -> list[dict[str, Any]]:
     x = torch.nn.functional.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(0)), dim=1)
     half = x.bfloat16()
     calls: dict[str, Callable[[], object]] = {}
@@ -81,9 +83,9 @@ def measure(n: int, d: int, repeats: int) -> list[dict[str, object]]:
         "torch.pdist float32": (pdist_value_and_grad, x),
     }
     for name, (function, argument) in contenders.items():
-        calls[name] = lambda function=function, argument=argument: function(argument)
+        calls[name] = partial(function, argument)
     seconds = best_times(calls, repeats)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for name, (_, argument) in contenders.items():
         gflops = 3.0 * n * n * d / seconds[name] / 1e9
         peak = peaks[argument.dtype] / seconds[f"gemm {argument.dtype}"] / 1e9
@@ -102,11 +104,11 @@ def measure(n: int, d: int, repeats: int) -> list[dict[str, object]]:
     return rows
 
 
-def failures(rows: list[dict[str, object]], level: str) -> list[str]:
+def failures(rows: list[dict[str, Any]], level: str) -> list[str]:
     """The floors missed by the rows of one N."""
-    seconds = {str(row["contender"]): float(str(row["seconds"])) for row in rows}
+    seconds = {row["contender"]: row["seconds"] for row in rows}
     ours = seconds["sparsecse float32"]
-    share = next(float(str(row["share_of_peak"])) for row in rows if row["contender"] == "sparsecse float32")
+    share = next(row["share_of_peak"] for row in rows if row["contender"] == "sparsecse float32")
     reached = {
         "float32 share of GEMM peak": share,
         "float32 against pdist": seconds["torch.pdist float32"] / ours,
@@ -144,13 +146,13 @@ def main() -> int:
     }
     print("  ".join(f"{key}: {value}" for key, value in about.items()))
     print(f"{'N':>7} {'contender':<24}{'ms':>10}{'x ours':>9}{'GFLOP/s':>10}{'GEMM peak':>11}{'share':>8}")
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     missed: list[str] = []
     for n in sorted(options.n):
         group = measure(n, options.d, options.repeats)
         for row in group:
             print(
-                f"{n:>7} {row['contender']:<24}{row['seconds'] * 1e3:>10.1f}{row['times_ours_float32']:>9.2f}"  # type: ignore[operator]
+                f"{n:>7} {row['contender']:<24}{row['seconds'] * 1e3:>10.1f}{row['times_ours_float32']:>9.2f}"
                 f"{row['gflops']:>10.0f}{row['gemm_peak_gflops']:>11.0f}{row['share_of_peak']:>8.0%}"
             )
         rows += group

@@ -1,5 +1,7 @@
 """The functions of `reference`, computed by the compiled extension on CPU tensors."""
 
+from types import ModuleType
+
 import torch
 from sparsecse.kernels.dispatch import cpu_level, native_extension
 from torch import Tensor
@@ -41,7 +43,7 @@ def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scal
     return _unpadded(grad_a, a), _unpadded(grad_b, b)
 
 
-def _extension():  # type: ignore[no-untyped-def]
+def _extension() -> ModuleType:
     extension = native_extension()
     assert extension is not None
     return extension

@@ -182,6 +182,7 @@ class Workdir:
                 seconds=round(time.monotonic() - start, 2),
             )
             write_json(folder / _RECORD, asdict(record))
+        self._remove_leftovers()
         return record, False
 
     def partial(self, stage: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> Path:
@@ -215,7 +216,7 @@ class Workdir:
             if not file:
                 continue  # an input from outside the run directory
             current = self.record(source)
-            if current is None or current.outputs.get(file) != sha:
+            if current is None or current.outputs.get(file) != sha or self.stale(source) is not None:
                 return f"'{stage}' was made from another '{source}'; run `sparsecse {stage}` again"
         return None
 

@@ -43,12 +43,14 @@ def _find_file(source: str, name: str) -> Path | None:
 
 
 def _read_config(source: str) -> dict[str, Any]:
+    local = Path(source).is_dir()
+    if local and not (Path(source) / "config.json").exists():
+        raise InputError(f"{source} has no config.json; give a folder written by transformers' save_pretrained.")
     try:
         settings, _ = PretrainedConfig.get_config_dict(source)
     except (OSError, ValueError) as error:
-        if Path(source).is_dir():
-            reason = "has no config.json" if not (Path(source) / "config.json").exists() else "has a broken config.json"
-            raise InputError(f"{source} {reason}; give a folder written by transformers' save_pretrained.") from None
+        if local:
+            raise InputError(f"{source} has a broken config.json; copy the model again.") from None
         raise InputError(
             f"{source} is neither a folder on this machine nor a hub model that can be reached "
             f"({str(error).splitlines()[0]}); check the path."

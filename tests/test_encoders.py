@@ -1,0 +1,168 @@
+"""Encoders: every family gives transformers' own outputs, settings come from the folder, bad folders are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import FAMILIES, distilbert_twin, roberta_twin, tiny_tokenizer, write_checkpoint
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from sparsecse.encoders import POOLING_MODES, fingerprint, is_stock, load_encoder, save_encoder
+from sparsecse.errors import InputError
+
+
+def stock_outputs(folder, sentences):
+    tokens = tiny_tokenizer()(sentences, padding=True, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        outputs = AutoModel.from_pretrained(folder).eval()(**tokens, output_hidden_states=True)
+    return outputs, tokens["attention_mask"].unsqueeze(-1).float()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", list(POOLING_MODES))
+def test_vectors_are_those_of_transformers(checkpoints, sentences, family, pooling):
+    if family == "distilbert" and pooling == "pooler":
+        pytest.skip("DistilBERT has no pooler")
+    outputs, mask = stock_outputs(checkpoints[family], sentences)
+    last = outputs.last_hidden_state
+    expected = {
+        "mean": lambda: (last * mask).sum(1) / mask.sum(1),
+        "cls": lambda: last[:, 0],
+        "pooler": lambda: outputs.pooler_output,
+        "first_last_avg": lambda: ((outputs.hidden_states[1] + last) / 2 * mask).sum(1) / mask.sum(1),
+    }[pooling]()
+    vectors = load_encoder(checkpoints[family], pooling=pooling).encode(sentences, batch_size=3)
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_vector_does_not_depend_on_its_batch(encoder, sentences):
+    alone = torch.cat([encoder.encode([sentence]) for sentence in sentences])
+    torch.testing.assert_close(encoder.encode(sentences), alone, atol=1e-5, rtol=1e-5)
+    assert encoder.encode([]).shape == (0, 32)
+
+
+@pytest.mark.parametrize("pooling", [p for p in POOLING_MODES if p != "pooler"])
+@pytest.mark.parametrize("stock", [True, False])
+def test_round_trip_of_every_family(encoder, sentences, tmp_path, pooling, stock):
+    source = load_encoder(encoder.source, pooling=pooling, normalize=True, max_length=20)
+    save_encoder(source, tmp_path, stock=stock)
+    again = load_encoder(tmp_path)
+    assert again.settings == source.settings
+    assert fingerprint(again) == fingerprint(source)
+    assert is_stock(again.model.config)
+    torch.testing.assert_close(again.encode(sentences), source.encode(sentences), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", list(POOLING_MODES))
+@pytest.mark.parametrize("stock", [True, False])
+def test_sentence_transformers_gives_the_same_vectors(checkpoints, sentences, tmp_path, pooling, stock):
+    from sentence_transformers import SentenceTransformer
+
+    encoder = load_encoder(checkpoints["bert"], pooling=pooling, normalize=True)
+    save_encoder(encoder, tmp_path, stock=stock)
+    vectors = SentenceTransformer(str(tmp_path), device="cpu").encode(sentences, convert_to_tensor=True)
+    torch.testing.assert_close(vectors, encoder.encode(sentences), atol=1e-5, rtol=1e-5)
+    assert load_encoder(tmp_path).settings.pooling == pooling
+
+
+def test_twins_of_other_families_compute_the_same(checkpoints, sentences, tmp_path):
+    vectors = load_encoder(checkpoints["bert"], pooling="mean").encode(sentences)
+    for make in (roberta_twin, distilbert_twin):
+        twin = load_encoder(make(tmp_path / make.__name__, checkpoints["bert"]), pooling="mean")
+        torch.testing.assert_close(twin.encode(sentences), vectors, atol=2e-5, rtol=1e-5)
+
+
+def test_pooling_is_never_guessed(checkpoints):
+    with pytest.raises(InputError, match=r"--pooling.*mean, cls, pooler, first_last_avg"):
+        load_encoder(checkpoints["bert"])
+    with pytest.raises(InputError, match="'max' is not a pooling mode"):
+        load_encoder(checkpoints["bert"], pooling="max")
+    assert load_encoder(checkpoints["bert"], pooling="cls_before_pooler").settings.pooling == "cls"
+
+
+def test_a_missing_pooler_is_not_made_up(tmp_path):
+    source = write_checkpoint(tmp_path / "bert", "bert")
+    model = AutoModelForMaskedLM.from_pretrained(source)
+    model.save_pretrained(tmp_path / "mlm")
+    tiny_tokenizer().save_pretrained(tmp_path / "mlm")
+    assert load_encoder(tmp_path / "mlm", pooling="cls").model.pooler is None
+    with pytest.raises(InputError, match="no pooler weights"):
+        load_encoder(tmp_path / "mlm", pooling="pooler")
+
+
+def test_settings_come_from_the_folder(sentence_folder, sentences, tmp_path):
+    folder = tmp_path / "prompted"
+    shutil.copytree(sentence_folder, folder)
+    config = {"prompts": {"query": "the old ", "empty": ""}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    prompted = load_encoder(folder)
+    assert prompted.settings.prompt == "the old "
+    plain = load_encoder(sentence_folder)
+    torch.testing.assert_close(prompted.encode(["house"]), plain.encode(["the old house"]))
+    assert load_encoder(folder, prompt="").settings.prompt == ""
+    assert load_encoder(sentence_folder, prompt="a ").encode(["cat"]).equal(plain.encode(["a cat"]))
+    assert len(plain.tokenize(["cat " * 100], max_length=7)[0]) == 7
+    with pytest.raises(InputError, match="--max-length 100 is outside 3 to 48"):
+        load_encoder(sentence_folder, max_length=100)
+
+
+def test_other_modules_of_sentence_transformers_are_refused(sentence_folder, tmp_path):
+    folder = tmp_path / "lstm"
+    shutil.copytree(sentence_folder, folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.insert(1, {"idx": 9, "name": "9", "path": "9_LSTM", "type": "sentence_transformers.models.LSTM"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(InputError, match="LSTM"):
+        load_encoder(folder)
+    shutil.copy(sentence_folder / "modules.json", folder / "modules.json")
+    pooling = folder / "1_Pooling" / "config.json"
+    config = json.loads(pooling.read_text())
+    pooling.write_text(json.dumps({**config, "pooling_mode_max_tokens": True}))
+    with pytest.raises(InputError, match="1_Pooling"):
+        load_encoder(folder)
+    pooling.unlink()
+    with pytest.raises(InputError, match=r"1_Pooling/config\.json is missing"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt2"}, "'gpt2' model, which sparsecse does not support"),
+        ({"model_type": "new"}, "'new' model"),
+        ({"is_decoder": True}, "is a decoder"),
+        ({"hidden_size": 30}, "not a multiple|do not belong together|cannot be read"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"num_hidden_layers": 5}, "missing from its weights"),
+    ],
+)
+def test_unsupported_and_inconsistent_checkpoints(checkpoints, tmp_path, change, message):
+    folder = tmp_path / "changed"
+    shutil.copytree(checkpoints["bert"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(InputError, match=message):
+        load_encoder(folder, pooling="mean")
+
+
+def test_broken_folders(checkpoints, tmp_path):
+    with pytest.raises(InputError, match="neither a folder"):
+        load_encoder(tmp_path / "nothing", pooling="mean")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no config\.json"):
+        load_encoder(tmp_path / "empty", pooling="mean")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        load_encoder(tmp_path / "file", pooling="mean")
+    folder = tmp_path / "truncated"
+    shutil.copytree(checkpoints["bert"], folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_encoder(folder, pooling="mean")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"broken config\.json"):
+        load_encoder(folder, pooling="mean")

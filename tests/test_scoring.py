@@ -1,0 +1,119 @@
+"""Scores: equal to finite differences, independent of the batch size, the same for twins, reproducible."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import distilbert_twin, roberta_twin, write_checkpoint
+from safetensors.torch import load_file, save_file
+from sparsecse.kernels.reference import uniformity
+
+from sparsecse.encoders import load_encoder
+from sparsecse.errors import InputError
+from sparsecse.gates import Gates, gated
+from sparsecse.masks import Budget, select
+from sparsecse.scoring import Objective, Scores, contributions, magnitude, random
+from sparsecse.surgery import prune
+
+
+def assert_same(left: Scores, right: Scores, rtol: float) -> None:
+    for a, b in zip(left.heads + left.neurons, right.heads + right.neurons, strict=True):
+        scale = max(float(b.abs().max()), 1e-12) if len(b) else 1.0
+        torch.testing.assert_close(a.double(), b.double(), rtol=rtol, atol=rtol * scale)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "first_last_avg"])
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_contributions_are_finite_differences(tmp_path, pairs, pooling, weight):
+    folder = write_checkpoint(tmp_path, "bert", num_hidden_layers=2, num_attention_heads=2, intermediate_size=5)
+    encoder = load_encoder(folder, pooling=pooling, normalize=True).double()
+    scores = contributions(encoder, pairs, Objective(weight), batch_size=3)
+
+    sentences = pairs.sentences()
+    positives = torch.tensor(pairs.positives(4.0))
+    input_ids, mask = encoder.collate(encoder.tokenize(sentences))
+
+    def objective(gates: Gates) -> float:
+        with torch.no_grad(), gated(encoder.model, gates):
+            unit = F.normalize(encoder(input_ids, mask), dim=-1)
+        align = (unit[positives[:, 0]] - unit[positives[:, 1]]).square().sum(-1).mean()
+        return float(weight * align + (1 - weight) * uniformity(unit))
+
+    step = 1e-5
+    gates = Gates.ones(encoder.model, batch=len(sentences))
+    for values, score in zip(gates.tensors(), [*scores.heads, *scores.neurons], strict=True):
+        difference = torch.zeros_like(values)
+        with torch.no_grad():
+            for row in range(values.shape[0]):
+                for column in range(values.shape[1]):
+                    ends = []
+                    for sign in (1, -1):
+                        values[row, column] = 1 + sign * step
+                        ends.append(objective(gates))
+                    values[row, column] = 1
+                    difference[row, column] = (ends[0] - ends[1]) / (2 * step)
+        torch.testing.assert_close(score, difference.abs().mean(dim=0), rtol=1e-5, atol=1e-10)
+
+
+def test_scores_do_not_depend_on_the_batch_size(encoder, pairs):
+    whole = contributions(encoder, pairs, batch_size=64)
+    assert whole.sizes() == encoder.model.config.layer_sizes()
+    assert_same(contributions(encoder, pairs, batch_size=1), whole, rtol=1e-4)
+    assert_same(contributions(encoder, pairs, batch_size=3), whole, rtol=1e-4)
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_twins_of_other_families_get_the_same_scores(checkpoints, pairs, tmp_path):
+    scores = contributions(load_encoder(checkpoints["bert"], pooling="mean"), pairs)
+    for make in (roberta_twin, distilbert_twin):
+        twin = load_encoder(make(tmp_path / make.__name__, checkpoints["bert"]), pooling="mean")
+        assert_same(contributions(twin, pairs), scores, rtol=1e-3)
+
+
+def test_a_pruned_encoder_can_be_scored_again(encoder, pairs):
+    scores = contributions(encoder, pairs)
+    smaller = prune(encoder, select(scores, Budget(5, 40)))
+    again = contributions(smaller, pairs)
+    assert again.sizes() == smaller.model.config.layer_sizes()
+    assert sum(map(len, again.heads)) == 7
+
+
+def test_methods_without_data(bert):
+    assert_same(random(bert, 3), random(bert, 3), rtol=0)
+    assert not torch.equal(random(bert, 3).neurons[0], random(bert, 4).neurons[0])
+    layer = bert.model.encoder.layer[1]
+    norms = magnitude(bert)
+    expected = torch.cat([layer.intermediate.dense.weight[5], layer.output.dense.weight[:, 5]]).norm()
+    torch.testing.assert_close(norms.neurons[1][5], expected)
+    rows = slice(16, 24)  # head 2 of size 8
+    attention = layer.attention
+    parts = [getattr(attention.self, name).weight[rows].flatten() for name in ("query", "key", "value")]
+    parts.append(attention.output.dense.weight[:, rows].flatten())
+    torch.testing.assert_close(norms.heads[1][2], torch.cat(parts).norm())
+
+
+def test_score_files(bert, pairs, tmp_path):
+    scores = contributions(bert, pairs)
+    path = tmp_path / "scores.safetensors"
+    scores.save(path, {"method": "taylor"})
+    again = Scores.load(path)
+    assert_same(again, scores, rtol=1e-6)
+    assert again.values == scores.values
+    broken = load_file(path)
+    broken["neurons.1"][3] = float("nan")
+    save_file(broken, path)
+    with pytest.raises(InputError, match="neurons of layer 1 hold NaN"):
+        Scores.load(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="not a score file"):
+        Scores.load(path)
+    with pytest.raises(InputError, match="does not exist"):
+        Scores.load(tmp_path / "none")
+
+
+def test_bad_objectives(bert, pairs):
+    with pytest.raises(InputError, match=r"--lambda 1\.5"):
+        Objective(1.5)
+    with pytest.raises(InputError, match=r"no pair with a gold score of at least 4\.9"):
+        contributions(bert, pairs, Objective(positive_minimum=4.9))
