@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sparsecse.kernels import dispatch, native, reference
 from torch import Tensor
+
+from sparsecse.kernels import dispatch, native, reference
 
 # What `--check` holds the kernel to, at N = 10,000 and d = 384 (or the largest N asked for).
 FLOORS = {"float32 share of GEMM peak": 0.60, "float32 against pdist": 10.0, "float32 against blocked": 2.0}

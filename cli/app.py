@@ -7,15 +7,17 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
-from sparsecse.cli import bench, evaluate, finetune, inspect, pack, prune, rewind, run, score, train
-from sparsecse.cli.output import note
 
 from sparsecse import __version__
+from sparsecse.cli import bench, evaluate, finetune, inspect, pack, prune, rewind, run, score, train
+from sparsecse.cli.output import note
 from sparsecse.errors import InputError
 
 _DEBUG = "SPARSECSE_DEBUG"
+
+# Typer brings its own copy of click in newer versions; this is the base of its usage errors in all of them.
+_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="sparsecse",
@@ -71,17 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = app(args=arguments, prog_name="sparsecse", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as exit_:
+    except typer.Exit as exit_:
         return exit_.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+    except _UsageError as error:
+        error.show()  # type: ignore[attr-defined]
+        return error.exit_code  # type: ignore[attr-defined]
     except InputError as error:
         if os.environ.get(_DEBUG):
             raise
         note(f"Error: {error}")
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         note("Interrupted; the same command goes on where it stopped.")
         return 130
     except BrokenPipeError:

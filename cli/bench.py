@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from sparsecse.cli import options
 from sparsecse.cli.output import progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, session, set_threads
-
 from sparsecse.errors import InputError
 
 Models = Annotated[

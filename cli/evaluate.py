@@ -5,7 +5,6 @@ from __future__ import annotations
 from sparsecse.cli import options
 from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session, set_threads
-
 from sparsecse.workdir import Workdir
 
 

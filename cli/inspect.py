@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from sparsecse.cli import options
 from sparsecse.cli.output import show
-
 from sparsecse.workdir import Workdir
 
 What = Annotated[str, typer.Argument(help="A model (folder, hub id, demo) or a run directory.")]

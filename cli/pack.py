@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from sparsecse.cli import options
 from sparsecse.cli.output import note, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, session

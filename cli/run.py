@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from sparsecse.cli import options
 from sparsecse.cli.output import note, progress, show, step_progress
 from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsecse.cli.options import split_list
-
 from sparsecse.errors import InputError
 from sparsecse.workdir import Workdir
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+
 from sparsecse.cli import options
 from sparsecse.cli.output import note, show, step_progress
 from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session

@@ -12,10 +12,10 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
-from sparsecse.kernels import reference
 from torch import Tensor
 
 from sparsecse.errors import InputError
+from sparsecse.kernels import reference
 
 
 @lru_cache(maxsize=1)

@@ -3,8 +3,9 @@
 from types import ModuleType
 
 import torch
-from sparsecse.kernels.dispatch import cpu_level, native_extension
 from torch import Tensor
+
+from sparsecse.kernels.dispatch import cpu_level, native_extension
 
 # The extension works in whole blocks: it wants gradients padded to multiples of this in both dimensions.
 PADDING = 32

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from sparsecse.kernels.dispatch import implementation
-from sparsecse.kernels.reference import working_dtype
 from torch import Tensor
 
 from sparsecse.errors import InputError
+from sparsecse.kernels.dispatch import implementation
+from sparsecse.kernels.reference import working_dtype
 
 
 def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:

@@ -6,11 +6,11 @@ U(x) = log mean over i != j of exp(-t ||x_i - x_j||^2)
 from typing import Any
 
 import torch
-from sparsecse.kernels.dispatch import implementation
-from sparsecse.kernels.reference import working_dtype
 from torch import Tensor
 
 from sparsecse.errors import InputError
+from sparsecse.kernels.dispatch import implementation
+from sparsecse.kernels.reference import working_dtype
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:

@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
-from sparsecse.kernels import row_logsumexp, uniformity, uniformity_value_and_grad
-from sparsecse.kernels.dispatch import native_extension
 from torch import Tensor
 
 from sparsecse.errors import InputError
+from sparsecse.kernels import row_logsumexp, uniformity, uniformity_value_and_grad
+from sparsecse.kernels.dispatch import native_extension
 
 LEVELS = ["portable", "avx2", "avx512", "avx512bf16", "amx"]
 HALF = [torch.bfloat16, torch.float16]

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from conftest import distilbert_twin, roberta_twin, write_checkpoint
 from safetensors.torch import load_file, save_file
-from sparsecse.kernels.reference import uniformity
 
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.gates import Gates, gated
+from sparsecse.kernels.reference import uniformity
 from sparsecse.masks import Budget, select
 from sparsecse.scoring import Objective, Scores, contributions, magnitude, random
 from sparsecse.surgery import prune

@@ -197,7 +197,8 @@ def test_an_unknown_character_costs_a_unigram_path_what_it_did():
 
 
 def test_vectors_stay_through_saving_and_loading(encoder, tmp_path):
-    kept = kept_of(encoder, [encoder.settings.prompt + line for line in CORPUS])
+    texts = [encoder.settings.prompt + line for line in CORPUS]
+    kept = kept_of(encoder, texts)
     smaller = prune_vocabulary(encoder, kept)
     config = smaller.model.config
     assert config.vocab_size == len(kept) == smaller.model.embeddings.word_embeddings.num_embeddings
@@ -210,12 +211,12 @@ def test_vectors_stay_through_saving_and_loading(encoder, tmp_path):
     loaded = load_encoder(tmp_path)
     assert loaded.tokenizer.get_vocab() == smaller.tokenizer.get_vocab()
     torch.testing.assert_close(loaded.encode(CORPUS), wanted, atol=1e-6, rtol=0)
-    assert pieces(AutoTokenizer.from_pretrained(tmp_path), CORPUS) == pieces(encoder.tokenizer, CORPUS)
+    assert pieces(AutoTokenizer.from_pretrained(tmp_path), texts) == pieces(encoder.tokenizer, texts)
     sentence_transformers = pytest.importorskip("sentence_transformers")
     vectors = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu").encode(CORPUS)
     torch.testing.assert_close(torch.tensor(vectors), wanted, atol=1e-6, rtol=0)
-    again = prune_vocabulary(loaded, kept_of(loaded, CORPUS[:50]))
-    assert pieces(again.tokenizer, CORPUS[:50]) == pieces(encoder.tokenizer, CORPUS[:50])
+    again = prune_vocabulary(loaded, kept_of(loaded, texts[:50]))
+    assert pieces(again.tokenizer, texts[:50]) == pieces(encoder.tokenizer, texts[:50])
 
 
 def test_padding_follows_when_its_id_changes(encoder):

@@ -198,7 +198,8 @@ class LayerStack(nn.Module):
         self.layer = nn.ModuleList(Layer(config, heads, neurons) for heads, neurons in config.layer_sizes())
         self.num_buckets = config.relative_attention_num_buckets
         if self.num_buckets:
-            self.relative_attention_bias = nn.Embedding(self.num_buckets, config.num_attention_heads)
+            all_heads = config.hidden_size // config.attention_head_size
+            self.relative_attention_bias = nn.Embedding(self.num_buckets, all_heads)
         self.kept_heads = config.kept_heads
 
     def relative_bias(self, length, device):

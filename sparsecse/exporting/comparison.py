@@ -60,7 +60,9 @@ def compare(encoder: Encoder, run: Run, pooled: bool) -> Difference:
             expected = F.normalize(encoder(input_ids, mask), dim=-1)
             found = F.normalize(output if pooled else _pool(encoder, output, mask), dim=-1)
         if found.shape != expected.shape:
-            raise InputError(f"The exported {encoder.source} returns {list(found.shape)} instead of {list(expected.shape)}.")
+            raise InputError(
+                f"The exported {encoder.source} returns {list(found.shape)} instead of {list(expected.shape)}."
+            )
         differences.append((found - expected).abs().max())
         cosines.append((found.double() * expected.double()).sum(dim=-1).min())
     return Difference(float(torch.stack(differences).max()), float(torch.stack(cosines).min()))

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from sparsecse.encoders import Encoder, is_stock, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, atomic_file, read_json, write_json
@@ -40,10 +42,9 @@ def staged(folder: Path, encoder: Encoder) -> Iterator[Path]:
                 stage = Path(temporary)
                 yield stage
                 _publish(stage, folder)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}); choose another folder or make room in it."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder} cannot be written ({reason}); choose another folder or make room in it.") from error
 
 
 def _write_companions(encoder: Encoder, directory: Path) -> None:

@@ -18,6 +18,9 @@ from sparsecse.encoders import Encoder
 from sparsecse.encoders.pooling import pool
 from sparsecse.errors import InputError
 
+# How torch.onnx and OpenVINO say it.
+_UNSUPPORTED = re.compile(r"No (?:ONNX function|conversion rule|translator)[^\n]*?((?:aten|prims)(?:::|\.)\w+)")
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -93,10 +96,18 @@ def trace(encoder: Encoder, pooled: bool) -> Graph:
 
 @contextlib.contextmanager
 def converting(encoder: Encoder, what: str) -> Iterator[None]:
-    """Run a converter silently (stdout belongs to --json) and turn whatever it raises into one `InputError`."""
+    """Run a converter silently and turn whatever it raises into one `InputError`.
+
+    Converters print graphs and progress bars, and stdout belongs to --json.
+    """
     disabled = logging.root.manager.disable
+    silence = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(silence),
+            contextlib.redirect_stderr(silence),
+        ):
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
             yield
@@ -112,14 +123,14 @@ def converting(encoder: Encoder, what: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The operator that has no counterpart, where an error in the chain names one, else what came last."""
+    """The operator that has no counterpart, where an error of the chain names one, else how the first one begins."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     for link in chain:
-        if found := re.search(r"(?:aten|torch_\w+|sparsecse|prims)(?:::|\.)\w+", str(link)):
-            return f"the operator {found[0]} is not supported"
+        if found := _UNSUPPORTED.search(str(link)):
+            return f"the operator {found[1]} is not supported"
     lines = [line.strip() for line in str(chain[-1]).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(chain[-1]).__name__
+    return lines[0].rstrip(".")[:200] if lines else type(chain[-1]).__name__

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sparsecse.encoders import Encoder
+from sparsecse.errors import InputError
 from sparsecse.exporting.comparison import Run
 from sparsecse.exporting.export import export, require, require_precision
 from sparsecse.exporting.graph import Graph
@@ -18,6 +19,8 @@ from sparsecse.exporting.report import ExportReport
 # A protobuf file holds 2 GB; larger weights go into a file beside it.
 _EXTERNAL_BYTES = 1_800_000_000
 
+_OLDEST_OPSET = 18
+
 
 def export_onnx(
     encoder: Encoder,
@@ -25,7 +28,7 @@ def export_onnx(
     *,
     precision: str = "float32",
     pooled: bool = False,
-    opset: int = 18,
+    opset: int = _OLDEST_OPSET,
     tolerance: float | None = None,
 ) -> ExportReport:
     """Write an encoder as ONNX, with dynamic batch and length, and compare what onnxruntime computes with torch.
@@ -48,6 +51,10 @@ def export_onnx(
     """
     require(("onnx", "onnxscript", "onnxruntime"), "onnx")
     require_precision(precision, ("float32", "int8"), "onnx")
+    if opset < _OLDEST_OPSET:
+        raise InputError(
+            f"opset {opset} is older than {_OLDEST_OPSET}, the first that torch exports; give a newer one."
+        )
 
     def write(graph: Graph, target: Path) -> None:
         if precision == "float32":

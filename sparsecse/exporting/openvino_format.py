@@ -63,7 +63,10 @@ def export_openvino(
             model = _quantize(model, graph.inputs, token_ids)
         elif precision == "bfloat16":
             _store_in_bfloat16(model)
-        openvino.save_model(model, target, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, target, compress_to_fp16=False)
+        except RuntimeError as error:  # how OpenVINO reports a full disk
+            raise OSError(f"OpenVINO: {str(error).strip()}") from error
 
     def load(path: Path) -> Run:
         import openvino
@@ -119,6 +122,4 @@ def _quantize(model: Any, inputs: Sequence[str], token_ids: Sequence[Sequence[in
         {name: np.ones_like(row) if name == "attention_mask" else row * (name == "input_ids") for name in inputs}
         for row in rows
     ]
-    return nncf.quantize(
-        model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples)
-    )
+    return nncf.quantize(model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples))

@@ -1,0 +1,171 @@
+"""The command line: JSON alone on standard output, one sentence and exit code 2 on bad input, options as documented."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sparsecse.cli import main
+from sparsecse.cli.options import Pooling
+from sparsecse.encoders import POOLING_MODES
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """Run the command line in an empty folder; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPARSECSE_WORKDIR", raising=False)
+    monkeypatch.delenv("SPARSECSE_DATA_DIR", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def scored(call, sentence_folder, pairs_file):
+    assert call("score", sentence_folder, "--data", pairs_file)[0] == 0
+    return call
+
+
+def test_the_stages_one_by_one(scored, sentences, tmp_path):
+    code, out, err = scored("prune", "--sparsity", "0.25")
+    assert code == 0 and "of 72" not in out and "parameters stay" in out and "next: sparsecse" in err
+    (tmp_path / "text.txt").write_text("\n".join(sentences))
+    options = ["--steps", "2", "--train-batch-size", "4", "--eval-every", "1", "--json"]
+    code, out, err = scored("finetune", "--data", "text.txt", *options)
+    assert code == 0 and json.loads(out)["info"]["steps"] == 2 and "dev" in err
+    code, out, _ = scored("eval", "--tasks", "demo-test", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["stage"] == "finetune"
+    assert set(result["tasks"]["demo-test"]) >= {"spearman", "pairs"}
+    assert {"average", "alignment", "uniformity"} <= set(result) and "tasks" in result["dense"]
+    code, out, _ = scored("pack", "--out", "packed")
+    assert code == 0 and (tmp_path / "packed" / "modeling_sparsecse.py").exists()
+    code, out, _ = scored("eval", "packed", "--tasks", "demo-test", "--json")
+    assert code == 0 and json.loads(out)["average"] == pytest.approx(result["average"], abs=1e-6)
+    code, out, _ = scored("inspect", "--json")
+    assert set(json.loads(out)["stages"]) == {"score", "prune", "finetune", "eval", "pack"}
+    code, out, _ = scored("inspect", "packed", "--json")
+    facts = json.loads(out)
+    assert facts["family"] == "bert" and facts["pruned"] and sum(x["heads"] for x in facts["layers"]) == 9
+    assert "finetune" in scored("inspect")[1] and "layer" in scored("inspect", "packed")[1]
+
+
+def test_score_prints_what_is_lowest_in_each_layer(scored, sentence_folder, pairs_file):
+    code, out, err = scored("score", sentence_folder, "--data", pairs_file)
+    assert code == 0 and "already has these scores" in err
+    header = next(line for line in out.splitlines() if line.startswith("layer"))
+    assert header.split() == [
+        "layer",
+        "heads",
+        "1%",
+        "5%",
+        "10%",
+        "20%",
+        "50%",
+        "neurons",
+        "1%",
+        "5%",
+        "10%",
+        "20%",
+        "50%",
+    ]
+    rows = [line.split() for line in out.splitlines() if line[:1].isdigit()]
+    assert len(rows) == 3
+    assert sum(int(row[6]) for row in rows) == 6 and sum(int(row[12]) for row in rows) == 36
+    assert "uniformity" in out
+
+
+def test_bench_prints_rows(call, sentence_folder):
+    options = ["--sentences", "4", "--batch-sizes", "2", "--orders", "given", "--rounds", "1", "--threads", "1"]
+    code, out, _ = call("bench", sentence_folder, *options, "--json")
+    assert code == 0
+    (row,) = json.loads(out)["rows"]
+    wanted = "model runtime precision batch_size order sentences_per_second tokens_per_second p50_ms p95_ms peak_rss_mb"
+    assert set(row) >= set(wanted.split())
+    assert row["runtime"] == "sparsecse" and row["sentences_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "nowhere", "--data", "demo"], "nowhere is neither a folder"),
+        (["score", "--data", "demo"], "Missing argument MODEL"),
+        (["score", "{model}", "--data", "nothing.tsv"], "nothing.tsv"),
+        (["score", "{model}", "--data", "{pairs}", "--columns", "a,b,c"], "sentence1"),
+        (["score", "{model}", "--data", "empty.tsv"], "empty.tsv"),
+        (["score", "{model}", "--data", "stsb", "--data-dir", "."], "--data-dir"),
+        (["score", "{model}", "--data", "demo", "--method", "best"], "--method 'best'"),
+        (["score", "{model}", "--data", "demo", "--lambda", "2"], "--lambda 2"),
+        (["score", "{model}", "--data", "demo", "--workdir", "empty.tsv"], "empty.tsv is a file"),
+        (["prune", "--sparsity", "0.2"], "sparsecse score"),
+        (["prune", "--sparsity", "many"], "--sparsity"),
+        (["pack"], "sparsecse prune"),
+        (["eval"], "sparsecse prune"),
+        (["eval", "{model}", "--tasks", "glue"], "glue"),
+        (["bench", "{model}", "--runtimes", "warp"], "warp"),
+        (["bench", "{model}", "--batch-sizes", "0"], "--batch-sizes 0"),
+        (["finetune", "--data", "demo"], "sparsecse score"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(call, sentence_folder, pairs_file, tmp_path, arguments, message):
+    (tmp_path / "empty.tsv").write_text("sentence1\tsentence2\tscore\n")
+    filled = [a.format(model=sentence_folder, pairs=pairs_file) for a in arguments]
+    code, out, err = call(*filled)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+    if "Usage:" not in err:
+        assert len(err.strip().splitlines()) == 1
+
+
+def test_a_bad_call_harms_nothing_on_disk(scored, tmp_path):
+    assert scored("prune", "--sparsity", "0.25")[0] == 0
+    before = {p: p.read_bytes() for p in sorted((tmp_path / "sparsecse-run").rglob("*")) if p.is_file()}
+    assert scored("prune", "--sparsity", "1.5")[0] == 2
+    scores = tmp_path / "sparsecse-run" / "score" / "scores.safetensors"
+    whole = scores.read_bytes()
+    scores.write_bytes(whole[:200])
+    code, _, err = scored("prune", "--sparsity", "0.5")
+    assert code == 2 and "scores.safetensors is not a score file" in err
+    scores.write_bytes(whole)
+    after = {p: p.read_bytes() for p in sorted((tmp_path / "sparsecse-run").rglob("*")) if p.is_file()}
+    assert after == before
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "sparsecse",
+        "--debug",
+        "prune",
+        "--sparsity",
+        "0.1",
+        "--workdir",
+        str(tmp_path / "no"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "InputError" in done.stderr
+    command.remove("--debug")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_help_is_quick_and_names_every_pooling(call):
+    code = "import sys; from sparsecse.cli import main; main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+    text = Pooling.__metadata__[0].help
+    assert text.endswith(f"{', '.join(POOLING_MODES)}.")
+    code, out, _ = call("--version")
+    assert code == 0 and out.startswith("sparsecse ")

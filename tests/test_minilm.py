@@ -1,0 +1,103 @@
+"""The method on a real model: figures measured before are reproduced, and pruning does what the paper says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import SENTEVAL, SHARED_DATA, distilbert_twin, needs_senteval, roberta_twin
+
+from sparsecse import stages
+from sparsecse.datasets import load_pairs
+from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.evaluation import evaluate
+from sparsecse.gates import gated
+from sparsecse.masks import Budget, select
+from sparsecse.scoring import contributions, magnitude, random
+from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.surgery import gates_of, prune
+from sparsecse.training import TrainingSettings
+from sparsecse.workdir import Workdir
+
+pytestmark = pytest.mark.slow
+
+STS = "sts12,sts14,sts15,stsb-test"
+
+
+@pytest.fixture(scope="module")
+def dense(minilm) -> Encoder:
+    return load_encoder(minilm)
+
+
+@pytest.fixture(scope="module")
+def scores(dense):
+    return contributions(dense, load_pairs("stsb", data_dir=SENTEVAL))
+
+
+@pytest.fixture(scope="module")
+def before(dense):
+    return evaluate(dense, STS, data_dir=SENTEVAL)
+
+
+@needs_senteval
+def test_dense_figures(dense, before):
+    known = {"sts12": 72.37, "sts14": 75.59, "sts15": 85.39, "stsb-test": 82.041}
+    for task, value in known.items():
+        assert before.tasks[task].spearman == pytest.approx(value, abs=0.05), task
+    assert evaluate(dense, "stsb-dev", data_dir=SENTEVAL).average == pytest.approx(86.729, abs=0.05)
+
+
+@needs_senteval
+@pytest.mark.parametrize("sparsity", [0.05, 0.1, 0.2])
+def test_removing_what_contributes_least_raises_sts(dense, scores, before, sparsity):
+    mask = select(scores, Budget.of(scores.sizes(), sparsity=sparsity))
+    after = evaluate(prune(dense, mask), STS, data_dir=SENTEVAL)
+    assert after.tasks["stsb-test"].spearman > before.tasks["stsb-test"].spearman
+    assert after.average > before.average
+
+
+@needs_senteval
+def test_random_and_magnitude_at_twenty_percent_fall(dense, before):
+    for rival in (random(dense, 0), magnitude(dense)):
+        mask = select(rival, Budget.of(rival.sizes(), sparsity=0.2))
+        after = evaluate(prune(dense, mask), STS, data_dir=SENTEVAL)
+        assert after.average < before.average - 0.5
+        assert after.tasks["stsb-test"].spearman < before.tasks["stsb-test"].spearman
+
+
+def test_the_pruned_model_computes_what_the_gated_one_does(dense):
+    pairs = load_pairs("demo")
+    texts = pairs.sentences()[:64]
+    scores = random(dense, 1)
+    mask = select(scores, Budget.of(scores.sizes(), sparsity=0.4))
+    with gated(dense.model, gates_of(mask, dense.model)):
+        expected = dense.encode(texts)
+    torch.testing.assert_close(prune(dense, mask).encode(texts), expected, atol=1e-5, rtol=0)
+
+
+def test_a_bert_and_its_twins_get_the_same_scores(minilm, dense, tmp_path):
+    pairs = load_pairs("demo")
+    few = type(pairs)("few", "dev", pairs.first[:60], pairs.second[:60], pairs.scores[:60], None, "demo")
+    own = contributions(dense, few)
+    for make in (roberta_twin, distilbert_twin):
+        twin = load_encoder(make(tmp_path / make.__name__, minilm), pooling="mean", normalize=True, max_length=256)
+        others = contributions(twin, few)
+        for a, b in zip(own.heads + own.neurons, others.heads + others.neurons, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4 * float(a.max()))
+
+
+@needs_senteval
+def test_a_run_with_distillation_ends_above_dense(minilm, tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    plan = stages.Plan(
+        model=ModelOptions(str(minilm)),
+        data=DataOptions("stsb", data_dir=str(SENTEVAL)),
+        train_data=DataOptions(str(SHARED_DATA / "sentences.txt.gz")),
+        budget={"sparsity": 0.2},
+        tasks="stsb-test",
+        training=TrainingSettings(max_steps=60, eval_every=30, dropout=0.0),
+        bench_sentences=0,
+    )
+    done = stages.run(workdir, plan)
+    results = done["eval"][0].info
+    assert results["pruned"]["average"] > results["dense"]["average"]
+    assert done["pack"][0].info["weights_bytes"] < 83_000_000
