@@ -8,6 +8,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+# Subprocesses of the tests import the installed package, not the source tree that they may be started from.
+os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 import pytest
 import torch

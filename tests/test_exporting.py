@@ -1,4 +1,4 @@
-"""Exported models compute what the torch model does, land where they are looked for, and leave nothing when they fail."""
+"""Exported models compute what the torch model does, land where tools look, and leave nothing when they fail."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_full_disk_leaves_nothing(bert, tmp_path, monkeypatch, export):
         monkeypatch.setattr("onnx_ir.save", full)
     else:
         monkeypatch.setattr("openvino.save_model", broken_stream)
-    with pytest.raises(InputError, match="out cannot be written .*make room"):
+    with pytest.raises(InputError, match=r"out cannot be written .*make room"):
         export(bert, tmp_path / "out")
     assert left(tmp_path) == []
 
@@ -254,7 +254,7 @@ def test_a_failed_move_keeps_the_old_export(bert, tmp_path, monkeypatch):
     def refuse(source, target):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("sparsecse.exporting.folder.os.replace", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(InputError, match="Permission denied"):
         export_onnx(bert, tmp_path / "out", precision="int8")
     assert left(tmp_path / "out" / "onnx") == ["model.onnx"]
@@ -265,7 +265,7 @@ def test_a_failed_move_keeps_the_old_export(bert, tmp_path, monkeypatch):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_read_only_folder(bert, tmp_path, export):
     (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(InputError, match="cannot be written .*Permission denied"):
+    with pytest.raises(InputError, match=r"cannot be written .*Permission denied"):
         export(bert, tmp_path / "locked" / "out")
 
 

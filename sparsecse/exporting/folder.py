@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,4 +85,4 @@ def _publish(stage: Path, folder: Path) -> None:
         (folder / main).unlink(missing_ok=True)
     for path in (*others, main):
         with atomic_file(folder / path) as temporary:
-            os.replace(stage / path, temporary)
+            (stage / path).replace(temporary)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsecse.encoders import Encoder
 from sparsecse.encoders.pooling import pool
@@ -87,7 +88,9 @@ def trace(encoder: Encoder, pooled: bool) -> Graph:
     values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     module = (_SentenceVectors if pooled else _TokenVectors)(encoder)
-    with converting(encoder, "a traced graph"), torch.no_grad():
+    # The fused kernels return other strides than the plain formula that converters put in their place, and a view that
+    # was traced on the one cannot be taken of the other (seen with MPNet's biases).
+    with converting(encoder, "a traced graph"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         program = torch.export.export(
             module, tuple(values[name] for name in names), dynamic_shapes=(sizes,) * len(names)
         )

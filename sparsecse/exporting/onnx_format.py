@@ -90,7 +90,6 @@ def _write(graph: Graph, target: Path, opset: int) -> None:
         opset_version=opset,
         verbose=False,
     )
-    assert program is not None
     # The tracer notes this machine's source paths with every node.
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()

@@ -1,0 +1,37 @@
+# One command each: `make demo` installs and runs the main job, `make test` installs and runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test install lint bench asan clean
+
+$(BIN)/sparsecse: pyproject.toml setup.py constraints.txt $(wildcard csrc/*) $(wildcard kernels/*.py) $(wildcard cli/*.py) $(shell find sparsecse -name '*.py')
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q torch==2.13.0
+	$(BIN)/pip install -q -c constraints.txt ".[demo,test,dev]"
+	touch $@
+
+install: $(BIN)/sparsecse
+
+demo: install
+	HF_HUB_OFFLINE=1 $(BIN)/sparsecse run demo --data demo --train-data demo --sparsity 0.2 --steps 60
+
+test: install
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -q
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy sparsecse cli kernels
+
+bench: install
+	$(BIN)/python benchmarks/uniformity.py
+
+# The kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer; the instrumented build stays in the source tree.
+asan: install
+	SPARSECSE_SANITIZE=address,undefined SPARSECSE_REQUIRE_NATIVE=1 $(BIN)/pip install -q --no-deps -e .
+	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+		$(BIN)/pytest -q tests/test_kernels.py -k "not opcheck"
+
+clean:
+	rm -rf build *.egg-info sparsecse/_native*.so
