@@ -102,6 +102,29 @@ KeepHeads = Annotated[
 KeepNeurons = Annotated[
     int | None, typer.Option("--keep-neurons", help="How many neurons stay, over all layers.", rich_help_panel=_PRUNE)
 ]
+CutModel = Annotated[str, typer.Argument(help="Model to cut where nothing was scored, for --layers and --vocab alone.")]
+Portable = Annotated[
+    bool,
+    typer.Option(
+        "--portable",
+        help="Remove neurons only, equally many in every layer: the packed folder is a stock checkpoint.",
+        rich_help_panel=_PRUNE,
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option("--layers", help="Layers that stay, from 0: 0,2,4; the others leave whole.", rich_help_panel=_PRUNE),
+]
+Vocab = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vocab", help="Text file (also .gz) whose tokens stay; give it more than once.", rich_help_panel=_PRUNE
+    ),
+]
+VocabSize = Annotated[
+    int | None,
+    typer.Option("--vocab-size", min=1, help="Keep at most that many tokens, the most useful.", rich_help_panel=_PRUNE),
+]
 Method = Annotated[
     str,
     typer.Option(
@@ -188,3 +211,13 @@ def split_numbers(text: str, option: str) -> tuple[int, ...]:
     if not numbers or min(numbers) < 1:
         raise InputError(f"{option} {text} is not a list of whole numbers above 0 such as 1,32.")
     return numbers
+
+
+def split_layers(text: str | None) -> tuple[int, ...] | None:
+    """`0,2,4` as layer numbers; None stays None."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"--layers {text} is not a list of layer numbers such as 0,2,4.") from None

@@ -18,10 +18,15 @@ from sparsecse.scoring import Scores
 
 @dataclass(frozen=True)
 class Mask:
-    """True for what stays: one boolean tensor per layer, [heads of the layer] and [neurons of the layer]."""
+    """True for what stays: one boolean tensor per layer, [heads of the layer] and [neurons of the layer].
+
+    layers: [layers], False for a layer that leaves as a whole, residual and LayerNorms included (its heads and neurons
+        are then all False); None keeps every layer.
+    """
 
     heads: tuple[torch.Tensor, ...]
     neurons: tuple[torch.Tensor, ...]
+    layers: torch.Tensor | None = None
 
     def sizes(self) -> list[tuple[int, int]]:
         """For each layer the (heads, neurons) of the model that the mask fits."""
@@ -31,10 +36,17 @@ class Mask:
         """For each layer the (heads, neurons) that stay."""
         return [(int(heads.sum()), int(neurons.sum())) for heads, neurons in zip(self.heads, self.neurons, strict=True)]
 
+    def kept_layers(self) -> list[int]:
+        """Indices of the layers that stay."""
+        count = len(self.heads)
+        return list(range(count)) if self.layers is None else [i for i in range(count) if self.layers[i]]
+
     def save(self, path: Path) -> None:
-        """Write `heads.<layer>` and `neurons.<layer>` as boolean safetensors."""
+        """Write `heads.<layer>`, `neurons.<layer>` and, where layers leave, `layers` as boolean safetensors."""
         tensors = {f"heads.{i}": tensor for i, tensor in enumerate(self.heads)}
         tensors |= {f"neurons.{i}": tensor for i, tensor in enumerate(self.neurons)}
+        if self.layers is not None:
+            tensors["layers"] = self.layers
         with atomic_file(path) as temporary:
             save_file(tensors, temporary, {"format": "pt", "sparsecse": json.dumps({"kept": self.kept()})})
 
@@ -43,10 +55,11 @@ class Mask:
         """Read what `save` wrote; a missing or broken file raises `InputError`."""
         try:
             tensors = load_file(path)
-            layers = len(tensors) // 2
+            count = sum(name.startswith("heads.") for name in tensors)
             return cls(
-                tuple(tensors[f"heads.{i}"].bool() for i in range(layers)),
-                tuple(tensors[f"neurons.{i}"].bool() for i in range(layers)),
+                tuple(tensors[f"heads.{i}"].bool() for i in range(count)),
+                tuple(tensors[f"neurons.{i}"].bool() for i in range(count)),
+                tensors["layers"].bool() if "layers" in tensors else None,
             )
         except (SafetensorError, OSError, KeyError) as error:
             raise InputError(f"{path} is not a mask that can be read ({error}); run `sparsecse prune` again.") from None
@@ -122,3 +135,54 @@ def select(scores: Scores, budget: Budget) -> Mask:
         tuple(~mark for mark in lowest(scores.heads, budget.heads)),
         tuple(~mark for mark in lowest(scores.neurons, budget.neurons)),
     )
+
+
+def select_portable(scores: Scores, sparsity: float) -> Mask:
+    """Keep every head and, in every layer alike, all but the round(sparsity * count) lowest-scored neurons.
+
+    What is left has the shape of a stock checkpoint, which needs no modelling code of ours.
+
+    Raises:
+        InputError: the layers do not have equally many heads and neurons.
+    """
+    sizes = set(scores.sizes())
+    if len(sizes) != 1:
+        raise InputError("--portable needs a model whose layers are all alike; score the dense model.")
+    (_, count), *_ = sizes
+    removed = Budget.of([(0, count)], neuron_sparsity=sparsity).neurons
+    if removed == count:
+        raise InputError(f"--portable with sparsity {sparsity:g} would leave no neuron; give a smaller one.")
+    return Mask(
+        tuple(torch.ones(len(heads), dtype=torch.bool) for heads in scores.heads),
+        tuple(~lowest([neurons], removed)[0] for neurons in scores.neurons),
+    )
+
+
+def of_layers(scores: Scores, layers: Sequence[int]) -> Scores:
+    """The scores of some layers only, so that a budget is spent among them."""
+    return Scores(tuple(scores.heads[i] for i in layers), tuple(scores.neurons[i] for i in layers), scores.values)
+
+
+def keep_layers(mask: Mask | None, sizes: Sequence[tuple[int, int]], layers: Sequence[int]) -> Mask:
+    """Spread a mask of some layers over the whole model; the other layers leave.
+
+    Args:
+        mask: for the kept layers in their order; None keeps all that they have.
+        sizes: for each layer of the whole model its (heads, neurons).
+        layers: indices of the kept layers, in ascending order.
+
+    Raises:
+        InputError: no layer, one that the model does not have, or a wrong order.
+    """
+    if not layers or list(layers) != sorted(set(layers)) or not 0 <= min(layers) <= max(layers) < len(sizes):
+        raise InputError(
+            f"--layers {','.join(map(str, layers))} must name layers from 0 to {len(sizes) - 1}, each once, ascending."
+        )
+    heads = [torch.zeros(count, dtype=torch.bool) for count, _ in sizes]
+    neurons = [torch.zeros(count, dtype=torch.bool) for _, count in sizes]
+    kept = torch.zeros(len(sizes), dtype=torch.bool)
+    for position, layer in enumerate(layers):
+        kept[layer] = True
+        heads[layer] = torch.ones_like(heads[layer]) if mask is None else mask.heads[position]
+        neurons[layer] = torch.ones_like(neurons[layer]) if mask is None else mask.neurons[position]
+    return Mask(tuple(heads), tuple(neurons), None if kept.all() else kept)

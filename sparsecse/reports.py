@@ -48,6 +48,22 @@ def mask_table(info: Mapping[str, Any]) -> Table:
     return table
 
 
+def vocabulary_table(report: Mapping[str, Any]) -> Table:
+    """What a smaller vocabulary keeps; report: `VocabularyReport.to_json()`."""
+    coverage = report["coverage"]
+    table = _table("Vocabulary", ["", ""])
+    table.add_row("tokens", f"{report['tokens_after']:,} of {report['tokens_before']:,}")
+    table.add_row("bytes saved (float32)", f"{report['bytes_saved']:,}")
+    table.add_row("corpus: occurrences kept", f"{report['corpus_kept']:.2%}")
+    table.add_row("held-out lines: occurrences kept", f"{coverage['tokens_kept']:.2%}")
+    table.add_row("held-out lines: split as before", f"{coverage['lines_unchanged']:.2%}")
+    table.add_row(
+        "held-out lines: unknown tokens", f"{coverage['unknown_before']:.3%} -> {coverage['unknown_after']:.3%}"
+    )
+    table.add_row("held-out lines: length", f"{coverage['length_ratio']:.3f}x")
+    return table
+
+
 def evaluation_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """Spearman x100 per task, one column per model, and the change where there are two.
 

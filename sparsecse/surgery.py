@@ -5,6 +5,8 @@ Pruning cuts the model that was scored; rewinding makes the same cut in an earli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from sparsecse.encoders import Encoder, SparseCSEConfig, SparseCSEModel
@@ -15,43 +17,48 @@ from sparsecse.masks import Mask
 
 def _smaller_config(config: SparseCSEConfig, mask: Mask) -> SparseCSEConfig:
     values = config.to_dict()
+    layers, kept = mask.kept_layers(), mask.kept()
+    values["num_hidden_layers"] = len(layers)
     values["per_layer_config"] = {
-        str(i): {"num_attention_heads": heads, "intermediate_size": neurons}
-        for i, (heads, neurons) in enumerate(mask.kept())
+        str(i): {"num_attention_heads": kept[layer][0], "intermediate_size": kept[layer][1]}
+        for i, layer in enumerate(layers)
     }
     if config.relative_attention_num_buckets:
         before = config.kept_heads or [list(range(len(heads))) for heads in mask.heads]
         values["kept_heads"] = [
-            [head for head, stays in zip(kept, heads.tolist(), strict=True) if stays]
-            for kept, heads in zip(before, mask.heads, strict=True)
+            [head for head, stays in zip(before[layer], mask.heads[layer].tolist(), strict=True) if stays]
+            for layer in layers
         ]
     return SparseCSEConfig(**values)
 
 
+def _kept_layer(
+    state: Mapping[str, torch.Tensor], channels: torch.Tensor, neurons: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What stays of one layer's tensors; a projection that has lost everything keeps at most its output bias."""
+    rows = {f"attention.self.{name}": channels for name in ("query", "key", "value")} | {"intermediate.dense": neurons}
+    columns = {"attention.output.dense": channels, "output.dense": neurons}
+    kept = {}
+    for name, tensor in state.items():
+        module, _, parameter = name.rpartition(".")
+        if module in rows:
+            tensor = tensor[rows[module]]
+        elif module in columns and parameter == "weight":
+            tensor = tensor[:, columns[module]].contiguous()
+        if tensor.numel():
+            kept[name] = tensor
+    return kept
+
+
 def _kept_state(model: SparseCSEModel, mask: Mask) -> dict[str, torch.Tensor]:
-    state = model.state_dict()
-    size = model.config.attention_head_size
-    for i, (heads, neurons) in enumerate(zip(mask.heads, mask.neurons, strict=True)):
-        layer = f"encoder.layer.{i}."
-        channels = heads.to(model.device).repeat_interleave(size)
-        neurons = neurons.to(model.device)
-        rows = {f"attention.self.{name}": channels for name in ("query", "key", "value")} | {
-            "intermediate.dense": neurons
-        }
-        columns = {"attention.output.dense": channels, "output.dense": neurons}
-        for name, keep in rows.items():
-            for parameter in ("weight", "bias"):
-                key = f"{layer}{name}.{parameter}"
-                if key in state:
-                    kept = state.pop(key)[keep]
-                    if len(kept):
-                        state[key] = kept
-        for name, keep in columns.items():
-            key = f"{layer}{name}.weight"
-            if key in state:
-                kept = state.pop(key)[:, keep]
-                if kept.shape[1]:
-                    state[key] = kept.contiguous()
+    full = model.state_dict()
+    state = {name: tensor for name, tensor in full.items() if not name.startswith("encoder.layer.")}
+    for i, layer in enumerate(mask.kept_layers()):
+        prefix = f"encoder.layer.{layer}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in full.items() if name.startswith(prefix)}
+        channels = mask.heads[layer].to(model.device).repeat_interleave(model.config.attention_head_size)
+        kept = _kept_layer(own, channels, mask.neurons[layer].to(model.device))
+        state |= {f"encoder.layer.{i}.{name}": tensor for name, tensor in kept.items()}
     return state
 
 
@@ -76,7 +83,10 @@ def prune(encoder: Encoder, mask: Mask) -> Encoder:
 
 
 def gates_of(mask: Mask, model: SparseCSEModel) -> Gates:
-    """The mask as closed (0) and open (1) gates of the unpruned model, which then computes what the pruned one does."""
+    """The mask as closed (0) and open (1) gates of the unpruned model, which then computes what the pruned one does.
+
+    A layer that leaves as a whole cannot be expressed by gates: its residual and LayerNorms go, too.
+    """
     return Gates(
         [heads.to(model.device, model.dtype) for heads in mask.heads],
         [neurons.to(model.device, model.dtype) for neurons in mask.neurons],

@@ -116,6 +116,7 @@ def test_relative_positions_up_to_the_last_bucket(export, tmp_path):
         type_vocab_size=0,
         position_offset=2,
         relative_attention_num_buckets=32,
+        original_model_type="mpnet",
         initializer_range=0.5,
         pad_token_id=1,
     )

@@ -13,7 +13,7 @@ from sparsecse.evaluation import evaluate
 from sparsecse.gates import gated
 from sparsecse.masks import Budget, select
 from sparsecse.scoring import contributions, magnitude, random
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.stages import Cut, DataOptions, ModelOptions
 from sparsecse.surgery import gates_of, prune
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
@@ -92,7 +92,7 @@ def test_a_run_with_distillation_ends_above_dense(minilm, tmp_path):
         model=ModelOptions(str(minilm)),
         data=DataOptions("stsb", data_dir=str(SENTEVAL)),
         train_data=DataOptions(str(SHARED_DATA / "sentences.txt.gz")),
-        budget={"sparsity": 0.2},
+        cut=Cut(sparsity=0.2),
         tasks="stsb-test",
         training=TrainingSettings(max_steps=60, eval_every=30, dropout=0.0),
         bench_sentences=0,

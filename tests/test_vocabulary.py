@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from sparsecse.errors import InputError
 from sparsecse.vocabulary import (
     HELD_OUT_EVERY,
     Corpus,
+    choose_useful,
     choose_vocabulary,
     count_tokens,
     fit_vocabulary,
@@ -47,7 +49,7 @@ def wordpiece() -> BertTokenizer:
     trainer = trainers.WordPieceTrainer(vocab_size=900, special_tokens=special, show_progress=False)
     trained.backend_tokenizer.train_from_iterator(SENTENCES, trainer)
     # As in BERT: unused tokens come before the special ones, whose ids therefore change; padding stays first.
-    words = sorted((trained.get_vocab().keys()) - set(special))
+    words = sorted({*trained.get_vocab(), "##,"} - set(special))
     order = ["[PAD]", *(f"[unused{i}]" for i in range(20)), *special[1:], *words]
     tokenizer = BertTokenizer(vocab={piece: i for i, piece in enumerate(order)})
     tokenizer.add_tokens(["sparsecse"])
@@ -64,7 +66,8 @@ def bpe() -> RobertaTokenizer:
         trainers.BpeTrainer(vocab_size=2000, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     model = json.loads(trained.to_str())["model"]
-    return RobertaTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+    merges: Any = [tuple(merge) for merge in model["merges"]]
+    return RobertaTokenizer(vocab=model["vocab"], merges=merges)
 
 
 def unigram() -> XLMRobertaTokenizer:
@@ -149,6 +152,10 @@ def test_no_text_becomes_unknown_with_the_smallest_vocabulary(encoder):
         before, after = (t(text)["input_ids"] for t in (tokenizer, smaller))
         assert after.count(smaller.unk_token_id) == before.count(tokenizer.unk_token_id)
         assert len(after) >= len(before)
+    if isinstance(tokenizer, BertTokenizer):
+        # A mark inside a word is always cut off from it, so the piece that would go on with one is not needed.
+        assert "," in smaller.get_vocab()
+        assert "##," not in smaller.get_vocab()
     text = SENTENCES[0]
     assert smaller.decode(smaller(text)["input_ids"]).split() == tokenizer.decode(tokenizer(text)["input_ids"]).split()
 
@@ -166,8 +173,36 @@ def test_size_takes_the_most_frequent(encoder):
     assert kept < set(choose_vocabulary(encoder.tokenizer, counts, size + 40))
 
 
+def test_useful_is_what_moves_the_vectors_of_the_corpus_most(encoder):
+    tokenizer = encoder.tokenizer
+    counts = count_tokens(tokenizer, CORPUS).total
+    minimum = len(choose_vocabulary(tokenizer, np.zeros_like(counts)))
+    size = minimum + 200
+    core, kept = choose_vocabulary(tokenizer, counts, minimum + 100), choose_useful(encoder, counts, size)
+    assert len(kept) == size
+    assert set(core) < set(kept)
+    with pytest.raises(InputError, match="too small"):
+        choose_useful(encoder, counts, minimum - 1)
+    if isinstance(tokenizer, RobertaTokenizer):
+        return  # a token's parts take places of their own
+    # Words, written out and tokenised as text.
+    smaller = rewrite_tokenizer(tokenizer, core)
+    words = {}
+    for token in set(np.flatnonzero(counts).tolist()) - set(core):
+        piece = tokenizer.convert_ids_to_tokens(token)
+        if tokenizer.tokenize(piece.removeprefix("▁")) == [piece]:
+            words[token] = piece.removeprefix("▁")
+    whole = encoder.encode_ids(tokenizer(list(words.values()))["input_ids"])
+    apart = encoder.encode_ids([[core[i] for i in ids] for ids in smaller(list(words.values()))["input_ids"]])
+    moved = (whole - apart).square().sum(dim=1).tolist()
+    worth = {token: counts[token] * distance for token, distance in zip(words, moved, strict=True)}
+    assert len(worth) > 100
+    lowest = min(value for token, value in worth.items() if token in kept)
+    assert lowest > max(value for token, value in worth.items() if token not in kept)
+
+
 def test_a_bpe_token_brings_the_tokens_it_is_merged_from():
-    merged = [("l", "o"), ("lo", "w"), ("Ġ", "low"), ("o", "w"), ("l", "ow")]
+    merged: Any = [("l", "o"), ("lo", "w"), ("Ġ", "low"), ("o", "w"), ("l", "ow")]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     order = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet, "lo", "low", "Ġlow", "ow", "zz"]
     tokenizer = RobertaTokenizer(vocab={piece: i for i, piece in enumerate(order)}, merges=merged)
@@ -270,7 +305,7 @@ def test_fit_with_a_limit_does_not_look_at_the_held_out_lines(encoder):
     others = [line for i, line in enumerate(CORPUS) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
     counts = count_tokens(encoder.tokenizer, others, prompt=encoder.settings.prompt).total
     passage = encoder.tokenizer("passage: ", add_special_tokens=False)["input_ids"]
-    kept = choose_vocabulary(encoder.tokenizer, counts, size, always=passage)
+    kept = choose_useful(encoder, counts, size, always=[*passage, encoder.model.config.pad_token_id])
     assert smaller.tokenizer.get_vocab() == rewrite_tokenizer(encoder.tokenizer, kept).get_vocab()
     # A limit that all the tokens fit in is none.
     assert fit_vocabulary(encoder, CORPUS, whole.tokens_after)[1] == whole

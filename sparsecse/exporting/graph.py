@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsecse.encoders import Encoder
 from sparsecse.encoders.pooling import pool
@@ -71,7 +70,7 @@ def trace(encoder: Encoder, pooled: bool) -> Graph:
     """Trace an encoder for any batch and length.
 
     Args:
-        encoder: on the CPU, in float32 and evaluation mode.
+        encoder: on the CPU, in float32, evaluation mode and without gradients.
         pooled: whether pooling and normalisation belong to the graph.
 
     Raises:
@@ -88,9 +87,7 @@ def trace(encoder: Encoder, pooled: bool) -> Graph:
     values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     module = (_SentenceVectors if pooled else _TokenVectors)(encoder)
-    # The fused kernels return other strides than the plain formula that converters put in their place, and a view that
-    # was traced on the one cannot be taken of the other (seen with MPNet's biases).
-    with converting(encoder, "a traced graph"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with converting(encoder, "a traced graph"):
         program = torch.export.export(
             module, tuple(values[name] for name in names), dynamic_shapes=(sizes,) * len(names)
         )

@@ -93,9 +93,9 @@ def _write(graph: Graph, target: Path, opset: int) -> None:
     # The tracer notes this machine's source paths with every node.
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
-    large = sum(tensor.const_value.nbytes for tensor in program.model.graph.initializers.values()) > _EXTERNAL_BYTES
+    size = sum(tensor.nbytes for tensor in graph.program.state_dict.values())
     # optimum asks for the data under this name.
-    onnx_ir.save(program.model, target, external_data=f"{target.name}_data" if large else None)
+    onnx_ir.save(program.model, target, external_data=f"{target.name}_data" if size > _EXTERNAL_BYTES else None)
 
 
 def _quantize(source: Path, target: Path) -> None:

@@ -72,10 +72,7 @@ def export_openvino(
         import openvino
 
         hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
-        core = openvino.Core()
-        # Weights are mapped from the file otherwise, which then could not be moved everywhere.
-        core.set_property({"ENABLE_MMAP": False})
-        compiled = core.compile_model(path, "CPU", hint)
+        compiled = openvino.Core().compile_model(path, "CPU", hint)
 
         def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
             return compiled(dict(inputs))[0]

@@ -1,18 +1,20 @@
 """The stages of a run directory: each reads what earlier ones left, writes its own folder, and records both."""
 
 from sparsecse.stages.bench import bench_models, bench_run
+from sparsecse.stages.dense import load_dense
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
 from sparsecse.stages.options import DataOptions, ModelOptions, resolve_model
 from sparsecse.stages.pack import pack
 from sparsecse.stages.pipeline import Plan, run
-from sparsecse.stages.prune import MASK_FILE, load_mask, prune, rewind
-from sparsecse.stages.score import SCORES_FILE, load_dense, load_scores, score
+from sparsecse.stages.prune import MASK_FILE, Cut, load_mask, prune, rewind
+from sparsecse.stages.score import SCORES_FILE, load_scores, score
 from sparsecse.stages.train import finetune, train_dense, training_summary
 
 __all__ = [
     "MASK_FILE",
     "SCORES_FILE",
+    "Cut",
     "DataOptions",
     "ModelOptions",
     "Plan",

@@ -12,6 +12,7 @@ from sparsecse.benchmarking import benchmark
 from sparsecse.encoders import WEIGHTS_FILE
 from sparsecse.errors import InputError
 from sparsecse.files import write_json
+from sparsecse.stages.dense import dense_hash, dense_options
 from sparsecse.stages.options import ModelOptions, Progress, resolve_model, silent
 from sparsecse.workdir import Record, Workdir
 
@@ -61,14 +62,13 @@ def bench_run(
     """Time the dense and the newest pruned model of a run directory; options as those of `bench_models`."""
     stage, _ = workdir.newest_model()
     weights = f"model/{WEIGHTS_FILE}"
-    dense = workdir.need("score")
     inputs = {
-        "model": dense.inputs["model"],
+        "model": dense_hash(workdir),
         f"{stage}/{weights}": workdir.output_hash(stage, weights),
         "data": hashlib.sha256(json.dumps(list(sentences)).encode()).hexdigest(),
     }
     # The pruned folder names its own pooling; the dense one may need what it was scored with.
-    own = ModelOptions(**dense.settings["model"])
+    own = dense_options(workdir)
     pruned = ModelOptions(str(workdir.folder(stage) / "model"), own.pooling, own.normalize, own.max_length, own.prompt)
 
     def work(folder: Path) -> Mapping[str, Any]:

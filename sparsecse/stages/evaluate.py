@@ -10,8 +10,8 @@ from typing import Any
 from sparsecse.encoders import WEIGHTS_FILE, load_encoder
 from sparsecse.evaluation import evaluate, load_tasks
 from sparsecse.files import write_json
+from sparsecse.stages.dense import dense_hash, load_dense
 from sparsecse.stages.options import Progress, silent
-from sparsecse.stages.score import load_dense
 from sparsecse.workdir import Record, Workdir
 
 
@@ -30,7 +30,7 @@ def evaluate_run(
     sets, _ = load_tasks(tasks, data_dir=data_dir)
     data = hashlib.sha256("".join(pairs.fingerprint() for pairs in sets.values()).encode()).hexdigest()
     inputs = {
-        "model": workdir.need("score").inputs["model"],
+        "model": dense_hash(workdir),
         f"{stage}/{weights}": workdir.output_hash(stage, weights),
         "data": data,
     }

@@ -10,6 +10,7 @@ from sparsecse.encoders import WEIGHTS_FILE, load_encoder
 from sparsecse.files import file_hash
 from sparsecse.packing import CardFacts, count_parameters
 from sparsecse.packing import pack as write_pack
+from sparsecse.stages.dense import dense_options
 from sparsecse.workdir import MODEL_STAGES, Record, Workdir, package_versions
 
 
@@ -18,8 +19,8 @@ def default_out(workdir: Workdir) -> Path:
 
 
 def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardFacts:
-    score, pruned = workdir.need("score"), workdir.need("prune")
-    chain = ["score", *(name for name in reversed(MODEL_STAGES) if workdir.record(name) and not workdir.stale(name))]
+    pruned = workdir.need("prune")
+    chain = [name for name in ("score", *reversed(MODEL_STAGES)) if workdir.record(name) and not workdir.stale(name)]
     stages = {name: dict(workdir.need(name).settings) for name in chain[: chain.index(stage) + 1]}
     evaluated = workdir.record("eval")
     scores = {}
@@ -27,7 +28,7 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
         dense, packed = evaluated.info["dense"]["tasks"], evaluated.info["pruned"]["tasks"]
         scores = {task: (dense[task]["spearman"], packed[task]["spearman"]) for task in packed}
     return CardFacts(
-        base_model=Path(score.settings["model"]["name"]).name,
+        base_model=Path(dense_options(workdir).name).name,
         sizes=pruned.info["sizes"],
         kept=pruned.info["kept"],
         parameters=parameters,

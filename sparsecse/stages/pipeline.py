@@ -13,7 +13,7 @@ from sparsecse.stages.bench import bench_run
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
 from sparsecse.stages.pack import pack
-from sparsecse.stages.prune import prune, rewind
+from sparsecse.stages.prune import Cut, prune, rewind
 from sparsecse.stages.score import score
 from sparsecse.stages.train import StepProgress, finetune
 from sparsecse.training import TrainingSettings
@@ -24,7 +24,7 @@ from sparsecse.workdir import Record, Workdir
 class Plan:
     """What `run` does.
 
-    budget: the keyword arguments of `stages.prune`.
+    cut: what to remove.
     rewind_to: a checkpoint, or None to keep the scored model's weights.
     training: settings of the repair, or None for no repair.
     bench_sentences: how many of the training sentences are timed; 0 for no benchmark.
@@ -33,7 +33,7 @@ class Plan:
     model: ModelOptions
     data: DataOptions
     train_data: DataOptions
-    budget: Mapping[str, float | int | None]
+    cut: Cut
     tasks: str
     training: TrainingSettings | None
     method: str = "taylor"
@@ -65,7 +65,7 @@ def run(
             progress=progress,
         )
     }
-    done["prune"] = prune(workdir, **plan.budget)  # type: ignore[arg-type]
+    done["prune"] = prune(workdir, plan.cut, progress=progress)
     if plan.rewind_to is None:
         workdir.retire("rewind")
     else:

@@ -1,21 +1,86 @@
-"""Stages `prune` and `rewind`: one cut, in the scored model or in an earlier checkpoint of it."""
+"""Stages `prune` and `rewind`: one cut, in the dense model or in an earlier checkpoint of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from sparsecse.encoders import Encoder, fingerprint, load_encoder, save_encoder
 from sparsecse.errors import InputError
-from sparsecse.masks import Budget, Mask, select
+from sparsecse.files import file_hash
+from sparsecse.masks import Budget, Mask, keep_layers, of_layers, select, select_portable
 from sparsecse.packing import count_parameters
-from sparsecse.stages.options import kept_step, resolve_model
-from sparsecse.stages.score import SCORES_FILE, load_dense, load_scores
+from sparsecse.scoring import Scores
+from sparsecse.stages.dense import load_dense
+from sparsecse.stages.options import ModelOptions, Progress, kept_step, resolve_model, silent
+from sparsecse.stages.score import SCORES_FILE, load_scores
 from sparsecse.surgery import prune as cut
+from sparsecse.vocabulary import Corpus, fit_vocabulary, prune_vocabulary
 from sparsecse.workdir import Record, Workdir
 
 MASK_FILE = "mask.safetensors"
+VOCABULARY_FILE = "vocabulary.safetensors"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What to remove.
+
+    sparsity ... keep_neurons: see `masks.Budget.of`.
+    portable: keep all heads and the same number of neurons in every layer, so that the result is a stock checkpoint.
+    layers: the layers that stay; None keeps all.
+    vocab: text files whose tokens stay; empty keeps the whole vocabulary. vocab_size: at most that many tokens.
+    """
+
+    sparsity: float | None = None
+    head_sparsity: float | None = None
+    neuron_sparsity: float | None = None
+    keep_heads: int | None = None
+    keep_neurons: int | None = None
+    portable: bool = False
+    layers: tuple[int, ...] | None = None
+    vocab: tuple[str, ...] = ()
+    vocab_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.vocab_size is not None and not self.vocab:
+            raise InputError("--vocab-size needs the corpus whose tokens stay; give --vocab FILE.")
+        others = (self.head_sparsity, self.keep_heads, self.keep_neurons)
+        if self.portable and (any(value is not None for value in others) or self.fraction is None):
+            raise InputError("--portable takes --sparsity (or --neuron-sparsity) alone: it removes neurons, no heads.")
+
+    @property
+    def fraction(self) -> float | None:
+        """The fraction of neurons that `portable` removes."""
+        return self.sparsity if self.neuron_sparsity is None else self.neuron_sparsity
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        """Keyword arguments of `Budget.of`."""
+        names = ("sparsity", "head_sparsity", "neuron_sparsity", "keep_heads", "keep_neurons")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def needs_scores(self) -> bool:
+        return any(value is not None for value in self.budget.values())
+
+    def mask(self, scores: Scores | None, sizes: Sequence[tuple[int, int]]) -> Mask:
+        """The mask for a model of those sizes; without scores only whole layers leave."""
+        layers = range(len(sizes)) if self.layers is None else self.layers
+        whole = keep_layers(None, sizes, layers)
+        if scores is None:
+            return whole
+        own = of_layers(scores, layers)
+        if self.portable:
+            mask = select_portable(own, self.fraction or 0.0)
+        else:
+            mask = select(own, Budget.of(own.sizes(), **self.budget))
+        return keep_layers(mask, sizes, layers)
 
 
 def _save_model(encoder: Encoder, folder: Path) -> None:
@@ -24,38 +89,69 @@ def _save_model(encoder: Encoder, folder: Path) -> None:
 
 
 def prune(
-    workdir: Workdir,
-    *,
-    sparsity: float | None = None,
-    head_sparsity: float | None = None,
-    neuron_sparsity: float | None = None,
-    keep_heads: int | None = None,
-    keep_neurons: int | None = None,
+    workdir: Workdir, cut_: Cut, model: ModelOptions | None = None, *, progress: Progress = silent
 ) -> tuple[Record, bool]:
-    """Remove the lowest-scored heads and neurons from the scored model; see `masks.Budget.of` for the amounts."""
-    scores = load_scores(workdir)
-    budget = Budget.of(
-        scores.sizes(),
-        sparsity=sparsity,
-        head_sparsity=head_sparsity,
-        neuron_sparsity=neuron_sparsity,
-        keep_heads=keep_heads,
-        keep_neurons=keep_neurons,
-    )
-    settings = {"removed_heads": budget.heads, "removed_neurons": budget.neurons}
-    inputs = {f"score/{SCORES_FILE}": workdir.output_hash("score", SCORES_FILE)}
+    """Remove heads and neurons by their scores, whole layers, and tokens that a corpus does not need.
+
+    Args:
+        model: the model to cut where nothing was scored, which is enough for layers and the vocabulary.
+
+    Raises:
+        InputError: nothing to remove is named; a budget without scores; a bad budget, layer or corpus.
+    """
+    dense = scores = None
+    inputs: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    if workdir.record("score") is not None:
+        if model is not None:
+            raise InputError(f"{workdir.path} already has a scored model; leave MODEL out or give another --workdir.")
+        scores = load_scores(workdir)
+        sizes = scores.sizes()
+        inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
+    elif model is None or cut_.needs_scores:
+        raise InputError(
+            f"{workdir.path} has no scores; run `sparsecse score` first (only --layers and --vocab can do without, "
+            f"and then need the MODEL)."
+        )
+    else:
+        dense = model.load()
+        sizes = dense.model.config.layer_sizes()
+        inputs["model"] = fingerprint(dense)
+        settings["model"] = model.settings()
+    if not cut_.needs_scores and cut_.layers is None and not cut_.vocab:
+        Budget.of(sizes)  # refuses, and says which options there are
+    mask = cut_.mask(scores if cut_.needs_scores else None, sizes)
+    for kind, marks in (("heads", mask.heads), ("neurons", mask.neurons)):
+        settings[f"removed_{kind}"] = int((~torch.cat(marks)).sum())
+    if cut_.portable:
+        settings["portable"] = True
+    if cut_.layers is not None:
+        settings["layers"] = list(cut_.layers)
+    if cut_.vocab:
+        corpus = Corpus(cut_.vocab)
+        settings |= {"vocab": list(cut_.vocab), "vocab_size": cut_.vocab_size}
+        inputs["vocab"] = "".join(file_hash(path) for path in corpus.paths)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        dense = load_dense(workdir)
-        mask = select(scores, budget)
-        smaller = cut(dense, mask)
+        whole = dense or load_dense(workdir)
+        smaller = cut(whole, mask)
         mask.save(folder / MASK_FILE)
+        info: dict[str, Any] = {"kept": mask.kept(), "sizes": mask.sizes(), "layers": mask.kept_layers()}
+        if cut_.vocab:
+            update = progress("Counting tokens")
+            smaller, report = fit_vocabulary(
+                smaller, corpus, cut_.vocab_size, progress=lambda lines: update(lines, lines + 1)
+            )
+            kept = whole.tokenizer.convert_tokens_to_ids(
+                smaller.tokenizer.convert_ids_to_tokens(list(range(report.tokens_after)))
+            )
+            save_file({"kept": torch.tensor(kept)}, folder / VOCABULARY_FILE)
+            info["vocabulary"] = report.to_json()
         _save_model(smaller, folder)
         return {
-            "kept": mask.kept(),
-            "sizes": mask.sizes(),
+            **info,
             "parameters": count_parameters(smaller.model),
-            "dense_parameters": count_parameters(dense.model),
+            "dense_parameters": count_parameters(whole.model),
         }
 
     return workdir.run_stage("prune", inputs, settings, work)
@@ -76,9 +172,14 @@ def rewind(workdir: Workdir, checkpoint: str) -> tuple[Record, bool]:
     own = pruned.settings
     earlier = load_encoder(source, pooling=own.pooling, normalize=own.normalize, max_length=own.max_length)
     inputs = {f"prune/{MASK_FILE}": workdir.output_hash("prune", MASK_FILE), "checkpoint": fingerprint(earlier)}
+    vocabulary = workdir.folder("prune") / VOCABULARY_FILE
+    if VOCABULARY_FILE in workdir.need("prune").outputs:
+        inputs[f"prune/{VOCABULARY_FILE}"] = workdir.output_hash("prune", VOCABULARY_FILE)
 
     def work(folder: Path) -> Mapping[str, Any]:
         smaller = cut(earlier, mask)
+        if f"prune/{VOCABULARY_FILE}" in inputs:
+            smaller = prune_vocabulary(smaller, load_file(vocabulary)["kept"].tolist())
         # Pooling, prompts and tokenizer stay those of the model that was pruned.
         _save_model(Encoder(smaller.model, pruned.tokenizer, own, pruned.source), folder)
         return {"kept": mask.kept(), "parameters": count_parameters(smaller.model)}

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sparsecse.encoders import Encoder, fingerprint
+from sparsecse.encoders import fingerprint
 from sparsecse.errors import InputError
 from sparsecse.scoring import METHODS, Objective, Scores, contributions, magnitude, random
 from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
@@ -68,19 +68,6 @@ def load_scores(workdir: Workdir) -> Scores:
     """The scores of a run directory."""
     workdir.need("score")
     return Scores.load(workdir.folder("score") / SCORES_FILE)
-
-
-def load_dense(workdir: Workdir) -> Encoder:
-    """The model that was scored, loaded again with the options it was scored with, and checked to be the same."""
-    record = workdir.need("score")
-    options = ModelOptions(**record.settings["model"])
-    encoder = options.load()
-    if fingerprint(encoder) != record.inputs["model"]:
-        raise InputError(
-            f"{options.name} is not the model that {workdir.path} was scored from any more; restore it, "
-            f"or score it again with another --workdir."
-        )
-    return encoder
 
 
 def score_data(workdir: Workdir) -> DataOptions:

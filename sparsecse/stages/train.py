@@ -13,8 +13,9 @@ from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint, load_encoder, save_encoder
 from sparsecse.evaluation import spearman
 from sparsecse.files import atomic_directory, write_json
+from sparsecse.stages.dense import load_dense
 from sparsecse.stages.options import DataOptions, ModelOptions, training_examples
-from sparsecse.stages.score import load_dense, score_data
+from sparsecse.stages.score import score_data
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
 from sparsecse.workdir import Record, Workdir
 

@@ -5,6 +5,7 @@ from sparsecse.vocabulary.corpus import Corpus
 from sparsecse.vocabulary.counting import HELD_OUT_EVERY, Coverage, TokenCounts, count_tokens, measure_coverage
 from sparsecse.vocabulary.pruning import VocabularyReport, fit_vocabulary, prune_vocabulary
 from sparsecse.vocabulary.rewriting import rewrite_tokenizer
+from sparsecse.vocabulary.usefulness import choose_useful
 
 __all__ = [
     "HELD_OUT_EVERY",
@@ -12,6 +13,7 @@ __all__ = [
     "Coverage",
     "TokenCounts",
     "VocabularyReport",
+    "choose_useful",
     "choose_vocabulary",
     "count_tokens",
     "fit_vocabulary",

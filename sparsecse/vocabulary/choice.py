@@ -65,7 +65,7 @@ def choose_vocabulary(
     model = state["model"]
     parts = _parts(model)
     kept: set[int] = set()
-    for token in special_ids(tokenizer, state) | fallback_ids(model) | set(always):
+    for token in special_ids(tokenizer, state) | fallback_ids(tokenizer, state) | set(always):
         kept |= _missing(token, kept, parts)
     if size is not None and size < len(kept):
         raise InputError(

@@ -12,6 +12,7 @@ from sparsecse.errors import InputError
 from sparsecse.vocabulary.choice import choose_vocabulary
 from sparsecse.vocabulary.counting import Coverage, Progress, count_tokens, measure_coverage, token_ids
 from sparsecse.vocabulary.rewriting import rewrite_tokenizer
+from sparsecse.vocabulary.usefulness import choose_useful
 
 _BYTES_PER_PARAMETER = 4  # float32
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
@@ -81,10 +82,8 @@ def prune_vocabulary(encoder: Encoder, kept: Sequence[int]) -> Encoder:
     state[_WORD_EMBEDDINGS] = state[_WORD_EMBEDDINGS][list(kept)]
     model = SparseCSEModel(config)
     model.load_state_dict(state)
-    smaller = Encoder(
-        model.to(device=encoder.device, dtype=encoder.model.dtype), tokenizer, encoder.settings, encoder.source
-    )
-    return smaller.train(encoder.training)
+    smaller = Encoder(model, tokenizer, encoder.settings, encoder.source)
+    return smaller.to(encoder.device, encoder.model.dtype).train(encoder.training)
 
 
 def fit_vocabulary(
@@ -95,7 +94,7 @@ def fit_vocabulary(
     Where `size` has room for all the tokens that occur in the corpus (or is not given) all of them are kept, those of
     the held-out lines too, so that every line splits into the same pieces as before. Coverage is then that of the
     vocabulary which the other nine lines of ten alone would have given: an honest estimate, slightly on the low side.
-    Where `size` has no such room, the tokens are chosen from the nine lines of ten, and coverage is their own.
+    Where `size` has no such room, `choose_useful` chooses from the nine lines of ten, and coverage is its choice's own.
 
     The encoder's prompt is counted with every line, and the tokens of its other prompts are kept as well.
 
@@ -106,7 +105,7 @@ def fit_vocabulary(
         progress: called with the number of lines read so far, in either pass.
 
     Raises:
-        InputError: as `choose_vocabulary`, `measure_coverage` and `prune_vocabulary`; `lines` can be read only once.
+        InputError: as `choose_useful`, `measure_coverage` and `prune_vocabulary`; `lines` can be read only once.
     """
     if isinstance(lines, Iterator):
         raise InputError("The corpus is an iterator, but it is read twice; give a Corpus or a list.")
@@ -115,11 +114,10 @@ def fit_vocabulary(
     prompts = token_ids(tokenizer, list(settings.prompts.values()))
     always = {encoder.model.config.pad_token_id, *(token for prompt in prompts for token in prompt)}
     kept = choose_vocabulary(tokenizer, counts.total, always=always)
-    chosen = choose_vocabulary(
-        tokenizer, counts.chosen_from, None if size is None or size >= len(kept) else size, always=always
-    )
-    if size is not None and size < len(kept):
-        kept = chosen
+    if size is None or size >= len(kept):
+        chosen = choose_vocabulary(tokenizer, counts.chosen_from, always=always)
+    else:
+        kept = chosen = choose_useful(encoder, counts.chosen_from, size, always=always)
     smaller = prune_vocabulary(encoder, kept)
     coverage = measure_coverage(
         tokenizer, rewrite_tokenizer(tokenizer, chosen), chosen, lines, prompt=settings.prompt, progress=progress

@@ -22,7 +22,7 @@ def tokenizer_state(tokenizer: Any) -> dict[str, Any]:
         kind = "no fast model" if state is None else f"the model {state['model']['type']}"
         raise InputError(
             f"{tokenizer.name_or_path or 'The encoder'} has a {type(tokenizer).__name__} with {kind}, so its "
-            f"vocabulary cannot be rewritten; give an encoder with a fast {', '.join(MODELS[:-1])} or {MODELS[-1]} tokenizer."
+            f"vocabulary cannot be rewritten; give an encoder with a fast tokenizer of the model {', '.join(MODELS)}."
         )
     return state
 
@@ -63,21 +63,36 @@ def special_ids(tokenizer: Any, state: dict[str, Any]) -> set[int]:
     return ids
 
 
-def fallback_ids(model: dict[str, Any]) -> set[int]:
+def _always_cut_off(tokenizer: Any, character: str) -> bool:
+    """Whether a character is a word of its own wherever it stands, as BERT's punctuation marks and ideographs are."""
+    backend = tokenizer.backend_tokenizer
+    text = "a" + character
+    normalized = backend.normalizer.normalize_str(text) if backend.normalizer else text
+    words = backend.pre_tokenizer.pre_tokenize_str(normalized) if backend.pre_tokenizer else ()
+    return any(word == character for word, _ in words)
+
+
+def fallback_ids(tokenizer: Any, state: dict[str, Any]) -> set[int]:
     """Ids of the pieces that any text can fall apart into: single characters (of a byte-level BPE: bytes) and <0xNN>.
 
-    Of a Unigram model also the piece with the lowest score: an unknown character scores 10 less than that one, and must
-    go on doing so for every best path to stay the best.
+    Left out is a WordPiece character that would go on with a word (`##!`) but is always cut off from it. Of a Unigram
+    model the piece with the lowest score is kept too: an unknown character scores 10 less than that one, and must go on
+    doing so for every best path to stay the best.
     """
+    model = state["model"]
     prefix = model.get("continuing_subword_prefix") or ""
     suffix = model.get("end_of_word_suffix") or ""
-    vocabulary = pieces(model)
+
+    def is_character(piece: str) -> bool:
+        inner = piece.removeprefix(prefix).removesuffix(suffix)
+        if len(piece) == 1 or len(inner) != 1:
+            return len(piece) == 1
+        return model["type"] != "WordPiece" or not _always_cut_off(tokenizer, inner)
+
     ids = {
         token
-        for piece, token in vocabulary.items()
-        if len(piece) == 1
-        or len(piece.removeprefix(prefix).removesuffix(suffix)) == 1
-        or (model.get("byte_fallback") and _BYTE_PIECE.fullmatch(piece))
+        for piece, token in pieces(model).items()
+        if is_character(piece) or (model.get("byte_fallback") and _BYTE_PIECE.fullmatch(piece))
     }
     if model["type"] == "Unigram":
         ids.add(min(range(len(model["vocab"])), key=lambda token: model["vocab"][token][1]))
