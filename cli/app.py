@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sparsecse import __version__
-from sparsecse.cli import bench, evaluate, finetune, inspect, pack, prune, rewind, run, score, train
+from sparsecse.cli import bench, evaluate, export, finetune, inspect, pack, prune, push, rewind, run, score, train
 from sparsecse.cli.output import note
 from sparsecse.errors import InputError
 
@@ -38,6 +38,8 @@ for command, name in (
     (evaluate.evaluate, "eval"),
     (bench.bench, "bench"),
     (inspect.inspect, "inspect"),
+    (export.export, "export"),
+    (push.push, "push"),
 ):
     app.command(name)(command)
 

@@ -84,6 +84,11 @@ Tasks = Annotated[
     str, typer.Option("--tasks", help="Tasks to evaluate: a comma list, or a group (sts, all).", rich_help_panel=_DATA)
 ]
 
+Dtype = Annotated[
+    str,
+    typer.Option("--dtype", help="How weights are stored: float32, float16, bfloat16, or int8 (floats at load)."),
+]
+
 # pruning
 _PRUNE = "pruning"
 Sparsity = Annotated[

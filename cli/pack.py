@@ -15,7 +15,12 @@ from sparsecse.cli.session import DEFAULT_WORKDIR, session
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; by default `packed` in the run directory.")]
 
 
-def pack(out: Out = None, workdir: options.Workdir = DEFAULT_WORKDIR, json: options.Json = False) -> None:
+def pack(
+    out: Out = None,
+    dtype: options.Dtype = "float32",
+    workdir: options.Workdir = DEFAULT_WORKDIR,
+    json: options.Json = False,
+) -> None:
     """Write the newest of finetune, rewind and prune as a folder that transformers and sentence-transformers load."""
     with session(workdir) as run:
         from sparsecse import stages
@@ -23,7 +28,7 @@ def pack(out: Out = None, workdir: options.Workdir = DEFAULT_WORKDIR, json: opti
         _, passed_over = run.newest_model()
         for reason in passed_over:
             note(f"Note: {reason}; it is left out.")
-        record, reused = stages.pack(run, out)
+        record, reused = stages.pack(run, out, dtype=dtype)
         info = record.info
         if reused:
             note(f"{info['path']} is up to date.")

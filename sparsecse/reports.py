@@ -150,6 +150,15 @@ def summary_table(facts: Mapping[str, Any]) -> Table:
     return table
 
 
+def file_table(facts: Mapping[str, Any], title: str) -> Table:
+    """Files of a folder and their bytes."""
+    table = _table(title, ["file", "bytes"])
+    for file in facts["files"]:
+        table.add_row(file["path"], f"{file['bytes']:,}")
+    table.add_row("total", f"{facts['bytes']:,}")
+    return table
+
+
 def size_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
     """Parameters and bytes of some models; models: label -> {"parameters", "bytes"}."""
     table = _table("Size", ["model", "parameters", "bytes on disk"])

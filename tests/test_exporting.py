@@ -85,10 +85,9 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_uneven_layers_of_every_family(export, encoder, sentences, tmp_path, pooled):
+def test_uneven_layers_of_every_family(export, encoder, sentences, tmp_path):
     small = uneven(encoder)
-    report = export(small, tmp_path / "out", pooled=pooled)
+    report = export(small, tmp_path / "out")
     assert report.max_difference < 1e-5
     assert report.cosine_minimum == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(run(report, small, sentences), small.encode(sentences), atol=1e-5, rtol=0)
@@ -146,7 +145,7 @@ def test_a_new_folder_loads_without_torch_weights(bert, tmp_path, export):
     )
 
 
-def test_both_formats_in_one_folder(bert, sentence_folder, checkpoints, tmp_path):
+def test_both_formats_in_one_folder(bert, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
     export_onnx(bert, tmp_path / "out")
@@ -167,7 +166,7 @@ def test_beside_the_weights_and_again(bert, tmp_path, export):
     before = left(folder)
     encoder = load_encoder(folder)
     first, second = export(encoder, folder), export(encoder, folder)
-    assert first == second
+    assert first.paths == second.paths  # OpenVINO numbers its nodes on, so the bytes differ
     assert left(folder) == sorted([*before, first.format])
     assert sorted(path.name for path in first.paths) == left(folder / first.format)
 

@@ -1,6 +1,6 @@
 """Load, run and save sentence encoders; the one place that knows model families."""
 
-from sparsecse.encoders.checkpoints import WEIGHTS_FILE, is_stock, load_encoder, save_encoder
+from sparsecse.encoders.checkpoints import DTYPES, WEIGHTS_FILE, is_stock, load_encoder, save_encoder
 from sparsecse.encoders.encoder import Batch, Encoder, EncoderSettings
 from sparsecse.encoders.families import FAMILIES
 from sparsecse.encoders.fingerprint import fingerprint
@@ -8,6 +8,7 @@ from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig, SparseCSEMode
 from sparsecse.encoders.pooling import POOLING_MODES
 
 __all__ = [
+    "DTYPES",
     "FAMILIES",
     "POOLING_MODES",
     "WEIGHTS_FILE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from sparsecse.encoders.families import (
     state_from_family,
     state_to_family,
 )
-from sparsecse.encoders.modeling_sparsecse import Pooler, SparseCSEConfig, SparseCSEModel
+from sparsecse.encoders.modeling_sparsecse import Pooler, SparseCSEConfig, SparseCSEModel, stored_as_int8
 from sparsecse.encoders.pooling import POOLING_MODES, pooling_mode
 from sparsecse.encoders.sentence_transformers_files import FolderSettings, read_settings, write_settings
 from sparsecse.errors import InputError
 
 WEIGHTS_FILE = "model.safetensors"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 def _find_file(source: str, name: str) -> Path | None:
@@ -189,18 +191,37 @@ def _stock_model(model: SparseCSEModel) -> Any:
     return stock
 
 
-def save_encoder(encoder: Encoder, directory: Path, *, stock: bool = False) -> None:
+def _int8_state(model: SparseCSEModel) -> dict[str, torch.Tensor]:
+    """The state of an int8 file: each matrix as int8 rows with a float32 scale, the largest value of a row at 127."""
+    matrices = {name for name, module in model.named_modules() if module in stored_as_int8(model)}
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        module, _, parameter = name.rpartition(".")
+        if module in matrices and parameter == "weight":
+            scale = tensor.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+            state[f"{module}.weight_scale"] = scale
+            tensor = (tensor.float() / scale).round().to(torch.int8)
+        state[name] = tensor.contiguous()
+    return state
+
+
+def save_encoder(encoder: Encoder, directory: Path, *, stock: bool = False, dtype: str = "float32") -> None:
     """Write an encoder into an empty folder: weights, configuration, tokenizer and sentence-transformers' files.
 
     Args:
-        encoder: what to write; its weights are stored as they are.
+        encoder: what to write.
         directory: an existing, empty folder; see `files.atomic_directory` for writing it whole or not at all.
         stock: write the original family's own checkpoint (needs `is_stock`) instead of a sparsecse one.
+        dtype: a key of `DTYPES`: how the weights are stored. int8 needs our own model class, so it excludes `stock`.
     """
-    model = _stock_model(encoder.model) if stock else encoder.model
+    model = _stock_model(encoder.model) if stock else copy.deepcopy(encoder.model)
     # transformers wants the flag in the configuration for sentence-transformers to see every layer's states.
     model.config.output_hidden_states = encoder.settings.pooling == "first_last_avg"
-    model.save_pretrained(directory)
+    if dtype == "int8":
+        model.config.weight_storage = "int8"
+        model.save_pretrained(directory, state_dict=_int8_state(encoder.model))
+    else:
+        model.to(DTYPES[dtype]).save_pretrained(directory)
     encoder.tokenizer.save_pretrained(directory)
     pooler = None if encoder.model.pooler is None else encoder.model.pooler.dense
     config = encoder.model.config

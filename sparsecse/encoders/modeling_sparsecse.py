@@ -30,6 +30,7 @@ class SparseCSEConfig(PretrainedConfig):
     kept_heads: for each layer, the original index of each head that is left; which column of that table it reads.
     has_pooler: whether the checkpoint carries BERT's linear + tanh over the first token.
     original_model_type: the transformers family that the weights come from.
+    weight_storage: "int8" where the file holds matrices as int8 with one scale per row; they become floats at load.
     """
 
     model_type = "sparsecse"
@@ -54,6 +55,7 @@ class SparseCSEConfig(PretrainedConfig):
         kept_heads=None,
         has_pooler=False,
         original_model_type="bert",
+        weight_storage=None,
         pad_token_id=0,
         **kwargs,
     ):
@@ -75,6 +77,7 @@ class SparseCSEConfig(PretrainedConfig):
         self.kept_heads = kept_heads
         self.has_pooler = has_pooler
         self.original_model_type = original_model_type
+        self.weight_storage = weight_storage
         self.pad_token_id = pad_token_id
         super().__init__(**{**kwargs, "pad_token_id": pad_token_id})
 
@@ -86,6 +89,11 @@ class SparseCSEConfig(PretrainedConfig):
             layers = [{**shared, **per_layer.get(str(i), {})} for i in range(self.num_hidden_layers)]
             return [(layer["num_attention_heads"], layer["intermediate_size"]) for layer in layers]
         return [(layer.num_attention_heads, layer.intermediate_size) for layer in per_layer]
+
+
+def stored_as_int8(model):
+    """The modules whose matrix an int8 file holds as `weight` (int8) and `weight_scale` ([rows, 1])."""
+    return [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
 
 
 class Bias(nn.Module):
@@ -249,7 +257,25 @@ class SparseCSEModel(PreTrainedModel):
         self.embeddings = Embeddings(config)
         self.encoder = LayerStack(config)
         self.pooler = Pooler(config) if config.has_pooler else None
+        if config.weight_storage == "int8":
+            for module in stored_as_int8(self):
+                shape = module.weight.shape
+                module.weight = nn.Parameter(torch.zeros(shape, dtype=torch.int8), requires_grad=False)
+                module.weight_scale = nn.Parameter(torch.ones(shape[0], 1), requires_grad=False)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As everywhere in transformers; an int8 file is turned into floats here, after which nothing is special."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.weight_storage == "int8":
+            for module in stored_as_int8(model):
+                weight = module.weight.to(module.weight_scale.dtype) * module.weight_scale
+                del module.weight_scale
+                module.weight = nn.Parameter(weight)
+            model.config.weight_storage = None
+        return loaded
 
     def get_input_embeddings(self):
         return self.embeddings.word_embeddings

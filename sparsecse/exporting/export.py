@@ -57,8 +57,8 @@ def export(
     """
     # The caller's may be on a GPU, in half precision or in training; the graph is none of it.
     reference = Encoder(copy.deepcopy(encoder.model).float().cpu(), encoder.tokenizer, encoder.settings, encoder.source)
-    # Without gradients for good: attention gives other strides when MPNet's biases want one, and a converter that traces
-    # again would find them changed.
+    # Without gradients for good: attention gives other strides when MPNet's biases want one, and torch.onnx, which
+    # traces again, would find them changed.
     reference.eval().requires_grad_(False)
     graph = trace(reference, pooled)
     name = Path(format_name) / f"{stem}{_SUFFIXES[precision]}{'_pooled' if pooled else ''}{extension}"

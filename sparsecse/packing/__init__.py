@@ -2,5 +2,6 @@
 
 from sparsecse.packing.card import CardFacts, model_card
 from sparsecse.packing.pack import PROVENANCE_FILE, count_parameters, pack
+from sparsecse.packing.publish import publication, push
 
-__all__ = ["PROVENANCE_FILE", "CardFacts", "count_parameters", "model_card", "pack"]
+__all__ = ["PROVENANCE_FILE", "CardFacts", "count_parameters", "model_card", "pack", "publication", "push"]

@@ -28,13 +28,18 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+_WITH_CODE = """`trust_remote_code=True` runs `modeling_sparsecse.py` of this folder. After `import sparsecse` (pip package
+`sparsecse`) the flag is not needed. `transformers.AutoModel.from_pretrained` takes the folder in the same two ways."""
+_WITHOUT_CODE = "It is a stock checkpoint: whatever loads the base model's family loads it, with no code of ours."
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def model_card(facts: CardFacts, name: str) -> str:
-    """The README.md of a packed folder called `name`."""
+def model_card(facts: CardFacts, name: str, *, needs_code: bool = True) -> str:
+    """The README.md of a packed folder called `name`; needs_code: whether it loads with our modelling file."""
     heads = sum(heads for heads, _ in facts.kept), sum(heads for heads, _ in facts.sizes)
     neurons = sum(neurons for _, neurons in facts.kept), sum(neurons for _, neurons in facts.sizes)
     layers = [
@@ -66,12 +71,11 @@ that contributed least to alignment and uniformity (SparseCSE, arXiv 2311.03881)
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{name}", trust_remote_code=True)
+model = SentenceTransformer("{name}"{", trust_remote_code=True" if needs_code else ""})
 embeddings = model.encode(["A sentence.", "Another one."])
 ```
 
-`trust_remote_code=True` runs `modeling_sparsecse.py` of this folder. After `import sparsecse` (pip package `sparsecse`)
-the flag is not needed. `transformers.AutoModel.from_pretrained` takes the folder in the same two ways.""",
+{_WITH_CODE if needs_code else _WITHOUT_CODE}""",
     ]
     if facts.scores:
         rows = [[t, f"{old:.2f}", f"{new:.2f}", f"{new - old:+.2f}"] for t, (old, new) in facts.scores.items()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sparsecse.encoders import WEIGHTS_FILE, Encoder, load_encoder, save_encoder
+from sparsecse.encoders import DTYPES, WEIGHTS_FILE, Encoder, is_stock, load_encoder, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, file_hash, write_json, write_text
 from sparsecse.packing.card import CardFacts, model_card
@@ -16,7 +16,8 @@ from sparsecse.packing.card import CardFacts, model_card
 PROVENANCE_FILE = "sparsecse.json"
 
 _PROBES = ("A short one.", "A somewhat longer sentence, with a comma, to be padded against.", "Is 42 a number?")
-_TOLERANCE = 1e-5
+# Of single values; vectors of unit length have values around 0.05 at 384 dimensions.
+_TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1, "int8": 1e-1}
 
 
 def _check_target(out: Path) -> None:
@@ -28,28 +29,34 @@ def _check_target(out: Path) -> None:
         )
 
 
-def pack(encoder: Encoder, out: Path, facts: CardFacts) -> dict[str, Any]:
+def pack(encoder: Encoder, out: Path, facts: CardFacts, *, dtype: str = "float32") -> dict[str, Any]:
     """Write a packed folder, whole or not at all, after reading it back and comparing the vectors.
+
+    An encoder whose layers are all alike and have all their heads is written as a stock checkpoint of its family, which
+    loads everywhere; any other one, and every int8 one, with our modelling file.
 
     Args:
         out: the folder; an earlier pack there is replaced, anything else is refused.
         facts: for the card and the provenance file.
+        dtype: how weights are stored, a key of `encoders.DTYPES`.
 
     Returns:
-        its path, bytes, the weights' SHA-256, and the largest difference of the vectors read back.
+        its path, format, bytes, the weights' SHA-256, and the largest difference of the vectors read back.
     """
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype '{dtype}' is unknown; choose one of {', '.join(DTYPES)}.")
     _check_target(out)
+    stock = is_stock(encoder.model.config) and dtype != "int8"
     try:
         with atomic_directory(out) as folder:
-            save_encoder(encoder, folder)
-            write_text(folder / "README.md", model_card(facts, out.name))
-            write_json(folder / PROVENANCE_FILE, dataclasses.asdict(facts))
-            written = load_encoder(folder)
-            difference = float((written.encode(_PROBES) - encoder.encode(_PROBES)).abs().max())
-            if not difference <= _TOLERANCE:
+            save_encoder(encoder, folder, stock=stock, dtype=dtype)
+            write_text(folder / "README.md", model_card(facts, out.name, needs_code=not stock))
+            write_json(folder / PROVENANCE_FILE, {**dataclasses.asdict(facts), "dtype": dtype, "stock": stock})
+            difference = float((load_encoder(folder).encode(_PROBES) - encoder.encode(_PROBES)).abs().max())
+            if not difference <= _TOLERANCE[dtype]:
                 raise InputError(
-                    f"The packed folder's vectors differ from the model's by {difference:.2g} (at most {_TOLERANCE} is "
-                    f"allowed); nothing was written to {out}."
+                    f"The packed folder's vectors differ from the model's by {difference:.2g} (at most "
+                    f"{_TOLERANCE[dtype]} is allowed in {dtype}); nothing was written to {out}."
                 )
             sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
             weights = file_hash(folder / WEIGHTS_FILE)
@@ -57,6 +64,8 @@ def pack(encoder: Encoder, out: Path, facts: CardFacts) -> dict[str, Any]:
         raise InputError(f"--out {out} cannot be written ({error.strerror}); nothing was left there.") from None
     return {
         "path": str(out),
+        "format": encoder.model.config.original_model_type if stock else "sparsecse",
+        "dtype": dtype,
         "bytes": sum(sizes.values()),
         "weights_bytes": sizes[WEIGHTS_FILE],
         "weights_sha256": weights,

@@ -5,7 +5,7 @@ from sparsecse.stages.dense import load_dense
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
 from sparsecse.stages.options import DataOptions, ModelOptions, resolve_model
-from sparsecse.stages.pack import pack
+from sparsecse.stages.pack import newest_folder, pack
 from sparsecse.stages.pipeline import Plan, run
 from sparsecse.stages.prune import MASK_FILE, Cut, load_mask, prune, rewind
 from sparsecse.stages.score import SCORES_FILE, load_scores, score
@@ -27,6 +27,7 @@ __all__ = [
     "load_dense",
     "load_mask",
     "load_scores",
+    "newest_folder",
     "pack",
     "prune",
     "resolve_model",

@@ -14,6 +14,15 @@ from sparsecse.stages.dense import dense_options
 from sparsecse.workdir import MODEL_STAGES, Record, Workdir, package_versions
 
 
+def newest_folder(workdir: Workdir) -> Path:
+    """The folder that `pack` last wrote if it is of the newest model, else that model's folder in the run directory."""
+    stage, _ = workdir.newest_model()
+    packed = workdir.record("pack")
+    if packed is not None and workdir.stale("pack") is None and Path(packed.info["path"]).is_dir():
+        return Path(packed.info["path"])
+    return workdir.folder(stage) / "model"
+
+
 def default_out(workdir: Workdir) -> Path:
     return workdir.path / "packed"
 
@@ -40,7 +49,7 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
     )
 
 
-def pack(workdir: Workdir, out: Path | None = None) -> tuple[Record, bool]:
+def pack(workdir: Workdir, out: Path | None = None, *, dtype: str = "float32") -> tuple[Record, bool]:
     """Pack the newest of finetune, rewind and prune; one whose inputs have changed since is passed over.
 
     An up-to-date pack that is still intact is not written again.
@@ -56,9 +65,9 @@ def pack(workdir: Workdir, out: Path | None = None) -> tuple[Record, bool]:
     def work(_: Path) -> Mapping[str, Any]:
         encoder = load_encoder(workdir.folder(stage) / "model")
         facts = _facts(workdir, stage, count_parameters(encoder.model), encoder.settings.pooling)
-        return {"stage": stage, **write_pack(encoder, target, facts)}
+        return {"stage": stage, **write_pack(encoder, target, facts, dtype=dtype)}
 
     before = workdir.record("pack")
     written = target / WEIGHTS_FILE
     intact = before is not None and written.exists() and file_hash(written) == before.info["weights_sha256"]
-    return workdir.run_stage("pack", inputs, {"out": str(target)}, work, force=not intact)
+    return workdir.run_stage("pack", inputs, {"out": str(target), "dtype": dtype}, work, force=not intact)
