@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from sparsecse.errors import InputError
 _DEBUG = "SPARSECSE_DEBUG"
 
 # Typer brings its own copy of click in newer versions; this is the base of its usage errors in all of them.
-_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="sparsecse",
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as exit_:
         return exit_.exit_code
     except _UsageError as error:
-        error.show()  # type: ignore[attr-defined]
-        return error.exit_code  # type: ignore[attr-defined]
+        error.show()
+        return error.exit_code
     except InputError as error:
         if os.environ.get(_DEBUG):
             raise

@@ -76,9 +76,8 @@ def prune(encoder: Encoder, mask: Mask) -> Encoder:
         )
     model = SparseCSEModel(_smaller_config(encoder.model.config, mask))
     model.load_state_dict(_kept_state(encoder.model, mask))
-    smaller = Encoder(
-        model.to(device=encoder.device, dtype=encoder.model.dtype), encoder.tokenizer, encoder.settings, encoder.source
-    )
+    model.to(device=encoder.device, dtype=encoder.model.dtype)  # type: ignore[call-arg]
+    smaller = Encoder(model, encoder.tokenizer, encoder.settings, encoder.source)
     return smaller.train(encoder.training)
 
 

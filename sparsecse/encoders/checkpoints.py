@@ -221,7 +221,7 @@ def save_encoder(encoder: Encoder, directory: Path, *, stock: bool = False, dtyp
         model.config.weight_storage = "int8"
         model.save_pretrained(directory, state_dict=_int8_state(encoder.model))
     else:
-        model.to(DTYPES[dtype]).save_pretrained(directory)
+        model.to(dtype=DTYPES[dtype]).save_pretrained(directory)  # type: ignore[call-arg]
     encoder.tokenizer.save_pretrained(directory)
     pooler = None if encoder.model.pooler is None else encoder.model.pooler.dense
     config = encoder.model.config

@@ -28,8 +28,8 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-_WITH_CODE = """`trust_remote_code=True` runs `modeling_sparsecse.py` of this folder. After `import sparsecse` (pip package
-`sparsecse`) the flag is not needed. `transformers.AutoModel.from_pretrained` takes the folder in the same two ways."""
+_WITH_CODE = """`trust_remote_code=True` runs `modeling_sparsecse.py` of this folder. After `import sparsecse` (the pip
+package `sparsecse`) the flag is not needed. `transformers.AutoModel.from_pretrained` takes the folder in the same two ways."""
 _WITHOUT_CODE = "It is a stock checkpoint: whatever loads the base model's family loads it, with no code of ours."
 
 
