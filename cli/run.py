@@ -129,7 +129,7 @@ def run(
             rewind_to=rewind_to,
             out=out,
             bench_sentences=256 if bench else 0,
-            bench={"threads": threads},
+            bench={"threads": threads, "orders": ("given",), "rounds": 3},
         )
         done = stages.run(run_directory, plan, progress=progress, step_progress=step_progress("Fine-tuning"))
         for stage, (record, reused) in done.items():

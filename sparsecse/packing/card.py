@@ -29,7 +29,8 @@ class CardFacts:
 
 
 _WITH_CODE = """`trust_remote_code=True` runs `modeling_sparsecse.py` of this folder. After `import sparsecse` (the pip
-package `sparsecse`) the flag is not needed. `transformers.AutoModel.from_pretrained` takes the folder in the same two ways."""
+package `sparsecse`) the flag is not needed. `transformers.AutoModel.from_pretrained` takes the folder in these two
+ways, too."""
 _WITHOUT_CODE = "It is a stock checkpoint: whatever loads the base model's family loads it, with no code of ours."
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,19 @@ class Cut:
         return keep_layers(mask, sizes, layers)
 
 
+def _vocabulary_progress(progress: Progress) -> Callable[[str, int, int | None], None]:
+    labels = {"count": "Counting tokens", "weigh": "Weighing tokens", "measure": "Measuring the coverage"}
+    updates: dict[str, Callable[[int, int], None]] = {}
+
+    def update(stage: str, done: int, total: int | None) -> None:
+        if stage not in updates:
+            updates[stage] = progress(labels[stage])
+        if total is not None:  # a stream does not tell how long it is
+            updates[stage](done, total)
+
+    return update
+
+
 def _save_model(encoder: Encoder, folder: Path) -> None:
     (folder / "model").mkdir()
     save_encoder(encoder, folder / "model")
@@ -138,10 +151,7 @@ def prune(
         mask.save(folder / MASK_FILE)
         info: dict[str, Any] = {"kept": mask.kept(), "sizes": mask.sizes(), "layers": mask.kept_layers()}
         if cut_.vocab:
-            update = progress("Counting tokens")
-            smaller, report = fit_vocabulary(
-                smaller, corpus, cut_.vocab_size, progress=lambda lines: update(lines, lines + 1)
-            )
+            smaller, report = fit_vocabulary(smaller, corpus, cut_.vocab_size, progress=_vocabulary_progress(progress))
             kept = whole.tokenizer.convert_tokens_to_ids(
                 smaller.tokenizer.convert_ids_to_tokens(list(range(report.tokens_after)))
             )

@@ -3,9 +3,9 @@
 from sparsecse.vocabulary.choice import choose_vocabulary
 from sparsecse.vocabulary.corpus import Corpus
 from sparsecse.vocabulary.counting import HELD_OUT_EVERY, Coverage, TokenCounts, count_tokens, measure_coverage
+from sparsecse.vocabulary.displacement import displacement
 from sparsecse.vocabulary.pruning import VocabularyReport, fit_vocabulary, prune_vocabulary
 from sparsecse.vocabulary.rewriting import rewrite_tokenizer
-from sparsecse.vocabulary.usefulness import choose_useful
 
 __all__ = [
     "HELD_OUT_EVERY",
@@ -13,9 +13,9 @@ __all__ = [
     "Coverage",
     "TokenCounts",
     "VocabularyReport",
-    "choose_useful",
     "choose_vocabulary",
     "count_tokens",
+    "displacement",
     "fit_vocabulary",
     "measure_coverage",
     "prune_vocabulary",

@@ -38,7 +38,7 @@ def choose_vocabulary(
     """Choose the tokens that stay; a text that needs no other one splits into the same pieces as before.
 
     Always kept: special and added tokens, every single-character or byte piece (so that no text the full vocabulary can
-    write becomes unknown, whatever its script), and `always`. Then the tokens that occur, the most frequent first, the
+    write becomes unknown, whatever its script), and `always`. Then the tokens that occur, the highest count first, the
     earlier id first among equals. A BPE token brings every token that its merges go through.
 
     Why the pieces stay the same, given that all of a text's tokens are kept:
@@ -50,7 +50,7 @@ def choose_vocabulary(
 
     Args:
         tokenizer: a fast transformers tokenizer with a WordPiece, BPE or Unigram model.
-        counts: occurrences of every token id, [number of token ids].
+        counts: occurrences of every token id, [number of token ids]; or occurrences times `displacement`.
         size: the most tokens to keep; by default all that occur. Where a BPE token does not fit with its parts, rarer
             ones that fit take its place.
         always: ids of further tokens to keep.

@@ -50,13 +50,15 @@ def post_processors(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def special_ids(tokenizer: Any, state: dict[str, Any]) -> set[int]:
-    """Ids of special and added tokens, of the unknown token, and of what the post-processor inserts."""
+    """Ids of special and added tokens, of the unknown token, and of what is put around and behind a text."""
     model = state["model"]
     ids = {token["id"] for token in state["added_tokens"]} | set(tokenizer.all_special_ids)
     if model["type"] == "Unigram":
         ids |= set() if model["unk_id"] is None else {model["unk_id"]}
     elif model["unk_token"] in model["vocab"]:
         ids.add(model["vocab"][model["unk_token"]])
+    if state["padding"] is not None:
+        ids.add(state["padding"]["pad_id"])
     for processor in post_processors(state):
         ids |= {token for special in processor.get("special_tokens", {}).values() for token in special["ids"]}
         ids |= {processor[name][1] for name in ("sep", "cls") if name in processor}
