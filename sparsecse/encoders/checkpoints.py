@@ -179,7 +179,9 @@ def is_stock(config: SparseCSEConfig) -> bool:
     """Whether all layers are alike and the attention complete, so that the original family's own class can hold it."""
     sizes = set(config.layer_sizes())
     heads = {heads for heads, _ in sizes}
-    return len(sizes) == 1 and heads == {config.hidden_size // config.attention_head_size}
+    # RoBERTa's own class counts positions from pad_token_id + 1, so a padding token that has moved cannot be told it.
+    positions = config.position_offset in (0, config.pad_token_id + 1)
+    return len(sizes) == 1 and heads == {config.hidden_size // config.attention_head_size} and positions
 
 
 def _stock_model(model: SparseCSEModel) -> Any:

@@ -147,16 +147,17 @@ def prune(
 
     def work(folder: Path) -> Mapping[str, Any]:
         whole = dense or load_dense(workdir)
-        smaller = cut(whole, mask)
         mask.save(folder / MASK_FILE)
         info: dict[str, Any] = {"kept": mask.kept(), "sizes": mask.sizes(), "layers": mask.kept_layers()}
+        narrowed = whole
         if cut_.vocab:
-            smaller, report = fit_vocabulary(smaller, corpus, cut_.vocab_size, progress=_vocabulary_progress(progress))
-            kept = whole.tokenizer.convert_tokens_to_ids(
-                smaller.tokenizer.convert_ids_to_tokens(list(range(report.tokens_after)))
-            )
+            # Before the cut: tokens are weighed by the model that knows them best.
+            narrowed, report = fit_vocabulary(whole, corpus, cut_.vocab_size, progress=_vocabulary_progress(progress))
+            tokens = narrowed.tokenizer.convert_ids_to_tokens(list(range(report.tokens_after)))
+            kept = whole.tokenizer.convert_tokens_to_ids(tokens)
             save_file({"kept": torch.tensor(kept)}, folder / VOCABULARY_FILE)
             info["vocabulary"] = report.to_json()
+        smaller = cut(narrowed, mask)
         _save_model(smaller, folder)
         return {
             **info,
