@@ -104,6 +104,8 @@ def test_compile_checkpointing_dtype_and_device_map(bert, tmp_path):
     expected = model(ids, attention_mask=mask).last_hidden_state
     compiled = torch.compile(model, fullgraph=True)(ids, attention_mask=mask).last_hidden_state
     torch.testing.assert_close(compiled, expected, atol=1e-5, rtol=1e-5)
+    placed = AutoModel.from_pretrained(tmp_path / "packed", device_map="cpu").eval()
+    torch.testing.assert_close(placed(ids, attention_mask=mask).last_hidden_state, expected)
     half = AutoModel.from_pretrained(tmp_path / "packed", dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert half(ids, attention_mask=mask).last_hidden_state.dtype == torch.bfloat16

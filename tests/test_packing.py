@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from conftest import FAMILIES
 
 from sparsecse.encoders import load_encoder
+from sparsecse.errors import InputError
 from sparsecse.masks import Mask
 from sparsecse.packing import CardFacts, count_parameters, model_card, pack
 from sparsecse.surgery import prune
@@ -129,3 +131,22 @@ def test_a_card_without_scores_has_no_empty_section(bert):
     plain = CardFacts("tiny", [(4, 24)], [(4, 24)], 10, 10, "mean")
     text = model_card(plain, "name")
     assert "## Scores" not in text and "## How it was made" not in text and "(100.0%)" in text
+
+
+def test_a_full_disk_leaves_the_earlier_pack(bert, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    pack(bert, out, facts(bert, bert))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def full(encoder, directory, **options):
+        (directory / "model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sparsecse.packing.folder.save_encoder", full)
+    with pytest.raises(InputError, match=r"--out .* cannot be written \(No space left on device\)"):
+        pack(bert, out, facts(bert, bert))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(InputError, match="cannot be written"):
+        pack(bert, tmp_path / "new", facts(bert, bert))
+    assert not (tmp_path / "new").exists()
