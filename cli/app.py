@@ -15,6 +15,7 @@ from sparsecse.cli.output import note
 from sparsecse.errors import InputError
 
 _DEBUG = "SPARSECSE_DEBUG"
+_INTERRUPTED = 130
 
 # Typer brings its own copy of click in newer versions; this is the base of its usage errors in all of them.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -74,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         result = app(args=arguments, prog_name="sparsecse", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
     except typer.Exit as exit_:
-        return exit_.exit_code
+        code = exit_.exit_code
     except _UsageError as error:
         error.show()
         return error.exit_code
@@ -86,12 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         note(f"Error: {error}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        note("Interrupted; the same command goes on where it stopped.")
-        return 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); there is nobody left to tell.
         sys.stderr.close()
         return 0
+    if code == _INTERRUPTED:
+        note("Interrupted; the same command goes on where it stopped.")
+    return code
 
 
 def entry_point() -> None:
