@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,7 +55,7 @@ def bench(
     from sparsecse.reports import bench_table, size_table
 
     texts = load_sentences(data, columns=options.split_list(columns), split=split, data_dir=data_dir)[:sentences]
-    settings = {
+    settings: dict[str, Any] = {
         "runtimes": tuple(RUNTIMES) if runtimes == "all" else options.split_list(runtimes),
         "batch_sizes": options.split_numbers(batch_sizes, "--batch-sizes"),
         "orders": options.split_list(orders),
