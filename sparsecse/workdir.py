@@ -17,15 +17,14 @@ import contextlib
 import datetime
 import hashlib
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sparsecse.benchmarking.machine import versions
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, file_hash, read_json, write_json
 
@@ -37,11 +36,7 @@ _RECORD = "record.json"
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("sparsecse", "torch", "transformers", "tokenizers", "numpy", "scipy"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    return versions(("tokenizers", "numpy", "scipy"))
 
 
 @dataclass(frozen=True)
