@@ -9,22 +9,27 @@ import typer
 
 from sparsecse.cli import options
 from sparsecse.cli.output import show
+from sparsecse.cli.session import DEFAULT_WORKDIR
 from sparsecse.workdir import Workdir
 
-What = Annotated[str, typer.Argument(help="A model (folder, hub id, demo) or a run directory.")]
+What = Annotated[
+    str, typer.Argument(help="A model (folder, hub id, demo) or a run directory; by default the run directory.")
+]
 
 
 def inspect(
-    what: What = "sparsecse-run",
+    what: What = "",
     pooling: options.Pooling = None,
+    workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
     """Show a model's family, sizes, pooling and bytes, or a run directory's stages and their state."""
     from sparsecse import stages
     from sparsecse.reports import layer_table, run_table, summary_table
 
-    if Path(what).is_dir() and Workdir.is_one(Path(what)):
-        facts = stages.inspect_run(Workdir(what))
+    folder = Path(what) if what else workdir
+    if not what or (folder.is_dir() and Workdir.is_one(folder)):
+        facts = stages.inspect_run(Workdir(folder))
         show(json, facts, run_table(facts))
         return
     facts = stages.inspect_model(stages.ModelOptions(what, pooling))

@@ -76,7 +76,7 @@ class Workdir:
     @staticmethod
     def is_one(path: Path) -> bool:
         """Whether a folder is a run directory."""
-        return any((path / stage / _RECORD).exists() for stage in ("train", "score"))
+        return any((path / stage / _RECORD).exists() for stage in ("train", "score", "prune"))
 
     def record(self, stage: str) -> Record | None:
         """The record of a finished stage, or None."""

@@ -109,6 +109,7 @@ def test_bench_prints_rows(call, sentence_folder):
         (["prune", "--sparsity", "many"], "--sparsity"),
         (["pack"], "sparsecse prune"),
         (["eval"], "sparsecse prune"),
+        (["inspect"], "is no run directory"),
         (["eval", "{model}", "--tasks", "glue"], "glue"),
         (["bench", "{model}", "--runtimes", "warp"], "warp"),
         (["bench", "{model}", "--batch-sizes", "0"], "--batch-sizes 0"),

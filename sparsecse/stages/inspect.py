@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.encoders import load_encoder
+from sparsecse.errors import InputError
 from sparsecse.packing import count_parameters
 from sparsecse.stages.options import ModelOptions, resolve_model
 from sparsecse.workdir import Workdir
@@ -42,6 +43,8 @@ def inspect_model(options: ModelOptions) -> dict[str, Any]:
 
 def inspect_run(workdir: Workdir) -> dict[str, Any]:
     """Each finished stage with its settings, results, age and whether it still follows from the ones before it."""
+    if not Workdir.is_one(workdir.path):
+        raise InputError(f"{workdir.path} is no run directory; give one, or a model, or run `sparsecse score` first.")
     stages: dict[str, Any] = {}
     for stage in _STAGES:
         record = workdir.record(stage)
