@@ -76,5 +76,4 @@ def bench(
         with session(workdir, threads) as run:
             record, _ = stages.bench_run(run, texts, progress=progress, **settings)
         report = dict(record.info)
-    sizes = {label: {**facts, "bytes": facts["bytes_on_disk"]} for label, facts in report["models"].items()}
-    show(json, report, bench_table(report), size_table(sizes))
+    show(json, report, bench_table(report), size_table(report["models"]))

@@ -142,8 +142,7 @@ def run(
         ]
         if "bench" in done:
             report = done["bench"][0].info
-            sizes = {label: {**facts, "bytes": facts["bytes_on_disk"]} for label, facts in report["models"].items()}
-            tables += [bench_table(report), size_table(sizes)]
+            tables += [bench_table(report), size_table(report["models"])]
         for task, reason in results["dense"]["missing"].items():
             note(f"Left out {task}: {reason}")
         show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables)

@@ -124,7 +124,7 @@ def bench_table(report: Mapping[str, Any]) -> Table:
             f"{row['tokens_per_second']:.0f}",
             f"{row['p50_ms']:.1f}",
             f"{row['p95_ms']:.1f}",
-            f"{row['peak_rss_mb']:.0f}",
+            "-" if row["peak_rss_mb"] is None else f"{row['peak_rss_mb']:.0f}",
             "-" if row.get("speedup") is None else f"{row['speedup']:.2f}x",
         )
     return table
@@ -160,10 +160,11 @@ def file_table(facts: Mapping[str, Any], title: str) -> Table:
 
 
 def size_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Parameters and bytes of some models; models: label -> {"parameters", "bytes"}."""
+    """Parameters and bytes of some models; models: label -> {"parameters", "bytes_on_disk"}."""
     table = _table("Size", ["model", "parameters", "bytes on disk"])
     for label, facts in models.items():
-        table.add_row(label, f"{facts['parameters']:,}", "-" if facts["bytes"] is None else f"{facts['bytes']:,}")
+        size = facts["bytes_on_disk"]
+        table.add_row(label, f"{facts['parameters']:,}", "-" if size is None else f"{size:,}")
     return table
 
 

@@ -136,11 +136,12 @@ def _check_counts(num_sentences: int, batch_sizes: Sequence[int], rounds: int, t
 def _prepare(source: str, sentences: Sequence[str], options: Mapping[str, Any]) -> tuple[BenchModel, TokenIds]:
     """Describe a model and tokenise with it, once for all its runtimes."""
     from sparsecse.encoders import load_encoder
+    from sparsecse.packing import count_parameters
 
     encoder = load_encoder(source, **options)
     token_ids = encoder.tokenize(sentences)
     model = BenchModel(
-        parameters=sum(parameter.numel() for parameter in encoder.model.parameters()),
+        parameters=count_parameters(encoder.model),
         bytes_on_disk=_bytes_on_disk(Path(source)),
         tokens=sum(map(len, token_ids)),
     )

@@ -9,7 +9,7 @@ from sparsecse.errors import InputError
 
 
 def publication(folder: Path) -> dict[str, Any]:
-    """What an upload of a folder would send: {"files": [{"path", "bytes"}], "bytes", "card": the card's first lines}.
+    """What an upload of a folder would send: {"files": [{"path", "bytes"}], "bytes", "card": its text}.
 
     Raises:
         InputError: the folder is missing, or is no model with weights, configuration and a card.
@@ -26,7 +26,7 @@ def publication(folder: Path) -> dict[str, Any]:
     return {"files": files, "bytes": sum(file["bytes"] for file in files), "card": card}
 
 
-def push(folder: Path, repo_id: str, *, private: bool = False, revision: str | None = None) -> str:
+def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
     """Create the model repository where it does not exist and upload the folder; returns the commit's address.
 
     Raises:
@@ -42,7 +42,6 @@ def push(folder: Path, repo_id: str, *, private: bool = False, revision: str | N
         commit = api.upload_folder(
             folder_path=folder,
             repo_id=repo_id,
-            revision=revision,
             allow_patterns=files,
             commit_message="Upload a model pruned with sparsecse",
         )

@@ -1,9 +1,9 @@
 """The stages of a run directory: each reads what earlier ones left, writes its own folder, and records both."""
 
 from sparsecse.stages.bench import bench_models, bench_run
-from sparsecse.stages.dense import load_dense
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
+from sparsecse.stages.models import load_dense
 from sparsecse.stages.options import DataOptions, ModelOptions, resolve_model
 from sparsecse.stages.pack import newest_folder, pack
 from sparsecse.stages.pipeline import Plan, run

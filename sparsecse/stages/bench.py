@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.benchmarking import benchmark
-from sparsecse.encoders import WEIGHTS_FILE
 from sparsecse.errors import InputError
 from sparsecse.files import write_json
-from sparsecse.stages.dense import dense_hash, dense_options
+from sparsecse.stages.models import dense_hash, dense_options, model_input
 from sparsecse.stages.options import ModelOptions, Progress, resolve_model, silent
 from sparsecse.workdir import Record, Workdir
 
@@ -61,10 +60,9 @@ def bench_run(
 ) -> tuple[Record, bool]:
     """Time the dense and the newest pruned model of a run directory; options as those of `bench_models`."""
     stage, _ = workdir.newest_model()
-    weights = f"model/{WEIGHTS_FILE}"
     inputs = {
         "model": dense_hash(workdir),
-        f"{stage}/{weights}": workdir.output_hash(stage, weights),
+        **model_input(workdir, stage),
         "data": hashlib.sha256(json.dumps(list(sentences)).encode()).hexdigest(),
     }
     # The pruned folder names its own pooling; the dense one may need what it was scored with.

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsecse.encoders import WEIGHTS_FILE, load_encoder
 from sparsecse.evaluation import evaluate, load_tasks
 from sparsecse.files import write_json
-from sparsecse.stages.dense import dense_hash, load_dense
+from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input
 from sparsecse.stages.options import Progress, silent
 from sparsecse.workdir import Record, Workdir
 
@@ -26,12 +25,11 @@ def evaluate_run(
 ) -> tuple[Record, bool]:
     """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it."""
     stage, _ = workdir.newest_model()
-    weights = f"model/{WEIGHTS_FILE}"
     sets, _ = load_tasks(tasks, data_dir=data_dir)
     data = hashlib.sha256("".join(pairs.fingerprint() for pairs in sets.values()).encode()).hexdigest()
     inputs = {
         "model": dense_hash(workdir),
-        f"{stage}/{weights}": workdir.output_hash(stage, weights),
+        **model_input(workdir, stage),
         "data": data,
     }
     settings = {"tasks": tasks, "positive_minimum": positive_minimum}
@@ -40,7 +38,7 @@ def evaluate_run(
         results = {}
         for label, load in (
             ("dense", lambda: load_dense(workdir)),
-            ("pruned", lambda: load_encoder(workdir.folder(stage) / "model")),
+            ("pruned", lambda: load_model(workdir, stage)),
         ):
             results[label] = evaluate(
                 load(),

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsecse.encoders import WEIGHTS_FILE, load_encoder
+from sparsecse.encoders import WEIGHTS_FILE
 from sparsecse.files import file_hash
 from sparsecse.packing import CardFacts, count_parameters
 from sparsecse.packing import pack as write_pack
-from sparsecse.stages.dense import dense_options
+from sparsecse.stages.models import dense_options, load_model, model_input
 from sparsecse.workdir import MODEL_STAGES, Record, Workdir, package_versions
 
 
@@ -56,14 +56,13 @@ def pack(workdir: Workdir, out: Path | None = None, *, dtype: str = "float32") -
     """
     stage, _ = workdir.newest_model()
     target = (out or default_out(workdir)).absolute()
-    weights = f"model/{WEIGHTS_FILE}"
-    inputs = {f"{stage}/{weights}": workdir.output_hash(stage, weights)}
+    inputs = model_input(workdir, stage)
     evaluated = workdir.record("eval")
     if evaluated is not None and workdir.stale("eval") is None:
         inputs["eval/results.json"] = evaluated.outputs["results.json"]
 
     def work(_: Path) -> Mapping[str, Any]:
-        encoder = load_encoder(workdir.folder(stage) / "model")
+        encoder = load_model(workdir, stage)
         facts = _facts(workdir, stage, count_parameters(encoder.model), encoder.settings.pooling)
         return {"stage": stage, **write_pack(encoder, target, facts, dtype=dtype)}
 

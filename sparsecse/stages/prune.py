@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from sparsecse.encoders import Encoder, fingerprint, load_encoder, save_encoder
+from sparsecse.encoders import Encoder, fingerprint, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import file_hash
 from sparsecse.masks import Budget, Mask, keep_layers, of_layers, select, select_portable
 from sparsecse.packing import count_parameters
 from sparsecse.scoring import Scores
-from sparsecse.stages.dense import load_dense
+from sparsecse.stages.models import load_dense, load_model, save_model
 from sparsecse.stages.options import ModelOptions, Progress, kept_step, resolve_model, silent
 from sparsecse.stages.score import SCORES_FILE, load_scores
 from sparsecse.surgery import prune as cut
@@ -96,11 +96,6 @@ def _vocabulary_progress(progress: Progress) -> Callable[[str, int, int | None],
     return update
 
 
-def _save_model(encoder: Encoder, folder: Path) -> None:
-    (folder / "model").mkdir()
-    save_encoder(encoder, folder / "model")
-
-
 def prune(
     workdir: Workdir, cut_: Cut, model: ModelOptions | None = None, *, progress: Progress = silent
 ) -> tuple[Record, bool]:
@@ -158,7 +153,7 @@ def prune(
             save_file({"kept": torch.tensor(kept)}, folder / VOCABULARY_FILE)
             info["vocabulary"] = report.to_json()
         smaller = cut(narrowed, mask)
-        _save_model(smaller, folder)
+        save_model(smaller, folder)
         return {
             **info,
             "parameters": count_parameters(smaller.model),
@@ -179,7 +174,7 @@ def rewind(workdir: Workdir, checkpoint: str) -> tuple[Record, bool]:
     """Give what is left the weights of an earlier checkpoint: a folder, a hub id or a step kept by `train`."""
     mask = load_mask(workdir)
     source = kept_step(workdir, resolve_model(checkpoint))
-    pruned = load_encoder(workdir.folder("prune") / "model")
+    pruned = load_model(workdir, "prune")
     own = pruned.settings
     earlier = load_encoder(source, pooling=own.pooling, normalize=own.normalize, max_length=own.max_length)
     inputs = {f"prune/{MASK_FILE}": workdir.output_hash("prune", MASK_FILE), "checkpoint": fingerprint(earlier)}
@@ -192,7 +187,7 @@ def rewind(workdir: Workdir, checkpoint: str) -> tuple[Record, bool]:
         if f"prune/{VOCABULARY_FILE}" in inputs:
             smaller = prune_vocabulary(smaller, load_file(vocabulary)["kept"].tolist())
         # Pooling, prompts and tokenizer stay those of the model that was pruned.
-        _save_model(Encoder(smaller.model, pruned.tokenizer, own, pruned.source), folder)
+        save_model(Encoder(smaller.model, pruned.tokenizer, own, pruned.source), folder)
         return {"kept": mask.kept(), "parameters": count_parameters(smaller.model)}
 
     return workdir.run_stage("rewind", inputs, {"to": checkpoint}, work)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sparsecse.datasets import PairSet
-from sparsecse.encoders import Encoder, fingerprint, load_encoder, save_encoder
+from sparsecse.encoders import Encoder, fingerprint, save_encoder
 from sparsecse.evaluation import spearman
 from sparsecse.files import atomic_directory, write_json
-from sparsecse.stages.dense import load_dense
+from sparsecse.stages.models import load_dense, load_model, model_input, save_model
 from sparsecse.stages.options import DataOptions, ModelOptions, training_examples
 from sparsecse.stages.score import score_data
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
@@ -78,10 +79,10 @@ def train_dense(
             keep=keep,
             progress=progress,
         )
-        (folder / "model").mkdir()
-        save_encoder(encoder, folder / "model", stock=True)
+        save_model(encoder, folder, stock=True)
         if (partial / "steps").exists():
-            (partial / "steps").rename(folder / "steps")
+            # Copied, not moved: a kill before this stage has its name would lose the steps for the next attempt.
+            shutil.copytree(partial / "steps", folder / "steps")
         write_json(folder / "history.json", result.history)
         return _info(result, len(examples), pairs)
 
@@ -106,11 +107,10 @@ def finetune(
         teacher: the model to distil from; by default the dense model that was scored.
     """
     source = "rewind" if workdir.record("rewind") is not None and workdir.stale("rewind") is None else "prune"
-    weights = "model/model.safetensors"
     examples = training_examples(data, set(settings.objective))
     pairs = (dev or score_data(workdir)).pairs()
     inputs = {
-        f"{source}/{weights}": workdir.output_hash(source, weights),
+        **model_input(workdir, source),
         "data": _examples_hash(examples),
         "dev": pairs.fingerprint(),
     }
@@ -121,7 +121,7 @@ def finetune(
         inputs["teacher"] = fingerprint(teacher_model)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        encoder = load_encoder(workdir.folder(source) / "model")
+        encoder = load_model(workdir, source)
         partial = workdir.partial("finetune", inputs, recorded)
         result = train(
             encoder,
@@ -132,8 +132,7 @@ def finetune(
             checkpoint=partial / "checkpoint.pt",
             progress=progress,
         )
-        (folder / "model").mkdir()
-        save_encoder(encoder, folder / "model")
+        save_model(encoder, folder)
         write_json(folder / "history.json", result.history)
         return _info(result, len(examples), pairs)
 

@@ -1,8 +1,13 @@
-"""The dense model of a run directory: the one that was scored or, where nothing was scored, the one that was pruned."""
+"""The models of a run directory: the dense one that it was made from, and those that stages leave in `model/`.
+
+The dense model is the one that was scored or, where nothing was scored, the one that was pruned.
+"""
 
 from __future__ import annotations
 
-from sparsecse.encoders import Encoder, fingerprint
+from pathlib import Path
+
+from sparsecse.encoders import WEIGHTS_FILE, Encoder, fingerprint, load_encoder, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.stages.options import ModelOptions
 from sparsecse.workdir import Record, Workdir
@@ -36,3 +41,20 @@ def load_dense(workdir: Workdir) -> Encoder:
             f"or start again with another --workdir."
         )
     return encoder
+
+
+def save_model(encoder: Encoder, folder: Path, *, stock: bool = False) -> None:
+    """Write a stage's model into the folder that the stage is filling."""
+    (folder / "model").mkdir()
+    save_encoder(encoder, folder / "model", stock=stock)
+
+
+def load_model(workdir: Workdir, stage: str) -> Encoder:
+    """The model that a finished stage left."""
+    return load_encoder(workdir.folder(stage) / "model")
+
+
+def model_input(workdir: Workdir, stage: str) -> dict[str, str]:
+    """A stage's model as an input of a later one: the name and the recorded hash of its weights."""
+    weights = f"model/{WEIGHTS_FILE}"
+    return {f"{stage}/{weights}": workdir.output_hash(stage, weights)}
