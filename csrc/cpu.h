@@ -13,9 +13,9 @@
 namespace sparsecse {
 
 // Every level includes those before it. Callers pass the level along: nothing here is global state.
-enum class CpuLevel : int { portable, avx2, avx512, avx512bf16, amx };
+enum class CpuLevel : int { portable, avx2, avx512, avx512vnni, avx512bf16, amx };
 
-inline constexpr const char* cpu_level_names[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
+inline constexpr const char* cpu_level_names[] = {"portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
 
 #ifdef SPARSECSE_X86
 // Linux gives a process the 8 KB of tile registers only when it asks; the answer also tells whether the kernel can
@@ -37,11 +37,12 @@ inline CpuLevel best_cpu_level() {
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
       !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
     return CpuLevel::avx2;
-  if (!__builtin_cpu_supports("avx512bf16")) return CpuLevel::avx512;
+  if (!__builtin_cpu_supports("avx512vnni")) return CpuLevel::avx512;
+  if (!__builtin_cpu_supports("avx512bf16")) return CpuLevel::avx512vnni;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
-  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
-  if ((edx & amx_bf16) && (edx & amx_tile) && request_amx_tiles()) return CpuLevel::amx;
+  constexpr unsigned amx = 1u << 22 | 1u << 24 | 1u << 25;  // bf16, tiles, int8
+  if ((edx & amx) == amx && request_amx_tiles()) return CpuLevel::amx;
   return CpuLevel::avx512bf16;
 #else
   return CpuLevel::portable;

@@ -1,8 +1,8 @@
 """Which implementation of a kernel runs: the one place that knows.
 
 `SPARSECSE_KERNELS` = `auto` (the default), `native` (an error where it cannot run) or `reference` (plain PyTorch).
-`SPARSECSE_CPU` = `portable`, `avx2`, `avx512`, `avx512bf16` or `amx` holds the native CPU kernels to that instruction
-set or the best one below it that the machine has.
+`SPARSECSE_CPU` = `portable`, `avx2`, `avx512`, `avx512vnni`, `avx512bf16` or `amx` holds the native CPU kernels to that
+instruction set or the best one below it that the machine has.
 """
 
 import os

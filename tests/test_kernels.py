@@ -12,7 +12,7 @@ from sparsecse.errors import InputError
 from sparsecse.kernels import row_logsumexp, uniformity, uniformity_value_and_grad
 from sparsecse.kernels.dispatch import native_extension
 
-LEVELS = ["portable", "avx2", "avx512", "avx512bf16", "amx"]
+LEVELS = ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"]
 HALF = [torch.bfloat16, torch.float16]
 # Odd shapes: one block and several, widths that fill panels of 32 and that do not.
 SHAPES = [(n, d) for n in (2, 3, 17, 300) for d in (1, 7, 100, 384, 768)] + [(700, 33), (2000, 24)]
