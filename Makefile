@@ -26,12 +26,14 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/uniformity.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/encode.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/scoring.py
 
 # The kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer; the instrumented build stays in the source tree.
 asan: install
 	SPARSECSE_SANITIZE=address,undefined SPARSECSE_REQUIRE_NATIVE=1 $(BIN)/pip install -q --no-deps -e .
 	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-		$(BIN)/pytest -q tests/test_kernels.py -k "not opcheck"
+		$(BIN)/pytest -q tests/test_kernels.py tests/test_attention.py tests/test_runtime.py -k "not opcheck"
 
 clean:
 	rm -rf build *.egg-info sparsecse/_native*.so

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from sparsecse.cli import options
 from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session, set_threads
 from sparsecse.workdir import Workdir
+
+Precision = Annotated[str, typer.Option("--precision", help="float32, bfloat16, int8, or auto: the fastest good one.")]
 
 
 def evaluate(
@@ -18,6 +24,7 @@ def evaluate(
     normalize: options.Normalize = None,
     max_length: options.MaxLength = None,
     prompt: options.Prompt = None,
+    precision: Precision = "float32",
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -26,11 +33,12 @@ def evaluate(
     from sparsecse import stages
     from sparsecse.evaluation import evaluate as measure
     from sparsecse.reports import evaluation_table
+    from sparsecse.runtime import Runtime
 
     if model:
         set_threads(threads)
         result = measure(
-            model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt).load(),
+            Runtime(model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt).load(), precision),
             tasks,
             data_dir=data_dir,
             positive_minimum=positive_minimum,
@@ -47,6 +55,7 @@ def evaluate(
                 data_dir=data_dir,
                 positive_minimum=positive_minimum,
                 batch_size=batch_size,
+                precision=precision,
                 progress=progress,
             )
         results = {"dense": record.info["dense"], record.info["stage"]: record.info["pruned"]}

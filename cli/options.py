@@ -75,7 +75,7 @@ Columns = Annotated[
 PositiveMinimum = Annotated[
     float, typer.Option("--positive-minimum", help="Gold score from which a pair is positive.", rich_help_panel=_DATA)
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sentences per forward pass.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sentences of average length per forward pass.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; by default what torch takes.", rich_help_panel=_RUN)

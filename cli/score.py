@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
+
+import typer
 
 from sparsecse.cli import options
 from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
+
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="Of --method taylor: float32, bfloat16, or auto: bfloat16 on CPUs with AMX, else float32.",
+        rich_help_panel="scoring",
+    ),
+]
 
 
 def score(
@@ -20,6 +32,7 @@ def score(
     lambda_: options.Lambda = 0.5,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,
+    precision: Precision = "auto",
     pooling: options.Pooling = None,
     normalize: options.Normalize = None,
     max_length: options.MaxLength = None,
@@ -45,6 +58,7 @@ def score(
             objective=Objective(lambda_, positive_minimum=positive_minimum),
             seed=seed,
             batch_size=batch_size,
+            precision=precision,
             progress=progress,
         )
         scores = stages.load_scores(run)

@@ -41,5 +41,7 @@ inline CpuLevel checked_level(int level) {
 }
 
 void bind_pairwise(nb::module_& m);
+void bind_attention(nb::module_& m);
+void bind_encoder(nb::module_& m);
 
 }  // namespace sparsecse::bindings

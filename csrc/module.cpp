@@ -18,4 +18,6 @@ NB_MODULE(_native, m) {
   m.def("best_cpu_level", [] { return static_cast<int>(sparsecse::best_cpu_level()); });
 
   sparsecse::bindings::bind_pairwise(m);
+  sparsecse::bindings::bind_attention(m);
+  sparsecse::bindings::bind_encoder(m);
 }

@@ -1,4 +1,5 @@
 // Block operations for AVX2 and FMA.
+#include "attention_task.h"
 #include "tile_kernels.h"
 
 #ifdef SPARSECSE_X86
@@ -12,6 +13,7 @@
 #define SPARSECSE_VECTOR_BYTES 32
 #include "vector_math.h"
 #include "tile_generic.h"
+#include "attention_generic.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -30,6 +32,8 @@ const TileKernels tile_avx2 = {
     avx2::sum_weights,
     avx2::max_exponent,
     avx2::update_lse,
+    avx2::attend_float,
+    avx2::attend_gradients,
 };
 
 }  // namespace sparsecse

@@ -1,4 +1,5 @@
 // Block operations for AVX-512, in floats.
+#include "attention_task.h"
 #include "tile_kernels.h"
 
 #ifdef SPARSECSE_X86
@@ -18,6 +19,7 @@
 #include "transpose_avx512.h"
 #include "vector_math.h"
 #include "tile_generic.h"
+#include "attention_generic.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -36,6 +38,8 @@ const TileKernels tile_avx512 = {
     avx512::sum_weights,
     avx512::max_exponent,
     avx512::update_lse,
+    avx512::attend_float,
+    avx512::attend_gradients,
 };
 
 }  // namespace sparsecse

@@ -1,4 +1,5 @@
 // Block operations on pairs of bf16: AVX512-BF16's dot product, and AMX's tiles of them.
+#include "attention_task.h"
 #include "tile_kernels.h"
 
 #ifdef SPARSECSE_X86
@@ -19,6 +20,8 @@
 #include "transpose_avx512.h"
 #include "vector_math.h"
 #include "tile_generic.h"
+#include "bf16_dot.h"
+#include "attention_generic.h"
 
 namespace sparsecse::bf16 {
 
@@ -52,37 +55,9 @@ static void pack_panels(const Word* rows, int padded_n, int padded_d, Word* pane
     }
 }
 
-template <int MR>
-static inline void micro_gemm_pairs(const Word* a, std::ptrdiff_t lda, const Word* b, int k, float* c,
-                                    std::ptrdiff_t ldc, bool accumulate) {
-  __m512 acc[MR][2];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; i++) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
-  for (int kk = 0; kk < k; kk++, b += panel_width) {
-    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 16);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
-      const __m512bh ai = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[i * lda + kk]));
-      acc[i][0] = _mm512_dpbf16_ps(acc[i][0], ai, b0);
-      acc[i][1] = _mm512_dpbf16_ps(acc[i][1], ai, b1);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; i++)
-    for (int v = 0; v < 2; v++) {
-      float* p = c + i * ldc + v * 16;
-      _mm512_storeu_ps(p, accumulate ? _mm512_add_ps(_mm512_loadu_ps(p), acc[i][v]) : acc[i][v]);
-    }
-}
-
 static void gemm_pairs(const Word* a, std::ptrdiff_t lda, bool, const Word* b, int k, float* c, std::ptrdiff_t ldc,
                        std::ptrdiff_t c_panel, int m, int n, bool accumulate) {
-  for (int j = 0; j < n; j += panel_width, c += c_panel) {
-    const Word* panel = b + static_cast<long>(j) * k;
-    int i = 0;
-    for (; i + 12 <= m; i += 12) micro_gemm_pairs<12>(a + i * lda, lda, panel, k, c + i * ldc, ldc, accumulate);
-    for (; i < m; i += 4) micro_gemm_pairs<4>(a + i * lda, lda, panel, k, c + i * ldc, ldc, accumulate);
-  }
+  multiply<Bf16Dot, false>(a, lda, b, k, c, ldc, c_panel, m, n / panel_width, accumulate, nullptr);
 }
 
 // Eight tiles of 16 rows x 64 bytes: 0-3 accumulate a 32 x 32 square, 4-5 hold its left operand, 6-7 its right one.
@@ -195,6 +170,8 @@ static void weigh_pairs(WeightStrip& strip) {
 
 }  // namespace sparsecse::bf16
 
+#include "attention_bf16.h"
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -213,6 +190,8 @@ const TileKernels tile_avx512bf16 = {
     bf16::sum_weights,
     bf16::max_exponent,
     bf16::update_lse,
+    bf16::attend_pairs<bf16::VectorProducts>,
+    nullptr,
 };
 
 const TileKernels tile_amx = {
@@ -225,6 +204,8 @@ const TileKernels tile_amx = {
     bf16::sum_weights,
     bf16::max_exponent,
     bf16::update_lse,
+    bf16::attend_pairs<bf16::AmxProducts>,
+    nullptr,
 };
 
 }  // namespace sparsecse

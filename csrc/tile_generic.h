@@ -1,5 +1,6 @@
 // Block operations for floats in vectors of any width; included once by each instruction set's file, like and after
 // vector_math.h. The compiler turns `acc += scalar * vector` into a broadcast and a fused multiply-add.
+#include "products_generic.h"
 #include "tile_kernels.h"
 
 namespace sparsecse::SPARSECSE_ISA {
@@ -52,58 +53,13 @@ static void pack_columns(const Word* rows, int padded_n, int kw, Word* columns) 
 }
 #endif
 
-template <int MR, bool Transposed>
-static inline void micro_gemm(const float* a, std::ptrdiff_t lda, const float* b, int k, float* c, std::ptrdiff_t ldc,
-                              bool accumulate) {
-  // The result's lines come from far away; asking for them now hides that behind the product.
-  if (accumulate)
-    for (int i = 0; i < MR; i++) {
-      __builtin_prefetch(c + i * ldc, 1);
-      __builtin_prefetch(c + i * ldc + 2 * lanes - 1, 1);
-    }
-  VecF acc[MR][2] = {};
-  for (int kk = 0; kk < k; kk++, b += panel_width) {
-    const VecF b0 = load(b), b1 = load(b + lanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
-      const VecF ai = splat(Transposed ? a[kk * lda + i] : a[i * lda + kk]);
-      acc[i][0] += ai * b0;
-      acc[i][1] += ai * b1;
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; i++)
-    for (int v = 0; v < 2; v++) {
-      float* p = c + i * ldc + v * lanes;
-      store(p, accumulate ? load(p) + acc[i][v] : acc[i][v]);
-    }
-}
-
-// Rows per step: as many as keep two accumulators each in registers.
+// Rows per step of attention's products: as many as keep two accumulators each in registers.
 constexpr int max_rows = SPARSECSE_VECTOR_BYTES == 64 ? 12 : SPARSECSE_VECTOR_BYTES == 32 ? 6 : 4;
 
-template <bool Transposed>
-static void gemm_panel(const float* a, std::ptrdiff_t lda, const float* b, int k, float* c, std::ptrdiff_t ldc, int m,
-                       bool accumulate) {
-  int i = 0;
-  const std::ptrdiff_t row = Transposed ? 1 : lda;
-  for (; i + max_rows <= m; i += max_rows)
-    micro_gemm<max_rows, Transposed>(a + i * row, lda, b, k, c + i * ldc, ldc, accumulate);
-  if constexpr (max_rows > 8)
-    for (; i + 8 <= m; i += 8) micro_gemm<8, Transposed>(a + i * row, lda, b, k, c + i * ldc, ldc, accumulate);
-  for (; i + 4 <= m; i += 4) micro_gemm<4, Transposed>(a + i * row, lda, b, k, c + i * ldc, ldc, accumulate);
-  for (; i < m; i += 2) micro_gemm<2, Transposed>(a + i * row, lda, b, k, c + i * ldc, ldc, accumulate);
-}
-
-[[maybe_unused]] static void gemm_float(const Word* a_words, std::ptrdiff_t lda, bool transposed, const Word* b_words,
-                                        int k, float* c, std::ptrdiff_t ldc, std::ptrdiff_t c_panel, int m, int n,
-                                        bool accumulate) {
-  const float* a = reinterpret_cast<const float*>(a_words);
-  for (int j = 0; j < n; j += panel_width, c += c_panel) {
-    const float* panel = reinterpret_cast<const float*>(b_words) + static_cast<long>(j) * k;
-    for (int v = 0; v < panel_width; v += 2 * lanes)
-      (transposed ? gemm_panel<true> : gemm_panel<false>)(a, lda, panel + v, k, c + v, ldc, m, accumulate);
-  }
+[[maybe_unused]] static void gemm_float(const Word* a, std::ptrdiff_t lda, bool transposed, const Word* b, int k, float* c,
+                                        std::ptrdiff_t ldc, std::ptrdiff_t c_panel, int m, int n, bool accumulate) {
+  const auto run = transposed ? multiply<FloatDot, true> : multiply<FloatDot, false>;
+  run(a, lda, b, k, c, ldc, c_panel, m, n / panel_width, accumulate, nullptr);
 }
 
 static inline VecF exponents(const WeightStrip& s, int i, int j) {

@@ -49,6 +49,10 @@ struct WeightStrip {
   double total;            // out: sum of the weights before rounding to bf16
 };
 
+struct AttentionTask;
+struct AttentionGradTask;
+struct AttentionBuffers;
+
 struct TileKernels {
   bool pairs;
   // Vectors first .. first + valid of the source -> rows [padded_n, padded_d] as floats or bf16.
@@ -67,6 +71,9 @@ struct TileKernels {
   float (*max_exponent)(const WeightStrip& strip);
   // Online log-sum-exp: per row, the running maximum of the exponents and the sum of 2^(exponent - maximum).
   void (*update_lse)(const WeightStrip& strip, float* row_max, float* row_sum);
+  // Attention, in attention_task.h's terms. Gradients are computed in floats alone: null where there are pairs.
+  void (*attend)(const AttentionTask& task, const AttentionBuffers& buffers);
+  void (*attend_gradients)(const AttentionGradTask& task, const AttentionBuffers& buffers);
 };
 
 // Kernels that multiply floats, for any input.

@@ -1,8 +1,11 @@
 // Block operations in 16-byte vectors, which every 64-bit CPU has (SSE2, NEON), and the choice among all of them.
+#include "attention_task.h"
+
 #define SPARSECSE_ISA portable
 #define SPARSECSE_VECTOR_BYTES 16
 #include "vector_math.h"
 #include "tile_generic.h"
+#include "attention_generic.h"
 
 namespace sparsecse {
 
@@ -16,6 +19,8 @@ const TileKernels tile_portable = {
     portable::sum_weights,
     portable::max_exponent,
     portable::update_lse,
+    portable::attend_float,
+    portable::attend_gradients,
 };
 
 const TileKernels& float_kernels(CpuLevel level) {

@@ -44,6 +44,82 @@ def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scal
     return _unpadded(grad_a, a), _unpadded(grad_b, b)
 
 
+def attention_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    q, k, v = _attention_operands(query, key, value)
+    out, lse = torch.empty(q.shape, dtype=q.dtype), torch.empty(q.shape[:2])
+    if q.numel():
+        _extension().attention_forward(
+            q,
+            k,
+            v,
+            cu_lengths.contiguous(),
+            None if bias is None else bias.detach().float().contiguous(),
+            scale,
+            dropout,
+            seed % 2**64,
+            out,
+            lse,
+            torch.get_num_threads(),
+            cpu_level(),
+        )
+    return out.to(query.dtype), lse
+
+
+def attention_backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+    seed: int,
+    out: Tensor,
+    lse: Tensor,
+    upstream: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, k, v = _attention_operands(query, key, value)
+    grads = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
+    grad_bias = None if bias is None else torch.zeros(bias.shape)
+    if q.numel():
+        _extension().attention_backward(
+            q,
+            k,
+            v,
+            cu_lengths.contiguous(),
+            None if bias is None else bias.detach().float().contiguous(),
+            scale,
+            dropout,
+            seed % 2**64,
+            _operand(out),
+            lse.detach().contiguous(),
+            _operand(upstream),
+            *grads,
+            grad_bias,
+            torch.get_num_threads(),
+            cpu_level(),
+        )
+    grad_q, grad_k, grad_v = (grad.to(query.dtype) for grad in grads)
+    return grad_q, grad_k, grad_v, torch.empty(0) if grad_bias is None else grad_bias
+
+
+def _attention_operands(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    """The three as the extension takes them: heads side by side, tokens the same distance apart in all."""
+    operands = [x.detach().float() if x.dtype == torch.float16 else x.detach() for x in (query, key, value)]
+    if all(x.stride() == query.stride() for x in operands) and query.stride()[1:] == (query.shape[2], 1):
+        return operands
+    return [x.contiguous() for x in operands]
+
+
 def _extension() -> ModuleType:
     extension = native_extension()
     assert extension is not None

@@ -3,6 +3,11 @@
 Every function here works block by block, so that nothing of size N x N is ever held.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -104,3 +109,170 @@ def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scal
             grad_a[rows].addmm_(weights, b[columns])
             grad_b[columns].addmm_(weights.T, a[rows])
     return grad_a, grad_b
+
+
+# The dropout mask of attention, the same in every implementation. With all arithmetic modulo 2^32,
+#   mix(x): x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16   (Wellons' lowbias32)
+#   h = 0x9e3779b9; for word in (seed's low 32 bits, its high 32 bits, sentence, head, query, key): h = mix(h ^ word)
+# and the probability of (query, key), positions counted from the sentence's first token, stays if
+# h >= floor(dropout * 2^32).
+MASK_START = 0x9E3779B9
+LOW_BITS = 0xFFFFFFFF
+
+
+def _mix(x: Any) -> Any:
+    """x: an int or a Tensor of int64, below 2^32."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & LOW_BITS
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & LOW_BITS
+    return x ^ (x >> 16)
+
+
+def dropout_mask(seed: int, sentence: Tensor, head: Tensor, query: Tensor, key: Tensor, dropout: float) -> Tensor:
+    """Whether a probability stays; the four indices are int64 tensors that broadcast to the result's shape."""
+    h: Any = MASK_START
+    for word in (seed & LOW_BITS, (seed >> 32) & LOW_BITS, sentence, head, query, key):
+        h = _mix(h ^ word)
+    return h >= int(dropout * 2.0**32)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Sentences of similar length that attention treats as one padded batch.
+
+    sentences: [B], their numbers; rows: [B, L], the tokens they consist of; real: [B, L], which of those are theirs.
+    """
+
+    sentences: Tensor
+    rows: Tensor
+    real: Tensor
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[total, heads, ...] -> [B, heads, L, ...], zero where there is no token, in the working dtype."""
+        x = x[self.rows].to(working_dtype(x.dtype))
+        x = x.masked_fill(~self.real.reshape(*self.real.shape, *[1] * (x.ndim - 2)), 0.0)
+        return x.transpose(1, 2)
+
+    def scatter(self, x: Tensor, into: Tensor) -> None:
+        into[self.rows[self.real]] = x.transpose(1, 2)[self.real].to(into.dtype)
+
+
+def _groups(cu_lengths: Tensor, heads: int) -> Iterator[_Group]:
+    starts = cu_lengths.tolist()
+    lengths = [end - start for start, end in pairwise(starts)]
+    order = [s for s in sorted(range(len(lengths)), key=lengths.__getitem__) if lengths[s]]
+    while order:
+        # Lengths within a factor of two waste little, and 2^24 logits are 64 MB.
+        shortest, size = lengths[order[0]], 0
+        while size < len(order) and lengths[order[size]] <= 2 * shortest:
+            if size and (size + 1) * heads * lengths[order[size]] ** 2 > 2**24:
+                break
+            size += 1
+        members, order = order[:size], order[size:]
+        sentences = torch.tensor(members, device=cu_lengths.device)
+        position = torch.arange(lengths[members[-1]], device=cu_lengths.device)
+        first = cu_lengths[sentences, None]
+        real = position < cu_lengths[sentences + 1, None] - first
+        yield _Group(sentences, torch.where(real, first + position, first), real)
+
+
+def _attention_blocks(
+    q: Tensor, k: Tensor, group: _Group, bias: Tensor | None, scale: float, dropout: float, seed: int
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Query rows, their logits [B, heads, rows, L], and which probabilities stay (None for all)."""
+    heads, length = q.shape[1:3]
+    position = torch.arange(length, device=q.device)
+    for i in range(0, length, BLOCK):
+        rows = slice(i, i + BLOCK)
+        logits = (q[:, :, rows] @ k.mT).mul_(scale)
+        if bias is not None:
+            logits += bias[:, (bias.shape[1] // 2 + position) - position[rows, None]]
+        logits.masked_fill_(~group.real[:, None, None], -torch.inf)
+        stays = None
+        if dropout:
+            head = torch.arange(heads, device=q.device)[:, None, None]
+            stays = dropout_mask(
+                seed, group.sentences[:, None, None, None], head, position[rows, None], position, dropout
+            )
+        yield rows, logits, stays
+
+
+def attention_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """See `sparsecse.kernels.attention`. Returns [total, heads, head_size] and lse, [total, heads]."""
+    out = query.new_empty(query.shape)
+    lse = query.new_empty(query.shape[:2], dtype=working_dtype(query.dtype))
+    for group in _groups(cu_lengths, query.shape[1]):
+        q, k, v = group.gather(query), group.gather(key), group.gather(value)
+        out_group, lse_group = torch.empty_like(q), torch.empty_like(q[..., 0])
+        for rows, logits, stays in _attention_blocks(q, k, group, bias, scale, dropout, seed):
+            lse_group[:, :, rows] = logits.logsumexp(dim=-1)
+            weights = logits.sub_(lse_group[:, :, rows, None]).exp_()
+            if stays is not None:
+                weights = weights.masked_fill_(~stays, 0.0).div_(1.0 - dropout)
+            out_group[:, :, rows] = weights @ v
+        group.scatter(out_group, out)
+        group.scatter(lse_group, lse)
+    return out, lse
+
+
+def attention_backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+    seed: int,
+    out: Tensor,
+    lse: Tensor,
+    upstream: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and bias, the last one empty where there is none.
+
+    With P the probabilities, M the mask divided by 1 - dropout and G the upstream gradient:
+    dV = (M P)^T G, dS = P (M (G V^T) - rowsum(G out)), dQ = scale dS K, dK = scale dS^T Q.
+    """
+    grads = [x.new_empty(x.shape) for x in (query, key, value)]
+    grad_bias = lse.new_zeros((0,) if bias is None else bias.shape)
+    for group in _groups(cu_lengths, query.shape[1]):
+        q, k, v = group.gather(query), group.gather(key), group.gather(value)
+        g, lse_group = group.gather(upstream), group.gather(lse)
+        inner = (g * group.gather(out)).sum(dim=-1, keepdim=True)
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for rows, logits, stays in _attention_blocks(q, k, group, bias, scale, dropout, seed):
+            p = logits.sub_(lse_group[:, :, rows, None]).exp_()
+            # Padding has logits of 0 and an lse of 0, which would make probabilities of 1.
+            p.masked_fill_(~group.real[:, None, rows, None], 0.0)
+            grad_p = g[:, :, rows] @ v.mT
+            kept = p
+            if stays is not None:
+                kept = p.masked_fill(~stays, 0.0).div_(1.0 - dropout)
+                grad_p.masked_fill_(~stays, 0.0).div_(1.0 - dropout)
+            grad_v += kept.mT @ g[:, :, rows]
+            grad_s = grad_p.sub_(inner[:, :, rows]).mul_(p)
+            grad_q[:, :, rows] = (grad_s @ k).mul_(scale)
+            grad_k += (grad_s.mT @ q[:, :, rows]).mul_(scale)
+            if bias is not None:
+                first = bias.shape[1] // 2 - (rows.start + grad_s.shape[2] - 1)
+                sums = _sum_diagonals(grad_s.sum(dim=0))
+                grad_bias[:, first : first + sums.shape[1]] += sums
+        for grad_group, grad in zip((grad_q, grad_k, grad_v), grads, strict=True):
+            group.scatter(grad_group, grad)
+    return grads[0], grads[1], grads[2], grad_bias
+
+
+def _sum_diagonals(x: Tensor) -> Tensor:
+    """[heads, m, n] -> [heads, m + n - 1]: column m - 1 + j - i sums the elements (i, j). Deterministic everywhere."""
+    heads, m, n = x.shape
+    # Rows upside down and m columns wider, read as rows one shorter than that: each moves one column to the right.
+    flat = torch.nn.functional.pad(x.flip(1), (0, m)).flatten(1)
+    return flat[:, :-m].reshape(heads, m, n + m - 1).sum(dim=1)

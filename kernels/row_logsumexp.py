@@ -15,7 +15,9 @@ def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
 
     a: [N, d], b: [M, d], of one dtype and device, M >= 1; scale: a finite number (1 / temperature). Returns [N], in
     float64 for float64 input and float32 else. Raises InputError for other shapes or dtypes.
-    InfoNCE over a batch of pairs (SimCSE, equation 1) is `(row_logsumexp(a, b, s) - s * (a * b).sum(1)).mean()`.
+    InfoNCE over a batch of pairs (SimCSE, equation 1) is `(row_logsumexp(a, b, s) - s * (a * b).sum(1)).mean()`; b may
+    hold more rows: hard negatives, or those gathered from other devices. A hard negative h_i that weighs w > 1 for its
+    own a_i alone adds the rest to the result: `torch.logaddexp(lse, s * (a * h).sum(1) + math.log(w - 1))`.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or 0 in a.shape or 0 in b.shape:
         raise InputError(
@@ -31,7 +33,7 @@ def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
 
 @torch.library.custom_op("sparsecse::row_logsumexp", mutates_args=())
 def _row_logsumexp(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    return implementation(a).row_logsumexp(a, b, scale)
+    return implementation(a, len(a) * len(b)).row_logsumexp(a, b, scale)
 
 
 @_row_logsumexp.register_fake
@@ -41,7 +43,7 @@ def _(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 @torch.library.custom_op("sparsecse::row_logsumexp_grad", mutates_args=())
 def _row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return implementation(a).row_logsumexp_grad(a, b, lse, upstream, scale)
+    return implementation(a, len(a) * len(b)).row_logsumexp_grad(a, b, lse, upstream, scale)
 
 
 @_row_logsumexp_grad.register_fake

@@ -48,7 +48,7 @@ def _check(x: Tensor, t: float) -> None:
 
 @torch.library.custom_op("sparsecse::uniformity", mutates_args=())
 def _uniformity(x: Tensor, t: float) -> Tensor:
-    return implementation(x).uniformity(x, t)
+    return implementation(x, len(x) ** 2).uniformity(x, t)
 
 
 @_uniformity.register_fake
@@ -58,7 +58,7 @@ def _(x: Tensor, t: float) -> Tensor:
 
 @torch.library.custom_op("sparsecse::uniformity_value_and_grad", mutates_args=())
 def _uniformity_value_and_grad(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    return implementation(x).uniformity_value_and_grad(x, t)
+    return implementation(x, len(x) ** 2).uniformity_value_and_grad(x, t)
 
 
 @_uniformity_value_and_grad.register_fake

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from sparsecse.encoders import SparseCSEModel
+from sparsecse.encoders.pooling import segment_reduce
 
 
 @dataclass(frozen=True)
@@ -44,28 +45,65 @@ class Gates:
         return [*self.heads, *self.neurons]
 
 
-def _multiply(projection: Any, gate: torch.Tensor, width: int) -> torch.utils.hooks.RemovableHandle:
+class _SentenceGates(torch.autograd.Function):
+    """Packed tokens times the gates of their sentence.
+
+    The gates are never spread over the tokens for backward, and their gradient is summed in float32 at least.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, gate: torch.Tensor, cu_lengths: torch.Tensor) -> torch.Tensor:
+        """hidden: [total_tokens, structures, width]; gate: [sentences, structures]; returns what hidden is."""
+        ctx.save_for_backward(hidden, gate, cu_lengths)
+        # Scoring has them all open: then nothing is multiplied, here and in backward.
+        ctx.are_open = bool((gate == 1).all())
+        return hidden.view_as(hidden) if ctx.are_open else hidden * _of_tokens(gate, cu_lengths)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        hidden, gate, cu_lengths = ctx.saved_tensors
+        product = grad * hidden
+        if product.shape[-1] > 1:
+            product = product.sum(dim=-1, keepdim=True, dtype=torch.promote_types(product.dtype, torch.float32))
+        grad_gate = segment_reduce(product.squeeze(-1), cu_lengths, "sum").to(gate.dtype)
+        return grad if ctx.are_open else grad * _of_tokens(gate, cu_lengths), grad_gate, None
+
+
+def _of_tokens(gate: torch.Tensor, cu_lengths: torch.Tensor) -> torch.Tensor:
+    """[sentences, structures] -> [total_tokens, structures, 1]."""
+    return gate.repeat_interleave(cu_lengths.diff(), dim=0).unsqueeze(-1)
+
+
+def _multiply(
+    projection: Any, gate: torch.Tensor, width: int, cu_lengths: torch.Tensor | None
+) -> torch.utils.hooks.RemovableHandle:
     def hook(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        hidden = inputs[0]  # [batch, length, structures * width]
-        values = gate if gate.dim() == 1 else gate[:, None]
-        if width > 1:
-            hidden = hidden.unflatten(-1, (-1, width))
-            return ((hidden * values.unsqueeze(-1)).flatten(-2),)
-        return (hidden * values,)
+        hidden = inputs[0].unflatten(-1, (-1, width))  # [..., structures, width]
+        if gate.dim() == 1:
+            hidden = hidden * gate.unsqueeze(-1)
+        elif cu_lengths is None:
+            hidden = hidden * gate[:, None, :, None]
+        else:
+            hidden = _SentenceGates.apply(hidden, gate, cu_lengths)
+        return (hidden.flatten(-2),)
 
     return projection.register_forward_pre_hook(hook)
 
 
 @contextlib.contextmanager
-def gated(model: SparseCSEModel, gates: Gates) -> Iterator[None]:
-    """Run `model` with its heads and neurons multiplied by `gates` inside this context."""
+def gated(model: SparseCSEModel, gates: Gates, cu_lengths: torch.Tensor | None = None) -> Iterator[None]:
+    """Run `model` with its heads and neurons multiplied by `gates` inside this context.
+
+    cu_lengths: [sentences + 1], where each packed sentence begins; for gates of every sentence and packed input.
+    """
     handles = []
     try:
         for layer, heads, neurons in zip(model.encoder.layer, gates.heads, gates.neurons, strict=True):
             if heads.shape[-1]:
-                handles.append(_multiply(layer.attention.output.dense, heads, model.config.attention_head_size))
+                width = model.config.attention_head_size
+                handles.append(_multiply(layer.attention.output.dense, heads, width, cu_lengths))
             if neurons.shape[-1]:
-                handles.append(_multiply(layer.output.dense, neurons, 1))
+                handles.append(_multiply(layer.output.dense, neurons, 1, cu_lengths))
         yield
     finally:
         for handle in handles:

@@ -32,6 +32,9 @@ def info_nce(
         anchors, positives: [batch, d]; cosine similarity is taken here.
         negatives: [batch, d], one hard negative per anchor; every anchor sees all of them.
         hard_negative_weight: added to the logit of an anchor's own hard negative (SimCSE's option of that name).
+
+    The logits are held, all of them: `kernels.row_logsumexp` does without, but is slower up to some 2,000 rows (twice
+    at 64), and a batch goes through the encoder in one piece, so that it is smaller than that.
     """
     anchors = F.normalize(anchors, dim=-1)
     logits = anchors @ F.normalize(positives, dim=-1).T / temperature

@@ -1,7 +1,8 @@
-"""Makes transformers' Auto classes know packed models as soon as both packages are imported, in either order.
+"""Makes transformers know packed models and our attention as soon as both packages are imported, in either order.
 
 `import sparsecse` must stay cheap, so transformers is not imported for this: where it is loaded already the classes
-are registered at once, else when the module that defines `AutoModel` has been executed.
+are registered at once, else when the module that defines `AutoModel` has been executed. `sparsecse.runtime` is imported
+when a model first needs it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,40 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 _AUTO_MODULE = "transformers.models.auto.modeling_auto"
 
 
 def register() -> None:
-    """Register `SparseCSEConfig` and `SparseCSEModel` with AutoConfig and AutoModel."""
-    from transformers import AutoConfig, AutoModel
+    """Register our model with AutoConfig and AutoModel, its native forward pass, and `attn_implementation`."""
+    from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModel
 
     from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig, SparseCSEModel
 
     AutoConfig.register(SparseCSEConfig.model_type, SparseCSEConfig, exist_ok=True)
     AutoModel.register(SparseCSEConfig, SparseCSEModel, exist_ok=True)
+    SparseCSEModel.native_forward = staticmethod(_native_forward)  # type: ignore[assignment]
+    AttentionInterface.register("sparsecse", _attend)
+    AttentionMaskInterface.register("sparsecse", _mask)
+
+
+def _native_forward(*args: Any) -> Any:
+    from sparsecse.runtime.native_forward import IN_OWN_PRECISION
+
+    return IN_OWN_PRECISION(*args)
+
+
+def _attend(*args: Any, **kwargs: Any) -> Any:
+    from sparsecse.runtime.attention_interface import attend
+
+    return attend(*args, **kwargs)
+
+
+def _mask(*args: Any, **kwargs: Any) -> Any:
+    from sparsecse.runtime.attention_interface import mask
+
+    return mask(*args, **kwargs)
 
 
 class _RegisterAfterExecution(importlib.abc.Loader):

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from sparsecse.benchmarking import RUNTIMES
 from sparsecse.masks import lowest
 from sparsecse.scoring import Scores
 
@@ -96,7 +97,10 @@ def evaluation_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def bench_table(report: Mapping[str, Any]) -> Table:
-    """Speed and size per model, runtime, batch size and order; `speedup` is against the first model's same row."""
+    """Speed, memory and fidelity per model, runtime, precision, batch size and order; see `BenchRow`.
+
+    `speedup` is against the first row of the same batch size and order.
+    """
     columns = [
         "model",
         "runtime",
@@ -108,6 +112,7 @@ def bench_table(report: Mapping[str, Any]) -> Table:
         "p50 ms",
         "p95 ms",
         "peak MB",
+        "cosine",
         "speedup",
     ]
     table = _table(
@@ -125,9 +130,27 @@ def bench_table(report: Mapping[str, Any]) -> Table:
             f"{row['p50_ms']:.1f}",
             f"{row['p95_ms']:.1f}",
             "-" if row["peak_rss_mb"] is None else f"{row['peak_rss_mb']:.0f}",
+            "-" if row.get("cosine") is None else f"{row['cosine']:.5f}",
             "-" if row.get("speedup") is None else f"{row['speedup']:.2f}x",
         )
     return table
+
+
+def skip_notes(report: Mapping[str, Any]) -> list[str]:
+    """One line for every reason why something of `all` was not measured; report: `BenchReport.to_json()`."""
+    missing: list[str] = []
+    by_reason: dict[str, list[str]] = {}
+    for entry in report["skipped"]:
+        if entry["precision"] is None:
+            missing.append(entry["runtime"])
+        else:
+            by_reason.setdefault(entry["reason"], []).append(f"{entry['runtime']} {entry['precision']}")
+    notes = []
+    if missing:
+        extras = ",".join(RUNTIMES[name].extra or name for name in missing)
+        notes.append(f"Not installed: {', '.join(missing)}; pip install 'sparsecse[{extras}]'")
+    notes += [f"Skipped {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    return notes
 
 
 def run_table(facts: Mapping[str, Any]) -> Table:

@@ -8,8 +8,12 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+
 from sparsecse.benchmarking import Setup
 from sparsecse.errors import InputError
+
+HIDDEN_SIZE = 16
 
 
 class Recorder:
@@ -23,6 +27,7 @@ class Recorder:
         print("noise that must not reach the parent's output")
         with self.log.open("a") as stream:
             stream.write(json.dumps([self.name, [len(ids) for ids in token_ids]]) + "\n")
+        return np.ones((len(token_ids), HIDDEN_SIZE), np.float32)
 
 
 class Raises:
@@ -33,6 +38,20 @@ class Raises:
 class Dies:
     def encode_ids(self, token_ids):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Wrong:
+    def encode_ids(self, token_ids):
+        return np.full((len(token_ids), HIDDEN_SIZE), np.nan, np.float32)
+
+
+class ByLength:
+    """A vector that tells how long the sentence was and how many were in its batch."""
+
+    def encode_ids(self, token_ids):
+        vectors = np.zeros((len(token_ids), HIDDEN_SIZE), np.float32)
+        vectors[:, 0], vectors[:, 1] = [len(ids) for ids in token_ids], len(token_ids)
+        return vectors
 
 
 def load_recorder(setup: Setup) -> Recorder:
@@ -47,8 +66,20 @@ def load_dies(setup: Setup) -> Dies:
     return Dies()
 
 
+def load_wrong(setup: Setup) -> Wrong:
+    return Wrong()
+
+
+def load_by_length(setup: Setup) -> ByLength:
+    return ByLength()
+
+
 def load_refuses(setup: Setup) -> None:
     raise InputError(f"{setup.source}: not for this runtime; take another one.")
+
+
+def convert_refuses(encoder, precision, sentences, folder: Path) -> Path:
+    raise InputError(f"{encoder.source}: cannot be converted; take another one.")
 
 
 def load_exits(setup: Setup) -> None:

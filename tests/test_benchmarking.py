@@ -1,4 +1,4 @@
-"""What is measured and in which turn, what is said when a worker fails, and that none of them outlives the call."""
+"""What is measured and in which turn, that runtimes agree, what is said when one fails, and that no worker stays."""
 
 from __future__ import annotations
 
@@ -11,17 +11,35 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import sparsecse
-from sparsecse.benchmarking import RUNTIMES, BenchModel, BenchReport, BenchRow, Setup, benchmark, machine, versions
-from sparsecse.benchmarking.pytorch import load_sentence_transformers, load_sparsecse
+from sparsecse.benchmarking import (
+    PRECISIONS,
+    RUNTIMES,
+    BenchModel,
+    BenchReport,
+    BenchRow,
+    RuntimeSpec,
+    Setup,
+    Skipped,
+    benchmark,
+    machine,
+    versions,
+)
+from sparsecse.benchmarking.runtime_pytorch import reference
+from sparsecse.benchmarking.runtimes import combinations, function
 from sparsecse.benchmarking.worker import Worker
+from sparsecse.cli import main
 from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel, load_encoder, save_encoder
 from sparsecse.errors import InputError
+from sparsecse.masks import Mask
+from sparsecse.reports import skip_notes
+from sparsecse.surgery import prune
 
 WORDS = ("red", "blue", "cat", "dog", "sea", "hill", "runs", "sleeps")
 SENTENCES = ["red cat", "dog runs sea hill", "blue", "red dog sleeps", "sea"]
@@ -73,14 +91,17 @@ def log(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def fake_runtimes(monkeypatch):
-    for name in ("recorder", "raises", "dies", "refuses", "exits"):
-        monkeypatch.setitem(RUNTIMES, name, f"fake_runtimes:load_{name}")
+    for name in ("recorder", "raises", "dies", "refuses", "exits", "wrong", "by_length"):
+        monkeypatch.setitem(RUNTIMES, name, RuntimeSpec(f"fake_runtimes:load_{name}", ("float32",)))
+    cannot = RuntimeSpec("fake_runtimes:load_recorder", PRECISIONS, convert="fake_runtimes:convert_refuses")
+    monkeypatch.setitem(RUNTIMES, "cannot", cannot)
+    monkeypatch.setitem(RUNTIMES, "absent", RuntimeSpec("nowhere:load", PRECISIONS, ("no_such_package",), "absent"))
     yield
     assert not multiprocessing.active_children()
 
 
 def test_rows_of_two_models(dense, packed):
-    report = benchmark([dense, packed], SENTENCES, batch_sizes=(1, 2), rounds=2, threads=1)
+    report = benchmark([dense, packed], SENTENCES, runtimes=["pytorch"], batch_sizes=(1, 2), rounds=2, threads=1)
     assert [(row.batch_size, row.order, row.model) for row in report.rows] == [
         (batch_size, order, str(model))
         for batch_size in (1, 2)
@@ -89,7 +110,8 @@ def test_rows_of_two_models(dense, packed):
     ]
     tokens = sum(len(sentence.split()) + 2 for sentence in SENTENCES)
     for row in report.rows:
-        assert (row.runtime, row.precision) == ("sparsecse", "float32")
+        assert (row.runtime, row.precision) == ("pytorch", "float32")
+        assert row.cosine == pytest.approx(1, abs=1e-6)
         assert row.tokens_per_second == pytest.approx(row.sentences_per_second * tokens / len(SENTENCES))
         assert 0 < row.p50_ms <= row.p95_ms
         assert row.peak_rss_mb is not None and row.peak_rss_mb > 50
@@ -106,22 +128,25 @@ def test_rows_of_two_models(dense, packed):
     assert content["versions"]["torch"] == torch.__version__
     assert content["models"][str(dense)]["parameters"] == content["rows"][0]["parameters"] == first.parameters
     assert content["rows"][0]["speedup"] == 1
+    assert content["skipped"] == []
 
 
-def test_speedup_is_relative_to_the_first_model_in_the_same_setting():
-    def row(model, runtime, batch_size, speed):
-        return BenchRow(model, runtime, "float32", batch_size, "given", speed, speed, 1, 1, None, 1, None)
+def test_speedup_is_relative_to_the_first_row_of_the_same_batch_size_and_order():
+    def row(model, runtime, batch_size, speed, order="given"):
+        return BenchRow(model, runtime, "float32", batch_size, order, speed, speed, 1, 1, None, 1.0, 1, None)
 
     rows = (
         row("a", "x", 1, 10),
         row("b", "x", 1, 15),
         row("a", "y", 1, 20),
-        row("b", "y", 1, 10),
+        row("b", "y", 1, 30),
+        row("a", "x", 1, 5, "sorted"),
+        row("b", "y", 1, 20, "sorted"),
         row("a", "x", 2, 3),
         row("b", "x", 2, 9),
     )
     report = BenchReport(rows, 1, 1, {}, {}, "", {name: BenchModel(1, None, 1) for name in "ab"})
-    assert [report.speedup(each) for each in rows] == [1, 1.5, 1, 0.5, 1, 3]
+    assert [report.speedup(each) for each in rows] == [1, 1.5, 2, 3, 1, 4, 1, 3]
 
 
 def test_workers_take_turns_and_get_exactly_the_batches(dense, packed, log, capfd):
@@ -144,7 +169,7 @@ def test_workers_take_turns_and_get_exactly_the_batches(dense, packed, log, capf
 
 
 def test_partial_batches_count_for_the_throughput_only(dense, log, monkeypatch):
-    rounds = iter([[9.0, 9.0, 9.0], [0.5, 0.1, 0.4], [0.1, 0.5, 5.0]])
+    rounds = iter([[0.5, 0.1, 0.4], [0.1, 0.5, 5.0]])
     monkeypatch.setattr(Worker, "time", lambda self, batch_size, order: next(rounds))
     (row,) = benchmark([dense], SENTENCES, runtimes=["recorder"], batch_sizes=[2], orders=["given"], rounds=2).rows
     assert row.sentences_per_second == pytest.approx(5 / 1.0)
@@ -152,37 +177,198 @@ def test_partial_batches_count_for_the_throughput_only(dense, log, monkeypatch):
     assert row.p95_ms == pytest.approx(500)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_runtimes_agree_with_the_encoder(dense, precision):
+def test_cosines_are_those_of_each_row(dense):
     encoder = load_encoder(dense)
     token_ids = encoder.tokenize(SENTENCES)
-    expected = encoder.encode_ids(token_ids)
-    setup = Setup(str(dense), precision, torch.get_num_threads(), {})
-    tolerance = 1e-5 if precision == "float32" else 0.05
-    for load in (load_sparsecse, load_sentence_transformers):
-        vectors = load(setup).encode_ids(token_ids).float()
-        torch.testing.assert_close(vectors, expected, atol=tolerance, rtol=0)
+    expected = reference(encoder, token_ids)
+    rows = benchmark([dense], SENTENCES, runtimes=["by_length"], batch_sizes=[2], rounds=1).rows
+    found = torch.zeros(expected.shape)
+    found[:, 0] = torch.tensor([len(ids) for ids in token_ids])
+    found[:, 1] = torch.tensor([2, 2, 2, 2, 1])  # by length, too, it is the last sentence that is alone
+    cosine = torch.cosine_similarity(found, torch.from_numpy(expected)).mean()
+    assert [row.cosine for row in rows] == [pytest.approx(float(cosine), abs=1e-6)] * 2
 
 
-def test_sentence_transformers_in_a_worker(dense):
-    report = benchmark(
-        [dense],
-        SENTENCES,
-        runtimes=["sparsecse", "sentence-transformers"],
-        batch_sizes=[1],
-        orders=["given"],
-        rounds=1,
-        precision="bfloat16",
+SUPPORTED = [(runtime, precision) for runtime, spec in RUNTIMES.items() for precision in spec.precisions]
+
+
+def embed(encoder: Encoder, runtime: str, precision: str, folder: Path, sentences) -> tuple[torch.Tensor, torch.Tensor]:
+    """An encoder's vectors by a runtime, in this process, and by PyTorch in float32."""
+    spec = RUNTIMES[runtime]
+    if missing := spec.missing():
+        pytest.skip(f"{missing[0]} is not installed")
+    token_ids = encoder.tokenize(sentences)
+    expected = reference(encoder, token_ids)
+    source = folder / "source"
+    source.mkdir()
+    save_encoder(encoder, source)
+    converted = folder / "converted"
+    converted.mkdir()
+    path = function(spec.convert)(encoder, precision, sentences, converted) if spec.convert else None
+    loaded = function(spec.loader)(Setup(str(source), precision, torch.get_num_threads(), {}, path))
+    vectors = loaded.encode_ids(token_ids)
+    assert vectors.dtype == np.float32
+    assert np.array_equal(reference(encoder, token_ids), expected)  # converting leaves the encoder as it was
+    return torch.from_numpy(np.array(vectors)), torch.from_numpy(expected)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, precision: str) -> None:
+    if precision == "float32":
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    else:
+        assert torch.cosine_similarity(found, expected).min() > (0.999 if precision == "bfloat16" else 0.97)
+        torch.testing.assert_close(found.norm(dim=-1), expected.norm(dim=-1), atol=0, rtol=0.1)
+
+
+@pytest.mark.parametrize(("runtime", "precision"), SUPPORTED)
+def test_a_runtime_agrees_with_the_encoder(bert, sentences, tmp_path, runtime, precision):
+    if runtime == "sparsecse":
+        pytest.importorskip("sparsecse.runtime")
+    assert_close(*embed(bert, runtime, precision, tmp_path, sentences), precision)
+
+
+@pytest.mark.parametrize("runtime", ["sentence-transformers", "onnxruntime", "openvino", "ctranslate2"])
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "pooler"), ("roberta", "cls")])
+def test_a_runtime_pools_as_the_encoder_does(checkpoints, sentences, tmp_path, runtime, family, pooling):
+    encoder = load_encoder(checkpoints[family], pooling=pooling, normalize=False)
+    assert_close(*embed(encoder, runtime, "float32", tmp_path, sentences), "float32")
+
+
+def cut(encoder: Encoder, heads, neurons) -> Encoder:
+    """The first heads and neurons of each layer."""
+    sizes = encoder.model.config.layer_sizes()
+    return prune(
+        encoder,
+        Mask(
+            tuple(torch.arange(size) < kept for (size, _), kept in zip(sizes, heads, strict=True)),
+            tuple(torch.arange(size) < kept for (_, size), kept in zip(sizes, neurons, strict=True)),
+        ),
     )
-    assert [row.runtime for row in report.rows] == ["sparsecse", "sentence-transformers"]
-    assert {row.precision for row in report.rows} == {"bfloat16"}
-    assert "sentence-transformers" in report.versions
 
 
-def test_sentence_transformers_missing(dense, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(InputError, match=r"pip install 'sparsecse\[st\]'"):
-        load_sentence_transformers(Setup(str(dense), "float32", 1, {}))
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_ctranslate2_holds_a_portable_cut(bert, sentences, tmp_path, precision):
+    smaller = cut(bert, (2, 2, 2), (23, 10, 7))
+    assert_close(*embed(smaller, "ctranslate2", precision, tmp_path, sentences), precision)
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "heads", "neurons", "message"),
+    [
+        ("bert", "mean", (4, 3, 4), (24, 24, 24), "layers differ in their number of heads"),
+        ("bert", "mean", (4, 4, 4), (24, 0, 24), "lost all its heads or neurons"),
+        ("bert", "first_last_avg", (4, 4, 4), (24, 24, 24), "first_last_avg"),
+        ("mpnet", "mean", (4, 4, 4), (24, 24, 24), "relative attention biases"),
+    ],
+)
+def test_ctranslate2_refuses_what_it_has_not(checkpoints, tmp_path, family, pooling, heads, neurons, message):
+    encoder = cut(load_encoder(checkpoints[family], pooling=pooling), heads, neurons)
+    with pytest.raises(InputError, match=message):
+        function(RUNTIMES["ctranslate2"].convert)(encoder, "float32", [], tmp_path)
+
+
+def test_peers_in_workers(dense):
+    peers = ["pytorch", "sentence-transformers", "onnxruntime", "openvino", "ctranslate2"]
+    pairs, _ = combinations(peers, "all")
+    report = benchmark(
+        [dense], SENTENCES, runtimes=peers, precisions="all", batch_sizes=[2], orders=["given"], rounds=1, threads=1
+    )
+    assert [(row.runtime, row.precision) for row in report.rows] == pairs
+    assert all(row.cosine > 0.97 for row in report.rows)
+    peak = {(row.runtime, row.precision): row.peak_rss_mb for row in report.rows}
+    if sys.platform.startswith("linux"):  # neither torch nor the converters are in their memory
+        assert peak["onnxruntime", "float32"] < 0.6 * peak["pytorch", "float32"]
+        assert peak["ctranslate2", "float32"] < 0.6 * peak["pytorch", "float32"]
+    assert {"sentence-transformers", "onnxruntime", "openvino", "ctranslate2"} <= set(report.versions)
+    without = [("pytorch", "int8"), ("sentence-transformers", "int8"), ("onnxruntime", "bfloat16")]
+    without.append(("ctranslate2", "bfloat16"))
+    assert [(skipped.runtime, skipped.precision) for skipped in report.skipped] == without
+    assert {skipped.reason for skipped in report.skipped} == {"the runtime does not have this precision"}
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "precisions", "message"),
+    [
+        (["pytorch", "absent"], ["float32"], r"absent: the package no_such_package .*'sparsecse\[absent\]', or leave"),
+        (["pytorch"], ["int8"], "--precision int8: the runtime pytorch does not have it; choose one of float32, bfl"),
+    ],
+)
+def test_what_is_named_must_be_there(runtimes, precisions, message):
+    with pytest.raises(InputError, match=message):
+        combinations(runtimes, precisions)
+
+
+def test_what_all_leaves_out(monkeypatch):
+    monkeypatch.setattr("sparsecse.benchmarking.runtimes.RUNTIMES", dict(list(RUNTIMES.items())[-2:]))
+    assert combinations("all", ["int8"])[0] == [("cannot", "int8")]
+    (skipped,) = combinations("all", ["int8"])[1]
+    assert (skipped.runtime, skipped.precision, skipped.model) == ("absent", None, None)
+    assert skipped.reason.endswith("run pip install 'sparsecse[absent]'")
+
+
+def test_a_model_that_a_runtime_cannot_hold(dense, log, monkeypatch):
+    names = ("recorder", "refuses", "cannot")
+    monkeypatch.setattr("sparsecse.benchmarking.runtimes.RUNTIMES", {name: RUNTIMES[name] for name in names})
+    options = {"batch_sizes": [1], "orders": ["given"], "rounds": 1}
+    report = benchmark([dense], SENTENCES, runtimes="all", **options)
+    assert [row.runtime for row in report.rows] == ["recorder"]
+    assert report.skipped == (
+        Skipped("cannot", "float32", str(dense), f"{dense}: cannot be converted; take another one"),
+        Skipped("refuses", "float32", str(dense), f"{dense}: not for this runtime; take another one"),
+    )
+    with pytest.raises(InputError, match="cannot be converted"):
+        benchmark([dense], SENTENCES, runtimes=["recorder", "cannot"], **options)
+
+
+def test_nothing_is_left_to_measure(dense, monkeypatch):
+    monkeypatch.setattr("sparsecse.benchmarking.runtimes.RUNTIMES", {"cannot": RUNTIMES["cannot"]})
+    with pytest.raises(InputError, match=r"No runtime can be measured: .* cannot be converted; take another one\.$"):
+        benchmark([dense], SENTENCES, runtimes="all", batch_sizes=[1])
+
+
+def test_notes_say_each_reason_once():
+    lacks = "the runtime does not have this precision"
+    entries = [
+        ("openvino", None, None, "not installed"),
+        ("ctranslate2", None, None, "not installed"),
+        ("pytorch", "int8", None, lacks),
+        ("onnxruntime", "bfloat16", None, lacks),
+    ]
+    report = {
+        "skipped": [dict(zip(("runtime", "precision", "model", "reason"), entry, strict=True)) for entry in entries]
+    }
+    assert skip_notes(report) == [
+        "Not installed: openvino, ctranslate2; pip install 'sparsecse[openvino,ctranslate2]'",
+        f"Skipped pytorch int8, onnxruntime bfloat16: {lacks}",
+    ]
+
+
+def test_command_line_compares_runtimes(dense, capsys):
+    options = ["--sentences", "8", "--batch-sizes", "8", "--orders", "given", "--rounds", "1", "--threads", "1"]
+    arguments = ["bench", str(dense), *options, "--runtimes", "pytorch,ctranslate2", "--precision", "all"]
+    assert main([*arguments, "--json"]) == 0
+    output = capsys.readouterr()
+    content = json.loads(output.out)
+    wanted = [("pytorch", "float32"), ("pytorch", "bfloat16"), ("ctranslate2", "float32"), ("ctranslate2", "int8")]
+    assert [(row["runtime"], row["precision"]) for row in content["rows"]] == wanted
+    assert all(row["model"] == "dense" and row["cosine"] > 0.97 for row in content["rows"])
+    assert [entry["precision"] for entry in content["skipped"]] == ["int8", "bfloat16"]
+    assert "Skipped pytorch int8, ctranslate2 bfloat16: the runtime does not have this precision" in output.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--runtimes", "pytorch", "--precision", "int8"], "--precision int8: the runtime pytorch does not have it"),
+        (["--runtimes", "absent"], "pip install 'sparsecse[absent]'"),
+        (["--precision", "float16"], "'float16' is not one of float32, bfloat16, int8"),
+    ],
+)
+def test_command_line_refuses_in_one_sentence(dense, capsys, options, message):
+    assert main(["bench", str(dense), *options]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert message in output.err and len(output.err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -192,6 +378,7 @@ def test_sentence_transformers_missing(dense, monkeypatch):
         ("dies", r"dense in the runtime dies: its process was killed by signal 9 \(Killed\); if memory ran out"),
         ("exits", r"dense in the runtime exits: its process ended unasked with exit code 3;"),
         ("refuses", r"dense: not for this runtime; take another one\.$"),
+        ("wrong", r"dense in the runtime wrong, float32: its vectors are something else than numbers"),
     ],
 )
 def test_a_failing_worker_is_named(dense, log, runtime, message):
@@ -199,6 +386,17 @@ def test_a_failing_worker_is_named(dense, log, runtime, message):
         benchmark([dense], SENTENCES, runtimes=["recorder", runtime], batch_sizes=[1])
     assert "\n" not in str(caught.value)
     assert ("in encode_ids" in str(caught.value.__cause__)) == (runtime == "raises")
+
+
+def test_a_script_is_not_imported_by_its_workers(dense, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('once')\n"
+        "from sparsecse.benchmarking import benchmark\n"
+        f"benchmark([{str(dense)!r}], ['red cat'], runtimes=['pytorch'], batch_sizes=[1], rounds=1)\n"
+    )
+    output = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert output.stdout == "once\n"
 
 
 def test_an_interrupt_ends_the_workers(dense, log):
@@ -215,10 +413,10 @@ def test_control_c_while_a_worker_is_busy(dense, log, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\n"
-        "from sparsecse.benchmarking import RUNTIMES, benchmark\n"
+        "from sparsecse.benchmarking import RUNTIMES, RuntimeSpec, benchmark\n"
         "if __name__ == '__main__':\n"
         f"    sys.path.append({str(Path(__file__).parent)!r})\n"
-        "    RUNTIMES['waits'] = 'fake_runtimes:load_waits_for_interrupt'\n"
+        "    RUNTIMES['waits'] = RuntimeSpec('fake_runtimes:load_waits_for_interrupt', ('float32',))\n"
         f"    benchmark([{str(dense)!r}], ['red cat'], runtimes=['waits'], batch_sizes=[1])\n"
     )
     process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -239,9 +437,10 @@ def test_control_c_while_a_worker_is_busy(dense, log, tmp_path):
         ({"models": ["a", "a"]}, "models: a is given twice"),
         ({"models": ["no/such/folder"]}, "no/such/folder is neither a folder"),
         ({"runtimes": []}, "--runtimes: none given"),
-        ({"runtimes": ["numpy"]}, "--runtimes: 'numpy' is not one of sparsecse, sentence-transformers"),
+        ({"runtimes": ["numpy"]}, "--runtimes: 'numpy' is not one of pytorch, sentence-transformers, onnx"),
         ({"orders": ["random"]}, "--orders: 'random' is not one of given, sorted"),
-        ({"precision": "int4"}, "--precision: 'int4' is not one of float32, bfloat16"),
+        ({"precisions": ["int4"]}, "--precision: 'int4' is not one of float32, bfloat16, int8"),
+        ({"runtimes": ["pytorch"], "precisions": []}, "--precision: none given"),
         ({"batch_sizes": [0]}, "--batch-sizes: 0 is less than 1"),
         ({"batch_sizes": [1, 6]}, "--batch-sizes: 6 is more than the 5 sentences"),
         ({"sentences": []}, "--batch-sizes: 1 is more than the 0 sentences"),

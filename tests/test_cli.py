@@ -104,6 +104,7 @@ def test_bench_prints_rows(call, sentence_folder):
         (["score", "{model}", "--data", "stsb", "--data-dir", "."], "--data-dir"),
         (["score", "{model}", "--data", "demo", "--method", "best"], "--method 'best'"),
         (["score", "{model}", "--data", "demo", "--lambda", "2"], "--lambda 2"),
+        (["score", "{model}", "--data", "demo", "--precision", "half"], "--precision 'half'"),
         (["score", "{model}", "--data", "demo", "--workdir", "empty.tsv"], "empty.tsv is a file"),
         (["prune", "--sparsity", "0.2"], "sparsecse score"),
         (["prune", "--sparsity", "many"], "--sparsity"),

@@ -106,7 +106,7 @@ def run_page(name: str, capsys, model: str = "packed") -> tuple[dict[str, Any], 
                 checked += 1
         elif block.language == "bash" and block.runs and block.text.startswith("sparsecse "):
             printed.append(command(block, capsys))
-    assert checked or name in ("hub.md", "mteb.md"), name
+    assert checked or name in ("bench.md", "hub.md", "mteb.md"), name
     return namespace, "".join(printed)
 
 
@@ -148,6 +148,19 @@ def test_openvino(here, capsys):
     for name in ("openvino_model", "openvino_model_pooled", "openvino_model_bfloat16_pooled"):
         assert (here / "packed" / "openvino" / f"{name}.xml").is_file()
     assert "largest difference without the hint" in printed
+
+
+def test_bench(here, capsys):
+    pytest.importorskip("onnxruntime")
+    _, printed = run_page("bench.md", capsys)
+    assert "Skipped pytorch int8, onnxruntime bfloat16" in printed
+    assert re.search(r"^pytorch bfloat16 \d+ sentences/s, cosine 0\.99", printed, re.MULTILINE)
+
+
+def test_runtime(here, capsys):
+    pages, printed = run_page("runtime.md", capsys)
+    assert "because:" in printed and "float32, as asked for" in printed
+    assert (pages["rough"] * pages["vectors"]).sum(-1).min() > 0.99
 
 
 def test_stock(here, capsys):

@@ -38,6 +38,40 @@ def test_vectors_are_those_of_transformers(checkpoints, sentences, family, pooli
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", list(POOLING_MODES))
+def test_packed_vectors_and_gradients_are_those_of_padded_ones(checkpoints, sentences, family, pooling):
+    if family == "distilbert" and pooling == "pooler":
+        pytest.skip("DistilBERT has no pooler")
+    encoder = load_encoder(checkpoints[family], pooling=pooling).eval()
+    # A text may name special tokens; RoBERTa and MPNet do not count the padding token as a position.
+    token_ids = [*encoder.tokenize([*sentences, "the [PAD] cat [SEP] sat"]), [0, 2]]
+    padded = encoder(*encoder.collate(token_ids))
+    packed = encoder.forward_packed(encoder.pack(token_ids))
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
+    parameters = [p for name, p in encoder.named_parameters() if "pooler" not in name or pooling == "pooler"]
+    upstream = torch.randn(padded.shape)
+    wanted = torch.autograd.grad(padded, parameters, upstream)
+    for gradient, want in zip(torch.autograd.grad(packed, parameters, upstream), wanted, strict=True):
+        torch.testing.assert_close(gradient, want, atol=1e-4, rtol=1e-3)
+
+
+def test_batches_hold_the_tokens_of_average_sentences(bert, sentences):
+    token_ids = bert.tokenize(sentences)
+    lengths = [len(ids) for ids in token_ids]
+    for batch_size in (1, 2, 3, 100):
+        seen = []
+        for rows, batch in bert.batches(token_ids, batch_size):
+            assert len(batch) == len(rows)
+            assert batch.cu_lengths.diff().tolist() == [lengths[row] for row in rows]
+            assert batch.input_ids.tolist() == [token for row in rows for token in token_ids[row]]
+            assert len(rows) == 1 or len(batch.input_ids) <= batch_size * sum(lengths) / len(lengths) + 1
+            seen += rows.tolist()
+        assert sorted(seen) == list(range(len(sentences)))
+        assert [lengths[row] for row in seen] == sorted(lengths, reverse=True)
+    assert list(bert.batches([], 4)) == []
+
+
 def test_a_vector_does_not_depend_on_its_batch(encoder, sentences):
     alone = torch.cat([encoder.encode([sentence]) for sentence in sentences])
     torch.testing.assert_close(encoder.encode(sentences), alone, atol=1e-5, rtol=1e-5)

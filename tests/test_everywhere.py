@@ -81,7 +81,7 @@ def test_layers_leave_as_a_whole(encoder, sentences, tmp_path):
     smaller, info = packed(encoder, mask, tmp_path / "packed")
     assert smaller.model.config.num_hidden_layers == 2 and info["format"] == encoder.model.config.original_model_type
     dropped = encoder.model.encoder.layer[1]
-    dropped.forward = lambda hidden, bias: hidden
+    dropped.forward = lambda hidden, *_: hidden
     torch.testing.assert_close(smaller.encode(sentences), encoder.encode(sentences), atol=1e-6, rtol=1e-6)
     scores = of_layers(random(encoder, 0), [0, 2])
     both = keep_layers(select(scores, Budget(3, 20)), encoder.model.config.layer_sizes(), [0, 2])

@@ -8,7 +8,6 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,20 +60,13 @@ def run(report, encoder: Encoder, sentences: list[str]) -> torch.Tensor:
         def call(inputs):
             return compiled(inputs)[output_name(report)]
 
-    vectors = []
-    for batch in encoder.batches(encoder.tokenize(sentences), 64):
-        every = {
-            "input_ids": batch.input_ids.numpy(),
-            "attention_mask": batch.attention_mask.numpy(),
-            "token_type_ids": np.zeros(batch.input_ids.shape, dtype=np.int64),
-        }
-        found = torch.from_numpy(call({name: every[name] for name in names}))
-        if not report.pooled:
-            weights = batch.attention_mask.unsqueeze(-1)
-            found = (found * weights).sum(dim=1) / weights.sum(dim=1)
-        vectors.append((batch.rows, F.normalize(found, dim=-1)))
-    rows = torch.cat([rows for rows, _ in vectors])
-    return torch.cat([found for _, found in vectors])[rows.argsort()]
+    input_ids, mask = encoder.collate(encoder.tokenize(sentences))
+    every = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(input_ids)}
+    found = torch.from_numpy(call({name: every[name].numpy() for name in names}))
+    if not report.pooled:
+        weights = mask.unsqueeze(-1)
+        found = (found * weights).sum(dim=1) / weights.sum(dim=1)
+    return F.normalize(found, dim=-1)
 
 
 def output_name(report) -> str:

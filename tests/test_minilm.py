@@ -7,7 +7,7 @@ import torch
 from conftest import SENTEVAL, SHARED_DATA, distilbert_twin, needs_senteval, roberta_twin
 
 from sparsecse import stages
-from sparsecse.datasets import load_pairs
+from sparsecse.datasets import PairSet, load_pairs
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.evaluation import evaluate
 from sparsecse.gates import gated
@@ -74,15 +74,26 @@ def test_the_pruned_model_computes_what_the_gated_one_does(dense):
     torch.testing.assert_close(prune(dense, mask).encode(texts), expected, atol=1e-5, rtol=0)
 
 
-def test_a_bert_and_its_twins_get_the_same_scores(minilm, dense, tmp_path):
+@pytest.fixture(scope="module")
+def few() -> PairSet:
     pairs = load_pairs("demo")
-    few = type(pairs)("few", "dev", pairs.first[:60], pairs.second[:60], pairs.scores[:60], None, "demo")
-    own = contributions(dense, few)
+    return PairSet("few", "dev", pairs.first[:60], pairs.second[:60], (pairs.scores or ())[:60], None, "demo")
+
+
+def test_a_bert_and_its_twins_get_the_same_scores(minilm, dense, few, tmp_path):
+    own = contributions(dense, few, precision="float32")
     for make in (roberta_twin, distilbert_twin):
         twin = load_encoder(make(tmp_path / make.__name__, minilm), pooling="mean", normalize=True, max_length=256)
-        others = contributions(twin, few)
+        others = contributions(twin, few, precision="float32")
         for a, b in zip(own.heads + own.neurons, others.heads + others.neurons, strict=True):
             torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4 * float(a.max()))
+
+
+def test_bfloat16_keeps_the_ranks(dense, few):
+    exact, rough = (contributions(dense, few, precision=precision) for precision in ("float32", "bfloat16"))
+    for kind in ("heads", "neurons"):
+        ranks = [torch.cat(getattr(scores, kind)).argsort().argsort().double() for scores in (exact, rough)]
+        assert torch.corrcoef(torch.stack(ranks))[0, 1] > 0.999
 
 
 @needs_senteval

@@ -56,6 +56,15 @@ def test_pruning_again_does_not_score_again(run):
     assert (run.folder("score") / "record.json").read_bytes() == before
 
 
+def test_another_precision_scores_again_and_is_recorded(run, sentence_folder, pairs_file):
+    model, data = ModelOptions(str(sentence_folder)), DataOptions(str(pairs_file))
+    assert run.need("score").settings["precision"] == "auto"
+    record, reused = stages.score(run, model, data, precision="bfloat16")
+    assert not reused
+    assert record.settings["precision"] == record.info["precision"] == "bfloat16"
+    assert stages.score(run, model, data, precision="bfloat16")[1]
+
+
 def test_the_newest_model_follows_from_the_stages_before_it(run, text_file, tmp_path):
     assert run.newest_model() == ("prune", [])
     stages.rewind(run, str(write_checkpoint(tmp_path / "earlier", "bert", seed=5)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,8 @@ from sparsecse.errors import InputError
 from sparsecse.gates import Gates, gated
 from sparsecse.kernels.reference import uniformity
 from sparsecse.masks import Budget, select
-from sparsecse.scoring import Objective, Scores, contributions, magnitude, random
+from sparsecse.scoring import Objective, Scores, contributions, magnitude, random, resolved_precision
+from sparsecse.scoring.memory import bytes_per_token, room
 from sparsecse.surgery import prune
 
 
@@ -57,18 +60,100 @@ def test_contributions_are_finite_differences(tmp_path, pairs, pooling, weight):
 
 
 def test_scores_do_not_depend_on_the_batch_size(encoder, pairs):
-    whole = contributions(encoder, pairs, batch_size=64)
+    encoder.train()
+    whole = contributions(encoder, pairs, batch_size=64, precision="float32")
     assert whole.sizes() == encoder.model.config.layer_sizes()
-    assert_same(contributions(encoder, pairs, batch_size=1), whole, rtol=1e-4)
-    assert_same(contributions(encoder, pairs, batch_size=3), whole, rtol=1e-4)
-    assert all(parameter.requires_grad for parameter in encoder.parameters())
+    for batch_size in (1, 3):
+        scores = contributions(encoder, pairs, batch_size=batch_size, precision="float32")
+        assert_same(scores, whole, rtol=1e-4)
+    assert encoder.training and all(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_scores_do_not_depend_on_the_memory(encoder, pairs, monkeypatch):
+    def scores(bytes_left: int) -> Scores:
+        seen = []
+        monkeypatch.setattr("sparsecse.scoring.memory.room", lambda _: bytes_left)
+        found = contributions(
+            encoder, pairs, batch_size=2, precision="float32", progress=lambda done, total: seen.append((done, total))
+        )
+        assert seen == sorted(set(seen)) and seen[-1] == (16, 16)
+        return found
+
+    everything = scores(2**40)
+    assert_same(scores(0), everything, rtol=1e-5)
+    assert_same(scores(30 * bytes_per_token(encoder.model)), everything, rtol=1e-5)
+
+
+def test_what_a_pass_keeps_is_what_is_reckoned(encoder, sentences):
+    encoder = prune(encoder, select(random(encoder, 0), Budget(4, 30))).eval().requires_grad_(False)
+    batch = encoder.pack(encoder.tokenize(sentences))
+    own = {parameter.data_ptr() for parameter in encoder.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and len(tensor) >= len(batch.input_ids):
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    gates = Gates.ones(encoder.model, batch=len(batch))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), gated(encoder.model, gates, batch.cu_lengths):
+        encoder.forward_packed(batch)
+    reckoned = len(batch.input_ids) * bytes_per_token(encoder.model)
+    # Means, deviations and log-sum-exps weigh much in a model this small; the first layers need not keep all.
+    assert 0.7 * reckoned < sum(kept.values()) < 1.25 * reckoned
+
+
+def test_there_is_room_and_never_more_than_a_container_leaves(monkeypatch):
+    assert (room(torch.device("cpu")) > 0) == Path("/proc/meminfo").exists()
+    monkeypatch.setattr("sparsecse.scoring.memory._left_in_container", lambda: 4096)
+    monkeypatch.setattr("sparsecse.scoring.memory._available", lambda: 8192)
+    assert room(torch.device("cpu")) == 1024
+    assert room(torch.device("meta")) == 0
+
+
+def test_packed_gates_have_the_gradients_of_padded_ones(encoder, sentences):
+    encoder.double().eval()
+    token_ids = encoder.tokenize(sentences)
+    upstream = torch.randn(len(sentences), 32, generator=torch.Generator().manual_seed(0)).double()
+    padded, packed = (Gates.ones(encoder.model, batch=len(sentences)) for _ in range(2))
+    for value in (1.0, 0.7):
+        with torch.no_grad():
+            for gate in (*padded.tensors(), *packed.tensors()):
+                gate[:, 0] = value
+        with gated(encoder.model, padded):
+            expected = encoder(*encoder.collate(token_ids))
+        batch = encoder.pack(token_ids)
+        with gated(encoder.model, packed, batch.cu_lengths):
+            output = encoder.forward_packed(batch)
+        torch.testing.assert_close(output, expected, atol=1e-12, rtol=1e-12)
+        gradients = torch.autograd.grad(output, packed.tensors(), upstream)
+        wanted = torch.autograd.grad(expected, padded.tensors(), upstream)
+        for gradient, want in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(gradient, want, atol=1e-12, rtol=1e-10)
+
+
+def test_bfloat16_keeps_the_ranks_and_the_encoder(bert, pairs, monkeypatch):
+    exact = contributions(bert, pairs, precision="float32")
+    rough = contributions(bert, pairs, precision="bfloat16")
+    for kind in ("heads", "neurons"):
+        a, b = (torch.cat(getattr(scores, kind)).argsort().argsort().double() for scores in (exact, rough))
+        assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.95  # random weights, few sentences: ranks lie close
+    assert bert.model.dtype == torch.float32 and all(p.requires_grad for p in bert.parameters())
+    monkeypatch.setattr("sparsecse.scoring.taylor.fast_bfloat16", lambda: True)
+    assert resolved_precision(bert) == "bfloat16"
+    assert resolved_precision(bert, "float32") == resolved_precision(bert.double()) == "float32"
+    monkeypatch.setattr("sparsecse.scoring.taylor.fast_bfloat16", lambda: False)
+    assert resolved_precision(bert.float()) == "float32"
+    with pytest.raises(InputError, match="--precision 'half'"):
+        contributions(bert, pairs, precision="half")
 
 
 def test_twins_of_other_families_get_the_same_scores(checkpoints, pairs, tmp_path):
-    scores = contributions(load_encoder(checkpoints["bert"], pooling="mean"), pairs)
+    scores = contributions(load_encoder(checkpoints["bert"], pooling="mean"), pairs, precision="float32")
     for make in (roberta_twin, distilbert_twin):
         twin = load_encoder(make(tmp_path / make.__name__, checkpoints["bert"]), pooling="mean")
-        assert_same(contributions(twin, pairs), scores, rtol=1e-3)
+        assert_same(contributions(twin, pairs, precision="float32"), scores, rtol=1e-3)
 
 
 def test_a_pruned_encoder_can_be_scored_again(encoder, pairs):

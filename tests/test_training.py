@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.objectives import alignment, distillation, info_nce
 from sparsecse.training import TrainingSettings, parse_objective, train
+from sparsecse.training.losses import BatchLoss
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,38 @@ def test_distillation_is_zero_for_the_teacher_itself():
     assert distillation(3 * vectors, vectors).item() == pytest.approx(0, abs=1e-6)
     opposite = distillation(-vectors, vectors)
     assert opposite.item() == pytest.approx(2, abs=1e-5)  # cosine -1, the same similarities
+
+
+def test_a_packed_batch_has_the_loss_and_gradients_of_a_padded_one(encoder, triplets):
+    teacher = copy.deepcopy(encoder)
+    with torch.no_grad():
+        encoder.model.encoder.layer[0].intermediate.dense.weight.mul_(1.5)
+    loss = BatchLoss(encoder.eval(), settings(objective={"distill": 1.0, "sup": 1.0}), teacher)(triplets[:5])
+    columns = list(zip(*triplets[:5], strict=True))
+    vectors, wanted = ([e(*e.collate(e.tokenize(column))) for column in columns] for e in (encoder, teacher))
+    expected = info_nce(*vectors) + distillation(torch.cat(vectors), torch.cat(wanted).detach())
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    parameters = [p for name, p in encoder.named_parameters() if "pooler" not in name]
+    gradients = torch.autograd.grad(loss, parameters)
+    for gradient, want in zip(gradients, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(gradient, want, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("where", ["hidden", "attention"])
+def test_every_view_has_its_own_dropout(bert, sentences, where):
+    for module in bert.modules():
+        if isinstance(module, torch.nn.Dropout) and where == "attention":
+            module.p = 0.0
+        if hasattr(module, "dropout_prob") and where == "hidden":
+            module.dropout_prob = 0.0
+    batch = bert.train().pack(bert.tokenize([*sentences, *sentences]))
+    torch.manual_seed(3)
+    one, other = bert.forward_packed(batch).split(len(sentences))
+    long = torch.tensor([len(sentence) > 10 for sentence in sentences])  # "river" may keep every probability
+    assert ((one - other).abs().amax(dim=1) > 1e-3)[long].all()
+    torch.manual_seed(3)
+    assert bert.forward_packed(batch)[: len(sentences)].equal(one)
+    assert not bert.forward_packed(batch)[: len(sentences)].equal(one)
 
 
 @pytest.mark.parametrize("objective", ["unsup", "distill", "distill=1,unsup=0.1"])

@@ -3,7 +3,7 @@
 from sparsecse.benchmarking.benchmark import benchmark
 from sparsecse.benchmarking.machine import machine, peak_rss_mb, versions
 from sparsecse.benchmarking.report import BenchModel, BenchReport, BenchRow
-from sparsecse.benchmarking.runtimes import PRECISIONS, RUNTIMES, Runtime, Setup
+from sparsecse.benchmarking.runtimes import PRECISIONS, RUNTIMES, Runtime, RuntimeSpec, Setup, Skipped
 from sparsecse.benchmarking.worker import ORDERS
 
 __all__ = [
@@ -14,7 +14,9 @@ __all__ = [
     "BenchReport",
     "BenchRow",
     "Runtime",
+    "RuntimeSpec",
     "Setup",
+    "Skipped",
     "benchmark",
     "machine",
     "peak_rss_mb",

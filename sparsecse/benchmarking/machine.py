@@ -41,7 +41,7 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
     found = {"python": platform.python_version(), "sparsecse": sparsecse.__version__}
     for package in ("torch", "transformers", *packages):
         try:
-            found.setdefault(package, version(package))
+            found.setdefault(package.replace("_", "-"), version(package))
         except PackageNotFoundError:
             continue
     return found

@@ -9,13 +9,16 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+
 from sparsecse.benchmarking.machine import peak_rss_mb
-from sparsecse.benchmarking.runtimes import Runtime, Setup, load_runtime
+from sparsecse.benchmarking.runtimes import Runtime, Setup, function
 from sparsecse.errors import InputError
 
 ORDERS = ("given", "sorted")
@@ -32,14 +35,27 @@ class _Failure:
     traceback: str
 
 
-def _time_batches(runtime: Runtime, token_ids: TokenIds, batch_size: int) -> list[float]:
+def order_rows(token_ids: TokenIds, order: str) -> list[int]:
+    """The rows in one of `ORDERS`: "given", or "sorted", the longest first."""
+    rows = range(len(token_ids))
+    return list(rows) if order == "given" else sorted(rows, key=lambda row: -len(token_ids[row]))
+
+
+def _time_batches(runtime: Runtime, batches: Sequence[TokenIds]) -> list[float]:
     seconds = []
-    for start in range(0, len(token_ids), batch_size):
-        batch = token_ids[start : start + batch_size]
+    for batch in batches:
         begin = time.perf_counter()
         runtime.encode_ids(batch)
         seconds.append(time.perf_counter() - begin)
     return seconds
+
+
+def _embed(runtime: Runtime, batches: Sequence[TokenIds], rows: Sequence[int]) -> np.ndarray:
+    """The vectors in the order given; rows: the sentences in the order of the batches."""
+    vectors = np.concatenate([runtime.encode_ids(batch) for batch in batches])
+    in_order = np.empty_like(vectors)
+    in_order[rows] = vectors
+    return in_order
 
 
 def _silence() -> None:
@@ -55,18 +71,34 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # an orderly end, which gives back what libraries hold
     try:
         loader, setup, token_ids = connection.recv()
-        runtime = load_runtime(loader, setup)
-        in_order = {"given": token_ids, "sorted": sorted(token_ids, key=len, reverse=True)}
+        runtime = function(loader)(setup)
         connection.send(None)
         while True:
-            batch_size, order = connection.recv()
-            connection.send((_time_batches(runtime, in_order[order], batch_size), peak_rss_mb()))
+            what, batch_size, order = connection.recv()
+            rows = order_rows(token_ids, order)
+            in_order = [token_ids[row] for row in rows]
+            batches = [in_order[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+            if what == "vectors":
+                connection.send(_embed(runtime, batches, rows))
+            else:
+                connection.send((_time_batches(runtime, batches), peak_rss_mb()))
     except Exception as error:
         is_input_error = isinstance(error, InputError)
         lines = str(error).splitlines()
         message = str(error) if is_input_error else ": ".join([type(error).__name__, *lines[:1]])
         with contextlib.suppress(OSError):  # where the error is that the parent has gone
             connection.send(_Failure(message, is_input_error, traceback.format_exc()))
+
+
+@contextlib.contextmanager
+def _unnamed_script() -> Iterator[None]:
+    """Hide the caller's script from multiprocessing, which would import it, and all that it imports, in the child."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 class Worker:
@@ -90,7 +122,8 @@ class Worker:
         self._connection, theirs = context.Pipe()
         # A daemon is ended with the parent's interpreter even where `__exit__` had no chance.
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
+        with _unnamed_script():
+            self._process.start()
         theirs.close()  # else the end of the process would not be the end of the pipe
 
     def __enter__(self) -> Worker:
@@ -113,9 +146,18 @@ class Worker:
 
     def time(self, batch_size: int, order: str) -> list[float]:
         """Embed all sentences once, in one of `ORDERS`; the seconds that every batch of `batch_size` took, in turn."""
-        self._send((batch_size, order))
+        self._send(("seconds", batch_size, order))
         seconds, self.peak_rss_mb = self._receive()
         return seconds
+
+    def vectors(self, batch_size: int, order: str) -> np.ndarray:
+        """Embed all sentences once in the same batches as `time` does.
+
+        Returns:
+            float32 [sentences, hidden_size], rows in the order in which the sentences were handed over.
+        """
+        self._send(("vectors", batch_size, order))
+        return self._receive()
 
     def _send(self, message: Any) -> None:
         try:
@@ -146,6 +188,5 @@ class Worker:
             reason = f"its process was killed by signal {-code} ({signal.strsignal(-code)})"
             return InputError(f"{where}: {reason}; if memory ran out, measure fewer models or smaller batches at once.")
         return InputError(
-            f"{where}: its process ended unasked with exit code {code}; leave out that runtime or that model, "
-            f"and in a script call benchmark() below `if __name__ == '__main__':`."
+            f"{where}: its process ended unasked with exit code {code}; leave out that runtime or that model."
         )

@@ -67,17 +67,41 @@ def _load_model(source: str) -> SparseCSEModel:
     if settings["model_type"] == SparseCSEConfig.model_type:
         return _from_pretrained(SparseCSEModel, source)
     family_of(settings["model_type"], source)
-    config = AutoConfig.from_pretrained(source)
     stock, missing = _from_pretrained(AutoModel, source, with_missing=True)
     has_pooler = any(name.startswith("pooler.") for name in stock.state_dict()) and not any(
         "pooler" in n for n in missing
     )
+    return from_stock(stock, has_pooler, source)
+
+
+def from_stock(
+    stock: Any, has_pooler: bool, source: str, model_class: type[SparseCSEModel] = SparseCSEModel
+) -> SparseCSEModel:
+    """A family's own model, dense and in memory, as ours; the tensors are shared, not copied.
+
+    Args:
+        stock: what `AutoModel` gives for a supported family.
+        has_pooler: whether its pooler, if any, is taken over.
+        source: its name, for messages.
+
+    Raises:
+        InputError: another family, a decoder, or a model that does not have the tensors of its configuration.
+    """
+    config = stock.config
     model_config = config_from_family({**config.to_dict(), "model_type": config.model_type}, has_pooler, source)
+    with torch.device("meta"):
+        model = model_class(model_config)
     state = state_from_family(stock.state_dict(), model_config)
-    model = SparseCSEModel(model_config)
     wanted = model.state_dict().keys()
-    model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted})
-    return model
+    if not wanted <= state.keys():
+        raise InputError(
+            f"{source} is a {type(stock).__name__} without {min(wanted - state.keys())}; give what AutoModel loads."
+        )
+    model.load_state_dict({name: state[name] for name in wanted}, assign=True)
+    needs_grad = state_from_family({name: p.requires_grad for name, p in stock.named_parameters()}, model_config)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(needs_grad[name])
+    return model.train(stock.training)
 
 
 def _from_pretrained(model_class: Any, source: str, with_missing: bool = False) -> Any:
@@ -184,12 +208,18 @@ def is_stock(config: SparseCSEConfig) -> bool:
     return len(sizes) == 1 and heads == {config.hidden_size // config.attention_head_size} and positions
 
 
-def _stock_model(model: SparseCSEModel) -> Any:
-    values = config_to_family(model.config)
-    stock = AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+def to_stock(model: SparseCSEModel, config: Any = None) -> Any:
+    """The model as its original family's own; needs `is_stock`.
+
+    config: the family's configuration, where there is one that it came from.
+    """
+    if config is None:
+        values = config_to_family(model.config)
+        config = AutoConfig.for_model(values.pop("model_type"), **values)
+    stock = AutoModel.from_config(config)
     if model.pooler is None and getattr(stock, "pooler", None) is not None:
         stock.pooler = None
-    stock.load_state_dict(state_to_family(model.state_dict(), model.config))
+    stock.load_state_dict(state_to_family(model.state_dict(), model.config), assign=True)
     return stock
 
 
@@ -216,7 +246,7 @@ def save_encoder(encoder: Encoder, directory: Path, *, stock: bool = False, dtyp
         stock: write the original family's own checkpoint (needs `is_stock`) instead of a sparsecse one.
         dtype: a key of `DTYPES`: how the weights are stored. int8 needs our own model class, so it excludes `stock`.
     """
-    model = _stock_model(encoder.model) if stock else copy.deepcopy(encoder.model)
+    model = to_stock(encoder.model) if stock else copy.deepcopy(encoder.model)
     # transformers wants the flag in the configuration for sentence-transformers to see every layer's states.
     model.config.output_hidden_states = encoder.settings.pooling == "first_last_avg"
     if dtype == "int8":

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparsecse import kernels
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
-from sparsecse.encoders.pooling import pool
+from sparsecse.encoders.pooling import pool, pool_packed
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,31 @@ class EncoderSettings:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Padded token ids and their mask, [batch, length] each, and the position of every row in the caller's list."""
+class PackedBatch:
+    """Sentences one after another, without padding.
+
+    input_ids, position_ids: [total_tokens].
+    cu_lengths: [sentences + 1], int64: where each sentence begins, from 0, and the total last.
+    """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    rows: torch.Tensor
+    position_ids: torch.Tensor
+    cu_lengths: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.cu_lengths) - 1
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        relative_bias: torch.Tensor | None,
+        dropout: float,
+    ) -> torch.Tensor:
+        """Attention inside each sentence, as `SparseCSEModel` takes it; its dropout follows torch's CPU generator."""
+        seed = int(torch.randint(2**62, ())) if dropout else 0
+        return kernels.attention(query, key, value, self.cu_lengths, bias=relative_bias, dropout=dropout, seed=seed)
 
 
 class Encoder(nn.Module):
@@ -57,6 +77,8 @@ class Encoder(nn.Module):
     def __init__(self, model: SparseCSEModel, tokenizer: Any, settings: EncoderSettings, source: str):
         super().__init__()
         self.model = model
+        # An Encoder is PyTorch throughout: what is scored, trained, exported, and what faster runtimes are measured by.
+        self.model.native_forward = None
         self.tokenizer = tokenizer
         self.settings = settings
         self.source = source
@@ -84,13 +106,39 @@ class Encoder(nn.Module):
         padded[mask] = torch.tensor([token for ids in token_ids for token in ids])
         return padded.to(self.device), mask.long().to(self.device)
 
-    def batches(self, token_ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[Batch]:
-        """Batches of sentences of similar length, longest first, so that little is padding."""
-        order = sorted(range(len(token_ids)), key=lambda row: -len(token_ids[row]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            input_ids, mask = self.collate([token_ids[row] for row in rows])
-            yield Batch(input_ids, mask, torch.tensor(rows))
+    def pack(self, token_ids: Sequence[Sequence[int]]) -> PackedBatch:
+        """Put sentences one after another, on the encoder's device."""
+        config = self.model.config
+        lengths = torch.tensor([len(ids) for ids in token_ids])
+        cu_lengths = F.pad(lengths.cumsum(dim=0), (1, 0))
+        input_ids = torch.tensor([token for ids in token_ids for token in ids])
+        # Where the family counts the tokens that are not padding, so must this: a text may name the padding token.
+        counted = input_ids.ne(config.pad_token_id).long() if config.position_offset else torch.ones_like(input_ids)
+        count = F.pad(counted.cumsum(dim=0), (1, 0))
+        position_ids = count[1:] - count[cu_lengths[:-1]].repeat_interleave(lengths)
+        position_ids = position_ids * counted + config.position_offset - 1
+        return PackedBatch(*(x.to(self.device) for x in (input_ids, position_ids, cu_lengths)))
+
+    def batches(
+        self, token_ids: Sequence[Sequence[int]], batch_size: int
+    ) -> Iterator[tuple[torch.Tensor, PackedBatch]]:
+        """Packed batches, longest sentences first, each with its sentences' positions in `token_ids`.
+
+        A batch holds at most as many tokens as `batch_size` sentences of average length, or a single sentence.
+        """
+        lengths = [len(ids) for ids in token_ids]
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        budget = -(-batch_size * sum(lengths) // max(1, len(lengths)))
+        rows: list[int] = []
+        tokens = 0
+        for row in order:
+            if rows and tokens + lengths[row] > budget:
+                yield torch.tensor(rows), self.pack([token_ids[row] for row in rows])
+                rows, tokens = [], 0
+            rows.append(row)
+            tokens += lengths[row]
+        if rows:
+            yield torch.tensor(rows), self.pack([token_ids[row] for row in rows])
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Sentence vectors [batch, hidden_size] of padded token ids [batch, length]."""
@@ -99,7 +147,19 @@ class Encoder(nn.Module):
             attention_mask=attention_mask,
             output_hidden_states=self.settings.pooling == "first_last_avg",
         )
-        vectors = pool(outputs, attention_mask, self.settings.pooling)
+        return self._finish(pool(outputs, attention_mask, self.settings.pooling))
+
+    def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
+        """Sentence vectors [sentences, hidden_size]: those of `forward`, but no padding is computed."""
+        outputs = self.model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            attend=batch.attend,
+            output_hidden_states=self.settings.pooling == "first_last_avg",
+        )
+        return self._finish(pool_packed(outputs, batch.cu_lengths, self.settings.pooling, self.model.pooler))
+
+    def _finish(self, vectors: torch.Tensor) -> torch.Tensor:
         return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
     def encode_ids(
@@ -111,6 +171,7 @@ class Encoder(nn.Module):
     ) -> torch.Tensor:
         """Sentence vectors [N, hidden_size], float32, without gradients and dropout; rows in the order given.
 
+        batch_size: sentences of average length that are taken at a time; see `batches`.
         progress: called with (sentences done, sentences in all) after each batch.
         """
         was_training = self.training
@@ -118,9 +179,9 @@ class Encoder(nn.Module):
         vectors = torch.empty(len(token_ids), self.model.config.hidden_size, device=self.device)
         done = 0
         with torch.inference_mode():
-            for batch in self.batches(token_ids, batch_size):
-                vectors[batch.rows.to(self.device)] = self(batch.input_ids, batch.attention_mask).float()
-                done += len(batch.rows)
+            for rows, batch in self.batches(token_ids, batch_size):
+                vectors[rows.to(self.device)] = self.forward_packed(batch).float()
+                done += len(batch)
                 if progress is not None:
                     progress(done, len(token_ids))
         self.train(was_training)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig
 from sparsecse.errors import InputError
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def config_to_family(config: SparseCSEConfig) -> dict[str, Any]:
     return values
 
 
-def _renamed(state: Mapping[str, torch.Tensor], layers: int, source: Family, target: Family) -> dict[str, torch.Tensor]:
+def _renamed(state: Mapping[str, _T], layers: int, source: Family, target: Family) -> dict[str, _T]:
     prefixes = {
         source.layer.format(layer) + old + ".": target.layer.format(layer) + new + "."
         for layer in range(layers)
@@ -181,8 +183,8 @@ def _renamed(state: Mapping[str, torch.Tensor], layers: int, source: Family, tar
     return renamed
 
 
-def state_from_family(state: Mapping[str, torch.Tensor], config: SparseCSEConfig) -> dict[str, torch.Tensor]:
-    """A family's state dictionary under our names (tensors are shared, not copied)."""
+def state_from_family(state: Mapping[str, _T], config: SparseCSEConfig) -> dict[str, _T]:
+    """A family's state dictionary, or whatever has its names, under our names (tensors are shared, not copied)."""
     return _renamed(state, config.num_hidden_layers, FAMILIES[config.original_model_type], BERT)
 
 

@@ -4,6 +4,9 @@ One class stands for BERT, RoBERTa, XLM-RoBERTa, DistilBERT and MPNet; what diff
 (how positions are counted, token types, relative attention bias). This file needs torch and transformers only and
 travels with the weights, so that a packed folder loads where sparsecse is not installed. Parameter names are BERT's.
 A layer left without heads (or without neurons) keeps the output bias of that block and nothing else.
+
+Tokens come padded, [batch, length], or packed, [total_tokens]: sentences one after another without padding. All but
+attention works on single tokens and does not see the difference; attention over packed tokens is handed in.
 """
 
 import math
@@ -134,6 +137,20 @@ class Embeddings(nn.Module):
         return self.dropout(self.LayerNorm(embedded + self.position_embeddings(position_ids)))
 
 
+def padded_attention(mask_bias):
+    """Attention over [batch, length, heads, head_size]; mask_bias [batch, 1, 1, length], or None, hides padding."""
+
+    def attend(query, key, value, relative_bias, dropout):
+        bias = mask_bias
+        if relative_bias is not None:
+            bias = relative_bias.unsqueeze(0) if mask_bias is None else mask_bias + relative_bias
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        return context.transpose(1, 2)
+
+    return attend
+
+
 class SelfAttention(nn.Module):
     def __init__(self, config, num_heads):
         super().__init__()
@@ -142,15 +159,11 @@ class SelfAttention(nn.Module):
             setattr(self, name, nn.Linear(config.hidden_size, num_heads * self.head_size))
         self.dropout_prob = config.attention_probs_dropout_prob
 
-    def forward(self, hidden, attention_bias):
-        batch, length, _ = hidden.shape
-        shape = (batch, length, self.num_heads, self.head_size)
-        query, key, value = (
-            project(hidden).view(shape).transpose(1, 2) for project in (self.query, self.key, self.value)
-        )
+    def forward(self, hidden, attend, relative_bias):
+        shape = (*hidden.shape[:-1], self.num_heads, self.head_size)
+        query, key, value = (project(hidden).view(shape) for project in (self.query, self.key, self.value))
         dropout = self.dropout_prob if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_bias, dropout_p=dropout)
-        return context.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_size)
+        return attend(query, key, value, relative_bias, dropout).flatten(-2)
 
 
 class Output(nn.Module):
@@ -172,8 +185,8 @@ class Attention(nn.Module):
         self.self = SelfAttention(config, num_heads) if num_heads else None
         self.output = Output(config, num_heads * config.attention_head_size)
 
-    def forward(self, hidden, attention_bias):
-        context = hidden if self.self is None else self.self(hidden, attention_bias)
+    def forward(self, hidden, attend, relative_bias):
+        context = hidden if self.self is None else self.self(hidden, attend, relative_bias)
         return self.output(context, hidden)
 
 
@@ -194,8 +207,8 @@ class Layer(GradientCheckpointingLayer):
         self.intermediate = Intermediate(config, num_neurons) if num_neurons else None
         self.output = Output(config, num_neurons)
 
-    def forward(self, hidden, attention_bias):
-        hidden = self.attention(hidden, attention_bias)
+    def forward(self, hidden, attend, relative_bias):
+        hidden = self.attention(hidden, attend, relative_bias)
         activation = hidden if self.intermediate is None else self.intermediate(hidden)
         return self.output(activation, hidden)
 
@@ -210,27 +223,22 @@ class LayerStack(nn.Module):
             self.relative_attention_bias = nn.Embedding(self.num_buckets, all_heads)
         self.kept_heads = config.kept_heads
 
-    def relative_bias(self, length, device):
-        """[all heads, length, length]: MPNet's bias for the distance from each token to each other one."""
-        position = torch.arange(length, device=device)
-        distance = position[:, None] - position[None, :]
+    def relative_bias(self, distance):
+        """MPNet's bias for distances key - query of any shape: [all heads, *shape]."""
         half = self.num_buckets // 2
         exact = half // 2
         reach = distance.abs()
         steps = torch.log(reach.clamp(min=1).float() / exact) / math.log(128 / exact) * (half - exact)
         far = (exact + steps.long()).clamp(max=half - 1)
-        bucket = torch.where(reach < exact, reach, far) + (distance < 0).long() * half
-        return self.relative_attention_bias(bucket).permute(2, 0, 1)
+        bucket = torch.where(reach < exact, reach, far) + (distance > 0).long() * half
+        return self.relative_attention_bias(bucket).movedim(-1, 0)
 
-    def forward(self, hidden, attention_bias):
+    def forward(self, hidden, attend, distance):
         states = [hidden]
-        relative = self.relative_bias(hidden.shape[1], hidden.device) if self.num_buckets else None
+        relative = self.relative_bias(distance) if self.num_buckets else None
         for i, layer in enumerate(self.layer):
-            bias = attention_bias
-            if relative is not None:
-                own = relative if self.kept_heads is None else relative[self.kept_heads[i]]
-                bias = own.unsqueeze(0) if attention_bias is None else attention_bias + own
-            hidden = layer(hidden, bias)
+            own = relative if relative is None or self.kept_heads is None else relative[self.kept_heads[i]]
+            hidden = layer(hidden, attend, own)
             states.append(hidden)
         return hidden, tuple(states)
 
@@ -240,8 +248,8 @@ class Pooler(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden):
-        return torch.tanh(self.dense(hidden[:, 0]))
+    def forward(self, first_tokens):
+        return torch.tanh(self.dense(first_tokens))
 
 
 class SparseCSEModel(PreTrainedModel):
@@ -251,6 +259,9 @@ class SparseCSEModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Embeddings", "Layer"]  # noqa: RUF012
+    # A function of (model, input_ids, attention_mask, token_type_ids) that gives the last hidden state faster than the
+    # operators below, or None where it does not apply. sparsecse sets it; without sparsecse there is none.
+    native_forward = None
 
     def __init__(self, config):
         super().__init__(config)
@@ -291,21 +302,48 @@ class SparseCSEModel(PreTrainedModel):
         position_ids=None,
         output_hidden_states=None,
         return_dict=None,
+        attend=None,
         **kwargs,
     ):
-        """Token ids [batch, length] and a mask of 0/1 -> last_hidden_state [batch, length, hidden_size]."""
-        hidden = self.embeddings(input_ids, token_type_ids, position_ids)
-        bias = None
-        if attention_mask is not None:
-            bias = torch.zeros(attention_mask.shape, dtype=hidden.dtype, device=hidden.device)
-            bias = bias.masked_fill(attention_mask == 0, torch.finfo(hidden.dtype).min)[:, None, None, :]
-        hidden, states = self.encoder(hidden, bias)
+        """Token ids [batch, length] and a mask of 0/1 -> last_hidden_state [batch, length, hidden_size].
+
+        Packed: token ids and position_ids, [total_tokens] each, and the function that knows where sentences begin,
+        attend(query, key, value, relative_bias, dropout), from three times [total_tokens, heads, head_size] to one
+        -> last_hidden_state [total_tokens, hidden_size], without pooler_output. relative_bias is None or
+        [heads, 2 * reach - 1], whose column reach - 1 + key - query is added to the scaled product of two positions.
+
+        Where `native_forward` computes, the vectors of padding are zeros.
+        """
+        packed = attend is not None
+        with_states = output_hidden_states or self.config.output_hidden_states
+        hidden = states = None
+        plain = not (packed or with_states or position_ids is not None or torch.compiler.is_compiling())
+        if plain and self.native_forward is not None:
+            hidden = self.native_forward(self, input_ids, attention_mask, token_type_ids)
+        if hidden is None:
+            hidden, states = self._torch_forward(input_ids, attention_mask, token_type_ids, position_ids, attend)
         output = BaseModelOutputWithPooling(
             last_hidden_state=hidden,
-            pooler_output=None if self.pooler is None else self.pooler(hidden),
-            hidden_states=states if output_hidden_states or self.config.output_hidden_states else None,
+            pooler_output=None if packed or self.pooler is None else self.pooler(hidden[:, 0]),
+            hidden_states=states if with_states else None,
         )
         return output if return_dict is None or return_dict else output.to_tuple()
+
+    def _torch_forward(self, input_ids, attention_mask, token_type_ids, position_ids, attend):
+        """The last hidden state, and the states before, between and after the layers."""
+        hidden = self.embeddings(input_ids, token_type_ids, position_ids)
+        if attend is not None:
+            reach = self.config.max_position_embeddings
+            distance = torch.arange(1 - reach, reach, device=hidden.device)
+        else:
+            bias = None
+            if attention_mask is not None:
+                bias = torch.zeros(attention_mask.shape, dtype=hidden.dtype, device=hidden.device)
+                bias = bias.masked_fill(attention_mask == 0, torch.finfo(hidden.dtype).min)[:, None, None, :]
+            attend = padded_attention(bias)
+            position = torch.arange(hidden.shape[1], device=hidden.device)
+            distance = position[None, :] - position[:, None]
+        return self.encoder(hidden, attend, distance)
 
 
 SparseCSEConfig.register_for_auto_class("AutoConfig")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from sparsecse.errors import InputError
 
@@ -51,3 +53,37 @@ def pool(outputs: Any, attention_mask: torch.Tensor, mode: str) -> torch.Tensor:
         tokens = (outputs.hidden_states[1] + tokens) / 2
     weights = attention_mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+
+
+def pool_packed(
+    outputs: Any, cu_lengths: torch.Tensor, mode: str, pooler: Callable[[torch.Tensor], torch.Tensor] | None
+) -> torch.Tensor:
+    """Pool a model's outputs for packed tokens.
+
+    Args:
+        outputs: what `SparseCSEModel` returns for packed input; `hidden_states` are needed for first_last_avg.
+        cu_lengths: [sentences + 1], where each sentence begins, and the total.
+        mode: a key of `POOLING_MODES`.
+        pooler: the model's, needed by the mode of that name.
+
+    Returns:
+        [sentences, hidden_size].
+    """
+    tokens = outputs.last_hidden_state
+    if mode == "cls":
+        return tokens[cu_lengths[:-1]]
+    if mode == "pooler":
+        assert pooler is not None
+        return pooler(tokens[cu_lengths[:-1]])
+    if mode == "first_last_avg":
+        tokens = (outputs.hidden_states[1] + tokens) / 2
+    return segment_reduce(tokens, cu_lengths, "mean")
+
+
+def segment_reduce(tokens: torch.Tensor, cu_lengths: torch.Tensor, mode: str) -> torch.Tensor:
+    """Sum or mean ("sum", "mean") of each sentence's rows: [total_tokens, d] -> [sentences, d].
+
+    Deterministic, accumulates bfloat16 in float32, and gives 0 for a sentence without tokens.
+    """
+    rows = torch.arange(len(tokens), device=tokens.device)
+    return F.embedding_bag(rows, tokens, cu_lengths, mode=mode, include_last_offset=True)

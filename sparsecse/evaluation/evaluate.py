@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
@@ -27,7 +28,7 @@ _BATCHES_PER_STEP = 16  # between two calls of `progress`
 class SentenceEncoder(Protocol):
     """Anything that turns sentences into embeddings."""
 
-    def encode(self, sentences: list[str], *, batch_size: int) -> torch.Tensor:
+    def encode(self, sentences: list[str], *, batch_size: int) -> torch.Tensor | np.ndarray:
         """Return the embeddings [N, d] of N sentences, normalised or not."""
 
 
@@ -185,7 +186,7 @@ def _embed(
     parts = []
     for start in range(0, len(order), step):
         chunk = [sentences[index] for index in order[start : start + step]]
-        part = encoder.encode(chunk, batch_size=batch_size).detach().to("cpu", torch.float32)
+        part = torch.as_tensor(encoder.encode(chunk, batch_size=batch_size)).detach().to("cpu", torch.float32)
         broken = (~part.isfinite().all(dim=1)).nonzero()
         if len(broken):
             raise InputError(

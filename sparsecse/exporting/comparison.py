@@ -71,7 +71,7 @@ def compare(encoder: Encoder, run: Run, pooled: bool) -> Difference:
 def _pool(encoder: Encoder, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     pooler = encoder.model.pooler
     outputs = BaseModelOutputWithPooling(
-        last_hidden_state=hidden, pooler_output=None if pooler is None else pooler(hidden)
+        last_hidden_state=hidden, pooler_output=None if pooler is None else pooler(hidden[:, 0])
     )
     return pool(outputs, mask, encoder.settings.pooling)
 

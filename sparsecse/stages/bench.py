@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsecse.benchmarking import benchmark
+from sparsecse.benchmarking import RUNTIMES, benchmark
 from sparsecse.errors import InputError
 from sparsecse.files import write_json
 from sparsecse.stages.models import dense_hash, dense_options, model_input
@@ -20,15 +20,15 @@ def bench_models(
     models: Mapping[str, ModelOptions],
     sentences: Sequence[str],
     *,
-    runtimes: Sequence[str] = ("sparsecse",),
+    runtimes: Sequence[str] | str = ("sparsecse",),
     batch_sizes: Sequence[int] = (1, 32),
     orders: Sequence[str] = ("given", "sorted"),
     rounds: int = 5,
     threads: int | None = None,
-    precision: str = "float32",
+    precisions: Sequence[str] | str = ("float32",),
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Time models against each other; models: label -> model, the first is what the others are compared with.
+    """Time models against each other; models: label -> model; the rest as in `benchmarking.benchmark`.
 
     Returns:
         `BenchReport.to_json()` with labels for names.
@@ -45,12 +45,12 @@ def bench_models(
         orders=orders,
         rounds=rounds,
         threads=threads,
-        precision=precision,
+        precisions=precisions,
         load_options=loads[0],
         progress=progress("Timing"),
     ).to_json()
-    for row in report["rows"]:
-        row["model"] = names[row["model"]]
+    for entry in (*report["rows"], *report["skipped"]):
+        entry["model"] = names.get(entry["model"])
     report["models"] = {names[name]: facts for name, facts in report["models"].items()}
     return report
 
@@ -74,4 +74,7 @@ def bench_run(
         write_json(folder / "results.json", report)
         return report
 
-    return workdir.run_stage("bench", inputs, options, work)
+    settings = dict(options)
+    if options.get("runtimes") == "all":  # a runtime that is installed later is worth another run
+        settings["installed"] = [name for name, runtime in RUNTIMES.items() if not runtime.missing()]
+    return workdir.run_stage("bench", inputs, settings, work)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsecse.evaluation import evaluate, load_tasks
 from sparsecse.files import write_json
+from sparsecse.runtime import Runtime
 from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input
 from sparsecse.stages.options import Progress, silent
 from sparsecse.workdir import Record, Workdir
@@ -21,9 +22,13 @@ def evaluate_run(
     data_dir: str | None = None,
     positive_minimum: float = 4.0,
     batch_size: int = 64,
+    precision: str = "float32",
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
-    """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it."""
+    """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it.
+
+    precision: what `Runtime` computes in.
+    """
     stage, _ = workdir.newest_model()
     sets, _ = load_tasks(tasks, data_dir=data_dir)
     data = hashlib.sha256("".join(pairs.fingerprint() for pairs in sets.values()).encode()).hexdigest()
@@ -32,7 +37,7 @@ def evaluate_run(
         **model_input(workdir, stage),
         "data": data,
     }
-    settings = {"tasks": tasks, "positive_minimum": positive_minimum}
+    settings = {"tasks": tasks, "positive_minimum": positive_minimum, "precision": precision}
 
     def work(folder: Path) -> Mapping[str, Any]:
         results = {}
@@ -41,7 +46,7 @@ def evaluate_run(
             ("pruned", lambda: load_model(workdir, stage)),
         ):
             results[label] = evaluate(
-                load(),
+                Runtime(load(), precision),
                 tasks,
                 data_dir=data_dir,
                 positive_minimum=positive_minimum,

@@ -9,7 +9,16 @@ from typing import Any
 
 from sparsecse.encoders import fingerprint
 from sparsecse.errors import InputError
-from sparsecse.scoring import METHODS, Objective, Scores, contributions, magnitude, random
+from sparsecse.scoring import (
+    METHODS,
+    Objective,
+    Scores,
+    check_precision,
+    contributions,
+    magnitude,
+    random,
+    resolved_precision,
+)
 from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
 from sparsecse.workdir import Record, Workdir
 
@@ -25,15 +34,19 @@ def score(
     objective: Objective | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    precision: str = "auto",
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Score every head and neuron of the model; see `scoring` for the methods.
+
+    The record's settings hold the precision that was asked for, its info the one it came to.
 
     Raises:
         InputError: the run directory holds the scores of another model.
     """
     if method not in METHODS:
         raise InputError(f"--method '{method}' is unknown; choose one of {', '.join(METHODS)}.")
+    check_precision(precision)
     objective = objective or Objective()
     encoder = model.load()
     model_hash = fingerprint(encoder)
@@ -50,16 +63,26 @@ def score(
     settings["data"] = data.settings()
     if method == "taylor":
         settings["objective"] = asdict(objective)
+        settings["precision"] = precision
     if method == "random":
         settings["seed"] = seed
 
     def work(folder: Path) -> Mapping[str, Any]:
+        info: dict[str, Any] = {"data": pairs.source, "pairs": len(pairs)}
         if method == "taylor":
-            scores = contributions(encoder, pairs, objective, batch_size=batch_size, progress=progress("Scoring"))
+            info["precision"] = resolved_precision(encoder, precision)
+            scores = contributions(
+                encoder,
+                pairs,
+                objective,
+                batch_size=batch_size,
+                precision=info["precision"],
+                progress=progress("Scoring"),
+            )
         else:
             scores = magnitude(encoder) if method == "magnitude" else random(encoder, seed)
         scores.save(folder / SCORES_FILE, {"method": method, "model": model.name})
-        return {"sizes": scores.sizes(), **scores.values, "data": pairs.source, "pairs": len(pairs)}
+        return {"sizes": scores.sizes(), **scores.values, **info}
 
     return workdir.run_stage("score", inputs, settings, work)
 

@@ -14,6 +14,7 @@ from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint, save_encoder
 from sparsecse.evaluation import spearman
 from sparsecse.files import atomic_directory, write_json
+from sparsecse.runtime import Runtime
 from sparsecse.stages.models import load_dense, load_model, model_input, save_model
 from sparsecse.stages.options import DataOptions, ModelOptions, training_examples
 from sparsecse.stages.score import score_data
@@ -31,7 +32,7 @@ def _examples_hash(examples: Sequence[Example]) -> str:
 
 
 def _dev_score(pairs: PairSet | None) -> Callable[[Encoder], float] | None:
-    return None if pairs is None else lambda encoder: spearman(encoder, pairs)
+    return None if pairs is None else lambda encoder: spearman(Runtime(encoder, "float32"), pairs)
 
 
 def _info(result: TrainingResult, examples: int, pairs: PairSet | None) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class _Trainer:
             {"params": decayed, "weight_decay": settings.weight_decay},
             {"params": other, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
     def resume(self) -> bool:
         """Continue from the checkpoint where there is one."""

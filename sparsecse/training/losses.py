@@ -62,9 +62,9 @@ class BatchLoss(nn.Module):
 
     def _vectors(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> list[torch.Tensor]:
         texts = [text for column in columns for text in column]
-        input_ids, mask = encoder.collate(encoder.tokenize(texts, self.settings.max_length))
+        batch = encoder.pack(encoder.tokenize(texts, self.settings.max_length))
         with self._autocast():
-            vectors = encoder(input_ids, mask)
+            vectors = encoder.forward_packed(batch)
         return list(vectors.float().split(len(columns[0])))
 
     def forward(self, batch: Sequence[Example]) -> torch.Tensor:

@@ -1,0 +1,347 @@
+"""The Triton kernels on a CUDA device: first whether they are right, then how fast they are, as a table and JSON.
+
+    python benchmarks/gpu.py [--n 4096 16384 65536] [--d 384 768] [--repeats R] [--json FILE] [--only SECTION ...]
+
+Writes benchmarks/results/gpu-DEVICE-DATE.json where --json names no other file. Exits 2 where there is no CUDA device
+and 1 where a result is wrong.
+
+Times are medians of calls between CUDA events, contenders in turn. TFLOP/s count the products that the result needs at
+least (uniformity 3 N^2 d, InfoNCE's log-sum-exp with gradients 6 N M d), GB/s the reads and writes that it needs at
+least; both stand beside ceilings measured in the same run: square matrix products of 8192 and a copy of 1 GiB. `extra`
+is peak memory beside the input, in units of N d 4 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from uniformity import pdist_value_and_grad
+
+from sparsecse.kernels import reference
+
+DEVICE = "cuda"
+RESULTS = Path(__file__).parent / "results"
+# All N^2 / 2 distances and what autograd keeps of them: 20 bytes a pair.
+PDIST_LIMIT = 30000
+
+
+@dataclass(frozen=True)
+class Options:
+    n: list[int]
+    d: list[int]
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender at one shape. `product`: the precision of its matrix products, whose ceiling it is held against."""
+
+    section: str
+    shape: str
+    contender: str
+    product: str
+    milliseconds: float
+    tflops: float
+    gigabytes_per_second: float
+    extra: float
+
+
+def seconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The median time of each call, all of them in turn, after two rounds that compile and warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(repeats + 2):
+        for name, call in calls.items():
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            stop.record()
+            torch.cuda.synchronize()
+            if round_ >= 2:
+                times[name].append(start.elapsed_time(stop) / 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """float32 products in tf32, those of PyTorch and of the kernels, or not."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def within(allowed: bool, call: Callable[[], object]) -> object:
+    with tf32(allowed):
+        return call()
+
+
+# How vectors are given and multiplied: name, dtype, whether tf32 is allowed.
+PRECISIONS = [("bf16", torch.bfloat16, False), ("tf32", torch.float32, True), ("ieee", torch.float32, False)]
+
+
+def unit_vectors(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, device=DEVICE)
+    return torch.nn.functional.normalize(x, dim=1).to(dtype)
+
+
+def ceilings(repeats: int) -> dict[str, float]:
+    """TFLOP/s of a large product in each precision, and GB/s of a copy."""
+    size = 8192
+    calls: dict[str, Callable[[], object]] = {}
+    for name, dtype, allowed in PRECISIONS:
+        a, b = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
+        calls[name] = partial(within, allowed, partial(torch.mm, a, b))
+    source = torch.empty(2**30, dtype=torch.int8, device=DEVICE)
+    target = torch.empty_like(source)
+    calls["copy"] = partial(target.copy_, source)
+    times = seconds(calls, repeats)
+    return {name: 2 * (2**30 if name == "copy" else size**3 * 1e-3) / time / 1e9 for name, time in times.items()}
+
+
+# ----------------------------------------------------------------------------------------------------- uniformity
+
+
+def block_products(rows: Tensor, columns: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    weights = torch.exp(2 * t * ((rows @ columns.T).float() - 1))
+    return weights.sum(dim=1), (weights.to(columns.dtype) @ columns).float()
+
+
+def blocked_value_and_grad(
+    x: Tensor, products: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]] = block_products
+) -> tuple[Tensor, Tensor]:
+    """What people write where N^2 numbers do not fit: products in the dtype of x, unit vectors only, pairs twice."""
+    n, t, block = len(x), 2.0, 4096
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    grad = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    for i in range(0, n, block):
+        rows = x[i : i + block]
+        sums = torch.zeros(len(rows), device=x.device)
+        pulled = torch.zeros(rows.shape, dtype=torch.float32, device=x.device)
+        for j in range(0, n, block):
+            add, weighted = products(rows, x[j : j + block], t)
+            sums += add
+            pulled += weighted
+        total += sums.double().sum()
+        grad[i : i + block] = sums[:, None] * rows - pulled
+    total -= n  # every vector with itself
+    return (total / (n * (n - 1))).log().float(), grad.mul_((-4 * t / total).float())
+
+
+def uniformity_rows(options: Options) -> Iterator[Row]:
+    from sparsecse.kernels import gpu
+
+    compiled = torch.compile(block_products)
+    for d in options.d:
+        for n in options.n:
+            for product, dtype, allowed in PRECISIONS:
+                x = unit_vectors(n, d, dtype)
+                contenders: dict[str, Callable[[Tensor], object]] = {
+                    "sparsecse": gpu.uniformity_value_and_grad,
+                    "blocked matmul": blocked_value_and_grad,
+                    "blocked matmul, compiled": partial(blocked_value_and_grad, products=compiled),
+                }
+                if dtype == torch.float32:
+                    contenders["our PyTorch reference"] = reference.uniformity_value_and_grad
+                    if n <= PDIST_LIMIT and product == "ieee":
+                        contenders["torch.pdist"] = pdist_value_and_grad
+                flops, traffic = 3.0 * n * n * d, float(n * d * (x.element_size() + 4))
+                yield from timed("uniformity", f"N={n} d={d}", product, allowed, contenders, x, flops, traffic, options)
+
+
+# -------------------------------------------------------------------------------------------------- row_logsumexp
+
+
+def logsumexp_and_grads(module: ModuleType, a: Tensor, b: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    lse = module.row_logsumexp(a, b, 20.0)
+    return lse, module.row_logsumexp_grad(a, b, lse, torch.ones_like(lse), 20.0)
+
+
+def eager_logsumexp_and_grads(a: Tensor, b: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Autograd through the N x M matrix."""
+    a, b = a.detach().requires_grad_(), b.detach().requires_grad_()
+    lse = torch.logsumexp(20.0 * (a @ b.T).float(), dim=1)
+    return lse, torch.autograd.grad(lse.sum(), (a, b))
+
+
+def row_logsumexp_rows(options: Options) -> Iterator[Row]:
+    """A batch of queries against gathered rows of all devices."""
+    from sparsecse.kernels import gpu
+
+    for d in options.d:
+        for n in (64, 512, 4096):
+            for m in (n, 8 * n):
+                for product, dtype, allowed in PRECISIONS:
+                    a, b = unit_vectors(n, d, dtype), unit_vectors(m, d, dtype, seed=1)
+                    contenders: dict[str, Callable[[Tensor], object]] = {
+                        "sparsecse": partial(logsumexp_and_grads, gpu, b=b),
+                        "eager N x M": partial(eager_logsumexp_and_grads, b=b),
+                        "eager N x M, compiled": partial(torch.compile(eager_logsumexp_and_grads), b=b),
+                    }
+                    if dtype == torch.float32:
+                        contenders["our PyTorch reference"] = partial(logsumexp_and_grads, reference, b=b)
+                    flops, traffic = 6.0 * n * m * d, float((n + m) * d * (a.element_size() + 4))
+                    shape = f"N={n} M={m} d={d}"
+                    yield from timed("row_logsumexp", shape, product, allowed, contenders, a, flops, traffic, options)
+
+
+# ------------------------------------------------------------------------------------------------------ crossover
+
+
+def crossover_rows(options: Options) -> Iterator[Row]:
+    """Small sets: what `dispatch.TRITON_FROM_PAIRS` should say."""
+    from sparsecse.kernels import gpu
+
+    for d in options.d:
+        for n in (64, 128, 256, 512, 1024, 2048, 4096):
+            for product, dtype, allowed in PRECISIONS:
+                x = unit_vectors(n, d, dtype)
+                contenders: dict[str, Callable[[Tensor], object]] = {
+                    "sparsecse": gpu.uniformity_value_and_grad,
+                    "our PyTorch reference": reference.uniformity_value_and_grad,
+                }
+                flops, traffic = 3.0 * n * n * d, float(n * d * (x.element_size() + 4))
+                yield from timed("crossover", f"N={n} d={d}", product, allowed, contenders, x, flops, traffic, options)
+
+
+# ------------------------------------------------------------------------------------------------------- sections
+
+# Each yields the rows of its table. Attention and encode join here.
+SECTIONS: dict[str, Callable[[Options], Iterator[Row]]] = {
+    "uniformity": uniformity_rows,
+    "row_logsumexp": row_logsumexp_rows,
+    "crossover": crossover_rows,
+}
+
+
+def timed(
+    section: str,
+    shape: str,
+    product: str,
+    allowed: bool,
+    contenders: dict[str, Callable[[Tensor], object]],
+    x: Tensor,
+    flops: float,
+    traffic: float,
+    options: Options,
+) -> Iterator[Row]:
+    with tf32(allowed):
+        calls: dict[str, Callable[[], object]] = {name: partial(call, x) for name, call in contenders.items()}
+        times = seconds(calls, options.repeats)
+        for name, call in calls.items():
+            extra = peak_bytes(call) / (4.0 * x.numel())
+            time = times[name]
+            yield Row(section, shape, name, product, time * 1e3, flops / time / 1e12, traffic / time / 1e9, extra)
+
+
+# ---------------------------------------------------------------------------------------------------- correctness
+
+
+def wrong_results() -> list[str]:
+    """Kernels against float64 on the device: what misses its tolerance, in words."""
+    from sparsecse.kernels import gpu
+
+    wrong = []
+    # Of gradients.
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+    for n, d in [(2, 384), (17, 100), (1000, 384), (4095, 768), (4097, 1024), (9001, 100), (12000, 768)]:
+        for dtype, limit in tolerance.items():
+            for allowed in (False, True) if dtype == torch.float32 else (False,):
+                bound = 1e-3 if allowed else limit
+                with tf32(allowed):
+                    x = unit_vectors(n, d, dtype)
+                    value, grad = gpu.uniformity_value_and_grad(x)
+                    a, b = unit_vectors(max(n // 3, 1), d, dtype, seed=1), x
+                    lse, grads = logsumexp_and_grads(gpu, a, b)
+                exact, exact_grad = reference.uniformity_value_and_grad(x.double())
+                exact_lse, exact_grads = logsumexp_and_grads(reference, a.double(), b.double())
+                pairs = [(grad, exact_grad), (grads[0], exact_grads[0]), (grads[1], exact_grads[1])]
+                errors = [float((got - want).norm() / want.norm()) for got, want in pairs]
+                values = [float((value - exact).abs()), float((lse - exact_lse).abs().max())]
+                # Written so that NaN is wrong.
+                if not (max(errors) <= bound and max(values) <= (2e-3 if allowed else 5e-5)):
+                    wrong.append(f"N={n} d={d} {dtype} tf32={allowed}: gradients {errors}, values {values}")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, nargs="+", default=[4096, 16384, 65536], help="numbers of vectors")
+    parser.add_argument("--d", type=int, nargs="+", default=[384, 768], help="their dimensions")
+    parser.add_argument("--repeats", type=int, default=10, help="rounds; the median counts")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--only", choices=[*SECTIONS], nargs="+", default=[*SECTIONS], help="sections to run")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("benchmarks/gpu.py needs a CUDA device, and PyTorch finds none here.", file=sys.stderr)
+        return 2
+
+    import triton
+
+    device = torch.cuda.get_device_name()
+    now = datetime.datetime.now(datetime.timezone.utc)
+    about = {
+        "device": device,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "date": now.isoformat(timespec="minutes"),
+    }
+    print("  ".join(f"{key}: {value}" for key, value in about.items()))
+    wrong = wrong_results()
+    for line in wrong:
+        print(f"wrong: {line}")
+    if wrong:
+        return 1
+    print("results agree with float64")
+    limits = ceilings(arguments.repeats)
+    print("ceilings: " + ", ".join(f"{k} {v:.0f} {'GB/s' if k == 'copy' else 'TFLOP/s'}" for k, v in limits.items()))
+    print(
+        f"{'section':<14}{'shape':<24}{'contender':<26}{'product':<8}"
+        f"{'ms':>10}{'TFLOP/s':>9}{'share':>7}{'GB/s':>8}{'extra':>7}"
+    )
+    rows: list[Row] = []
+    for section in arguments.only:
+        for row in SECTIONS[section](Options(arguments.n, arguments.d, arguments.repeats)):
+            rows.append(row)
+            print(
+                f"{row.section:<14}{row.shape:<24}{row.contender:<26}{row.product:<8}{row.milliseconds:>10.3f}"
+                f"{row.tflops:>9.1f}{row.tflops / limits[row.product]:>7.0%}"
+                f"{row.gigabytes_per_second:>8.0f}{row.extra:>7.1f}",
+                flush=True,
+            )
+    name = f"gpu-{device.replace(' ', '-').lower()}-{now:%Y-%m-%d}.json"
+    target = arguments.json or RESULTS / name
+    record = {"about": about, "ceilings": limits, "rows": [asdict(row) for row in rows]}
+    target.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written to {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+// The inference encoder's operations in vectors of any width; included once by each instruction set's file, after
+// vector_math.h. What a file can store (floats, bf16, int8) it says in the types that it instantiates the templates
+// with.
+#include "encoder_kernels.h"
+#include "products_generic.h"
+
+namespace sparsecse::SPARSECSE_ISA {
+
+static inline VecF absolute(VecF x) {
+  return reinterpret_cast<VecF>(reinterpret_cast<VecU>(x) & 0x7fffffffu);
+}
+
+// --- Activations -----------------------------------------------------------------------------------------------------
+
+static inline VecF sigmoid(VecF x) {
+  constexpr float log2_e = 1.44269504f;
+  // Past +-80 it is 0 or 1 in floats; the bound keeps exp2 within its range.
+  const VecF e = exp2(at_most(at_least(x * -log2_e, splat(-126.0f)), splat(126.0f)));
+  return 1.0f / (1.0f + e);
+}
+
+// x Phi(x) within 2e-7 of |x|: erfc from its asymptotic shape, a polynomial in 1 / (1 + p |z|) times exp(-z^2)
+// (Abramowitz & Stegun, 7.1.26).
+static inline VecF gelu_exact(VecF x) {
+  constexpr float log2_e = 1.44269504f, root_half = 0.70710678f;
+  const VecF z = absolute(x) * root_half;
+  const VecF t = 1.0f / (1.0f + 0.3275911f * z);
+  VecF p = splat(1.061405429f);
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const VecF half_erfc = 0.5f * p * t * exp2(at_least(z * z * -log2_e, splat(-126.0f)));
+  // Phi(x) is half_erfc below zero and its complement above.
+  const VecF positive = at_least(x, VecF{});
+  return positive - absolute(x) * half_erfc;
+}
+
+struct Identity {
+  static inline VecF apply(VecF x) { return x; }
+};
+struct GeluExact {
+  static inline VecF apply(VecF x) { return gelu_exact(x); }
+};
+struct GeluTanh {
+  // tanh written as a sigmoid of twice its argument.
+  static inline VecF apply(VecF x) { return x * sigmoid(x * (1.5957691f + 0.0713548f * x * x)); }
+};
+struct Relu {
+  static inline VecF apply(VecF x) { return at_least(x, VecF{}); }
+};
+struct Silu {
+  static inline VecF apply(VecF x) { return x * sigmoid(x); }
+};
+
+// --- Values and operands ---------------------------------------------------------------------------------------------
+
+// Values as floats; also operands as floats.
+struct FloatRows {
+  static constexpr bool scaled = false;
+  static constexpr int bytes = 4;
+  static inline void put(void* row, int column, VecF v) { store(static_cast<float*>(row) + column, v); }
+  static inline VecF get(const void* row, int column) { return load(static_cast<const float*>(row) + column); }
+  // One row of hidden states, after its LayerNorm, to an operand of `words` words.
+  static void finish(const float* hidden, const Norm& norm, Word* out, std::ptrdiff_t, float*) {
+    __builtin_memcpy(out, hidden, norm.padded_n * sizeof(float));
+  }
+};
+
+template <bool Scaled>
+static inline VecF dequantised(const Products& p, int row, int column) {
+  const float* c = p.c + column / panel_width * p.c_panel + row * panel_width + column % panel_width;
+  if constexpr (Scaled) {
+    const VecI dots = *reinterpret_cast<const VecIUnaligned*>(c) +
+                      *reinterpret_cast<const VecIUnaligned*>(p.correction + column);
+    const VecF scale = load(p.column_scale + column) * p.row_scale[row];
+    return __builtin_convertvector(dots, VecF) * scale + load(p.bias + column);
+  } else {
+    return load(c) + load(p.bias + column);
+  }
+}
+
+template <class Values, bool Scaled, class Function>
+static void activate_with(const Products& products, int rows, int column, int n, void* out, std::ptrdiff_t row) {
+  const Products p = products;
+  auto* target = static_cast<char*>(out);
+  for (int i = 0; i < rows; i++, target += row)
+    for (int j = column; j < column + n; j += lanes)
+      Values::put(target, j, Function::apply(dequantised<Scaled>(p, i, j)));
+}
+
+template <class Values, bool Scaled, class Gelu>
+static void activate(const Products& products, const Activation* activation, int rows, int column, int n, void* out,
+                     std::ptrdiff_t row) {
+  row *= Values::bytes;
+  if (!activation) return activate_with<Values, Scaled, Identity>(products, rows, column, n, out, row);
+  switch (*activation) {
+    case Activation::gelu: return activate_with<Values, Scaled, Gelu>(products, rows, column, n, out, row);
+    case Activation::gelu_tanh: return activate_with<Values, Scaled, GeluTanh>(products, rows, column, n, out, row);
+    case Activation::relu: return activate_with<Values, Scaled, Relu>(products, rows, column, n, out, row);
+    case Activation::silu: return activate_with<Values, Scaled, Silu>(products, rows, column, n, out, row);
+  }
+}
+
+// --- LayerNorm -------------------------------------------------------------------------------------------------------
+
+// In place over one row of padded_n floats, zeros after n.
+static inline void norm_row(float* row, const Norm& norm) {
+  VecF sum = {};
+  for (int j = 0; j < norm.padded_n; j += lanes) sum += load(row + j);
+  const float mean = horizontal_sum(sum) / static_cast<float>(norm.n);
+  VecF squares = {};
+  for (int j = 0; j < norm.padded_n; j += lanes) {
+    const VecF centred = load(row + j) - mean;
+    squares += centred * centred;
+  }
+  // The padding's zeros are not part of the row.
+  const float total = horizontal_sum(squares) - static_cast<float>(norm.padded_n - norm.n) * mean * mean;
+  const float inverse = 1.0f / __builtin_sqrtf(total / static_cast<float>(norm.n) + norm.eps);
+  for (int j = 0; j < norm.padded_n; j += lanes)
+    store(row + j, (load(row + j) - mean) * inverse * load(norm.weight + j) + load(norm.bias + j));
+}
+
+template <class Operands>
+static void embed(const EmbeddingTables& tables, const std::int32_t* ids, const std::int32_t* positions,
+                  const Norm& norm, int first, int last, float* hidden, const OperandRows& out) {
+  const long n = norm.n;
+  for (int i = first; i < last; i++) {
+    float* row = hidden + static_cast<long>(i) * norm.padded_n;
+    const float* word = tables.word + ids[i] * n;
+    const float* position = tables.position + positions[i] * n;
+    if (i + 1 < last) {
+      // The next word's row comes from anywhere in the table.
+      const float* next = tables.word + ids[i + 1] * n;
+      for (long j = 0; j < n; j += 16) __builtin_prefetch(next + j);
+    }
+    if (tables.type)
+      for (long j = 0; j < n; j++) row[j] = word[j] + tables.type[j] + position[j];
+    else
+      for (long j = 0; j < n; j++) row[j] = word[j] + position[j];
+    for (long j = n; j < norm.padded_n; j++) row[j] = 0.0f;
+    norm_row(row, norm);
+    Operands::finish(row, norm, out.words + i * out.lda, out.lda, out.row_scale + i);
+  }
+}
+
+template <class Operands>
+static void add_norm(const Products& products, const Norm& norm, int first, int last, float* hidden,
+                     const OperandRows& out) {
+  const Products p = products;
+  for (int i = first; i < last; i++) {
+    float* row = hidden + static_cast<long>(i) * norm.padded_n;
+    if (p.c)
+      for (int j = 0; j < norm.padded_n; j += lanes)
+        store(row + j, load(row + j) + dequantised<Operands::scaled>(p, i, j));
+    else
+      for (int j = 0; j < norm.padded_n; j += lanes) store(row + j, load(row + j) + load(p.bias + j));
+    norm_row(row, norm);
+    Operands::finish(row, norm, out.words + i * out.lda, out.lda, out.row_scale + i);
+  }
+}
+
+static inline void nothing() {}
+
+template <class Dot>
+static void multiply_panels(const Word* a, std::ptrdiff_t lda, const Word* b, int kw, float* c, std::ptrdiff_t c_panel,
+                            int m, int panels, bool accumulate, const Word* next) {
+  multiply<Dot, false>(a, lda, b, kw, c, panel_width, c_panel, m, panels, accumulate, next);
+}
+
+}  // namespace sparsecse::SPARSECSE_ISA

@@ -1,0 +1,62 @@
+// int8 operands in AVX-512 with VNNI; included after encoder_generic.h by the files that have selected them.
+//
+// A row is quantised symmetrically: its largest value becomes 127. VNNI multiplies unsigned by signed bytes, so there
+// rows are stored with 128 added, which the products' correction takes out again; AMX multiplies signed bytes.
+#include "encoder_kernels.h"
+
+namespace sparsecse::SPARSECSE_ISA {
+
+struct Int8Dot {
+  using Sum = VecI;
+  using Stored = VecIUnaligned;
+  using Operand = __m512i;
+  static inline Operand broadcast(Word word) { return _mm512_set1_epi32(static_cast<int>(word)); }
+  static inline Operand read(const Word* words) { return _mm512_loadu_si512(words); }
+  static inline Sum add(Sum sum, Operand a, Operand b) {
+    return reinterpret_cast<VecI>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), a, b));
+  }
+};
+
+// get(j): values j .. j + lanes of the row, which has n of them, a multiple of lanes.
+template <int Zero, class Get>
+static inline void quantise_row(const Get& get, int n, Word* out, std::ptrdiff_t words, float* row_scale) {
+  // A NaN or an infinity in the row makes its scale NaN, and with it all that is computed from the row.
+  VecF largest = {}, poison = {};
+  for (int j = 0; j < n; j += lanes) {
+    const VecF v = get(j);
+    largest = at_least(absolute(v), largest);
+    poison += v * 0.0f;
+  }
+  const float top = horizontal_max(largest);
+  *row_scale = top / 127.0f + horizontal_sum(poison);
+  const VecF inverse = splat(top > 0 ? 127.0f / top : 0.0f);
+  auto* bytes = reinterpret_cast<std::uint8_t*>(out);
+  const __m128i zero = _mm_set1_epi8(static_cast<char>(Zero));
+  for (int j = 0; j < n; j += lanes) {
+    const __m512i whole = _mm512_cvtps_epi32(reinterpret_cast<__m512>(get(j) * inverse));
+    const __m128i narrow = _mm512_cvtsepi32_epi8(whole);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + j), _mm_xor_si128(narrow, zero));
+  }
+  for (std::ptrdiff_t j = n; j < 4 * words; j += 16) _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + j), zero);
+}
+
+template <int Zero>
+struct Int8Rows {
+  static constexpr bool scaled = true;
+  static void finish(const float* hidden, const Norm& norm, Word* out, std::ptrdiff_t words, float* row_scale) {
+    quantise_row<Zero>([=](int j) { return load(hidden + j) * load(norm.operand_scale + j); }, norm.padded_n, out,
+                       words, row_scale);
+  }
+};
+
+template <int Zero, class Values>
+static void quantise(const void* values, std::ptrdiff_t row, int n, int first, int last, const OperandRows& out) {
+  const int padded_n = static_cast<int>(round_up(n, lanes));
+  for (int i = first; i < last; i++) {
+    const char* mine = static_cast<const char*>(values) + i * row * Values::bytes;
+    quantise_row<Zero>([=](int j) { return Values::get(mine, j); }, padded_n, out.words + i * out.lda, out.lda,
+                       out.row_scale + i);
+  }
+}
+
+}  // namespace sparsecse::SPARSECSE_ISA

@@ -1,0 +1,187 @@
+"""Multi-head attention inside packed sentences of different lengths, without padding.
+
+The differentiable operator is `sparsecse::attention_forward`, with `sparsecse::attention_backward` behind it.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsecse.errors import InputError
+from sparsecse.kernels.dispatch import implementation
+from sparsecse.kernels.reference import working_dtype
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Tensor:
+    """softmax(scale * query key^T + bias) value for every head, tokens seeing their own sentence only.
+
+    Differentiable once in query, key, value and bias. NaN in a sentence stays in that sentence.
+
+    Args:
+        query, key, value: [total_tokens, heads, head_size], of one floating-point dtype and device. Slices of one fused
+            projection are fine as they are.
+        cu_lengths: [sentences + 1], int64: where each sentence begins, from 0, and the total last.
+        scale: of the dot products; None for head_size ** -0.5.
+        bias: None or [heads, 2 * reach - 1], for no sentence longer than reach: column reach - 1 + key - query is added
+            to the scaled product of these positions (MPNet's relative bias).
+        dropout: probability with which a softmax probability is dropped; those that stay are divided by 1 - dropout.
+        seed: decides, with sentence, head, query and key, which are dropped: the same ones on every device.
+
+    Returns:
+        [total_tokens, heads, head_size] in the dtype of query, accumulated in float32 (float64 for float64).
+
+    Raises:
+        InputError: for other shapes, dtypes or probabilities.
+    """
+    _check(query, key, value, cu_lengths, bias, dropout)
+    if scale is None:
+        scale = query.shape[2] ** -0.5
+    if bias is not None:
+        bias = bias.to(working_dtype(query.dtype))
+    return torch.ops.sparsecse.attention_forward(
+        query, key, value, cu_lengths, bias, float(scale), float(dropout), seed
+    )[0]
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, cu_lengths: Tensor, bias: Tensor | None, dropout: float) -> None:
+    shapes = [list(x.shape) for x in (query, key, value)]
+    if query.ndim != 3 or query.shape[2] == 0 or shapes[1] != shapes[0] or shapes[2] != shapes[0]:
+        raise InputError(
+            "attention needs query, key and value of one shape [tokens, heads, head size], "
+            f"but got {shapes[0]}, {shapes[1]} and {shapes[2]}."
+        )
+    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
+        raise InputError(
+            "attention needs query, key and value of one floating-point dtype, "
+            f"but got {query.dtype}, {key.dtype} and {value.dtype}."
+        )
+    if cu_lengths.ndim != 1 or len(cu_lengths) == 0 or cu_lengths.dtype != torch.int64:
+        raise InputError(
+            "attention needs cu_lengths as int64 [sentences + 1], "
+            f"but got {cu_lengths.dtype} of shape {list(cu_lengths.shape)}."
+        )
+    if bias is not None and (bias.ndim != 2 or bias.shape[0] != query.shape[1] or bias.shape[1] % 2 == 0):
+        raise InputError(
+            f"attention needs bias as [{query.shape[1]} heads, 2 * reach - 1], but got shape {list(bias.shape)}."
+        )
+    devices = {x.device for x in (query, key, value, cu_lengths, bias) if x is not None}
+    if len(devices) > 1:
+        raise InputError(f"attention needs its tensors on one device, but got {sorted(map(str, devices))}.")
+    if not 0 <= dropout < 1:
+        raise InputError(f"attention needs 0 <= dropout < 1, but got {dropout}.")
+
+
+def _check_lengths(cu_lengths: Tensor, total: int, bias: Tensor | None) -> None:
+    """Inside the operator: a traced program cannot look at values."""
+    starts = cu_lengths.tolist()
+    longest = 0
+    for start, end in pairwise(starts):
+        if end < start:
+            raise InputError(f"cu_lengths must not fall, but {start} is followed by {end}.")
+        longest = max(longest, end - start)
+    if starts[0] != 0 or starts[-1] != total:
+        raise InputError(
+            f"cu_lengths must go from 0 to the number of tokens, {total}, but goes from {starts[0]} to {starts[-1]}."
+        )
+    if bias is not None and bias.shape[1] < 2 * longest - 1:
+        raise InputError(
+            f"a sentence of {longest} tokens needs bias with {2 * longest - 1} columns or more, "
+            f"but it has {bias.shape[1]}."
+        )
+
+
+@torch.library.custom_op("sparsecse::attention_forward", mutates_args=())
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """The result, and lse [total_tokens, heads]: log of each softmax's denominator."""
+    _check_lengths(cu_lengths, len(query), bias)
+    return implementation(query).attention_forward(query, key, value, cu_lengths, bias, scale, dropout, seed)
+
+
+@_forward.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), query.new_empty(query.shape[:2], dtype=working_dtype(query.dtype))
+
+
+@torch.library.custom_op("sparsecse::attention_backward", mutates_args=())
+def _backward_op(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+    seed: int,
+    out: Tensor,
+    lse: Tensor,
+    upstream: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and bias, the last one empty where there is no bias."""
+    return implementation(query).attention_backward(
+        query, key, value, cu_lengths, bias, scale, dropout, seed, out, lse, upstream
+    )
+
+
+@_backward_op.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+    seed: int,
+    out: Tensor,
+    lse: Tensor,
+    upstream: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads = [x.new_empty(x.shape) for x in (query, key, value)]
+    return grads[0], grads[1], grads[2], lse.new_empty((0,) if bias is None else bias.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, cu_lengths, bias, *ctx.settings = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(query, key, value, cu_lengths, bias, *output)
+
+
+def _backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    query, key, value, cu_lengths, bias, out, lse = ctx.saved_tensors
+    grad_query, grad_key, grad_value, grad_bias = torch.ops.sparsecse.attention_backward(
+        query, key, value, cu_lengths, bias, *ctx.settings, out, lse, upstream
+    )
+    return grad_query, grad_key, grad_value, None, None if bias is None else grad_bias, None, None, None
+
+
+torch.library.register_autograd("sparsecse::attention_forward", _backward, setup_context=_save)

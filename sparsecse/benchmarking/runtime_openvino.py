@@ -1,0 +1,64 @@
+"""Runtime "openvino": the exported graph, pooling included, with padding; int8 is NNCF's, weights and activations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino
+
+from sparsecse.benchmarking.runtimes import Runtime, Setup, padded
+
+if TYPE_CHECKING:
+    from sparsecse.encoders import Encoder
+
+# int8 has no entry: what NNCF leaves in floating point runs in what OpenVINO takes by default, its fastest.
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class _OpenVino:
+    def __init__(self, model: Any, pad_token_id: int):
+        self._model, self._pad_token_id = model, pad_token_id
+        self._names = [value.any_name for value in model.inputs]
+
+    def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        input_ids, mask = padded(token_ids, self._pad_token_id)
+        values = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": np.zeros_like(input_ids)}
+        return self._model({name: values[name] for name in self._names})[0]
+
+
+def convert(encoder: Encoder, precision: str, sentences: Sequence[str], folder: Path) -> Path:
+    """Export with `export_openvino`, pooled; bfloat16 is a way to run the float32 file.
+
+    sentences: what int8 is calibrated with.
+    """
+    from sparsecse.exporting import export_openvino
+
+    stored = "int8" if precision == "int8" else "float32"
+    target = folder / stored
+    if not target.exists():
+        calibration = sentences if stored == "int8" else ()
+        # Any tolerance: how far the vectors are off is measured, and stands in the row.
+        export_openvino(encoder, target, precision=stored, pooled=True, calibration=calibration, tolerance=math.inf)
+    return next((target / "openvino").glob("*.xml"))
+
+
+def load(setup: Setup) -> Runtime:
+    """Load the exported graph for one request at a time, on exactly the threads asked for."""
+    assert setup.converted is not None
+    properties = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": setup.threads,
+        # else that hint takes one thread of every core
+        "ENABLE_HYPER_THREADING": True,
+    }
+    if setup.precision in _HINTS:
+        properties["INFERENCE_PRECISION_HINT"] = _HINTS[setup.precision]
+    model = openvino.Core().compile_model(setup.converted, "CPU", properties)
+    config = json.loads((setup.converted.parents[1] / "config.json").read_text(encoding="utf-8"))
+    return _OpenVino(model, config["pad_token_id"])

@@ -1,0 +1,7 @@
+"""The fastest way from sentences to vectors on a CPU: no padding, fused native kernels, bfloat16 and int8."""
+
+from sparsecse.runtime.precision import AUTO_COSINE, PRECISIONS
+from sparsecse.runtime.runtime import Runtime
+from sparsecse.runtime.sentence_transformer import accelerate
+
+__all__ = ["AUTO_COSINE", "PRECISIONS", "Runtime", "accelerate"]

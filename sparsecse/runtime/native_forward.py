@@ -1,0 +1,194 @@
+"""`SparseCSEModel.forward` by the native encoder: the same result for the same arguments, or a decline.
+
+Packed folders that transformers and sentence-transformers have loaded come here. Whatever could make PyTorch compute
+something else than the plain forward pass (gradients, dropout, hooks, replaced modules, tracing) is declined, and
+PyTorch computes.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from sparsecse.encoders import SparseCSEModel, modeling_sparsecse
+from sparsecse.runtime import native
+from sparsecse.runtime.calibration import LayerScales
+
+_PRECISION_OF_DTYPE = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+@dataclass(frozen=True)
+class NativeForward:
+    """What `SparseCSEModel.native_forward` calls; it holds settings only, so that it can be copied and pickled.
+
+    precision: one of `PRECISIONS`; None for that of the model's dtype.
+    reason: in a few words, why that one.
+    threads: None for `torch.get_num_threads()` at the time of each call.
+    scales: of each layer, for int8.
+    """
+
+    precision: str | None = None
+    reason: str = "the precision of the weights"
+    threads: int | None = None
+    scales: Sequence[LayerScales] | None = None
+
+    def __call__(
+        self,
+        model: SparseCSEModel,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """The last hidden state [batch, length, hidden_size], zeros where there is padding; None where PyTorch must."""
+        if model.training or (torch.is_grad_enabled() and any(x.requires_grad for x in model.parameters())):
+            # Some optimisers write through `.data`, which leaves no trace in the weights: forget them.
+            _packed.pop(model, None)
+            return None
+        if native.obstacle(model) or _is_watched():
+            return None
+        if token_type_ids is not None and model.embeddings.has_token_types and _is_nonzero(token_type_ids):
+            return None
+        real = _right_padded(input_ids, attention_mask)
+        parameters = _plain_parameters(model)
+        if real is None or parameters is None:
+            return None
+        precision = self.precision or _PRECISION_OF_DTYPE.get(parameters[0].dtype)
+        if precision is None or not native.computes_in(precision):
+            return None
+        encoder = self._encoder(model, parameters, precision)
+        hidden = np.zeros((*real.shape, model.config.hidden_size), np.float32)
+        ids, lengths = input_ids.numpy()[real].astype(np.int32), real.sum(axis=1)
+        is_padded = len(ids) < real.size
+        tokens = np.empty((len(ids), hidden.shape[-1]), np.float32) if is_padded else hidden.reshape(len(ids), -1)
+        try:
+            encoder.encode(ids, lengths, "none", False, tokens, self.threads or torch.get_num_threads())
+        except ValueError:  # an id or a position that the model does not have: PyTorch says so in its own words
+            return None
+        if is_padded:
+            hidden[real] = tokens
+        return torch.from_numpy(hidden).to(parameters[0].dtype)
+
+    def _encoder(self, model: SparseCSEModel, parameters: list[torch.Tensor], precision: str) -> Any:
+        packed = _packed.get(model)
+        if packed is None or not packed.is_of(parameters, self, precision):
+            with _lock:
+                packed = _packed.get(model)
+                if packed is None or not packed.is_of(parameters, self, precision):
+                    packed = _Packed(model, parameters, self, precision)
+                    _packed[model] = packed
+        return packed.encoder
+
+
+IN_OWN_PRECISION = NativeForward()
+
+
+class _Packed:
+    """Weights in the native encoder's layout, and what tells that the model's own are still the same."""
+
+    def __init__(self, model: SparseCSEModel, parameters: list[torch.Tensor], settings: NativeForward, precision: str):
+        self.settings, self.precision = settings, precision
+        self.state = _state(parameters)
+        # `.data` is written to without a new version. One value of each parameter shows most of that too.
+        self.probes = [_bits(parameter) for parameter in parameters]
+        self.values = self._probe()
+        self.encoder = native.build(model, precision, settings.scales)
+
+    def is_of(self, parameters: list[torch.Tensor], settings: NativeForward, precision: str) -> bool:
+        if settings is not self.settings or precision != self.precision or _state(parameters) != self.state:
+            return False
+        return self._probe() == self.values
+
+    def _probe(self) -> list[int]:
+        return [bits.item(bits.size // 2) for bits in self.probes]
+
+
+_packed: weakref.WeakKeyDictionary[SparseCSEModel, _Packed] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _state(parameters: list[torch.Tensor]) -> list[tuple[int, int]]:
+    return [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+
+
+def _bits(parameter: torch.Tensor) -> np.ndarray:
+    """A flat view of a parameter's memory, as integers of its width."""
+    return parameter.detach().reshape(-1).view(getattr(torch, f"int{8 * parameter.element_size()}")).numpy()
+
+
+def _is_watched() -> bool:
+    """Whether something follows or changes the single operations: autocast, tracing, a mode, hooks on all modules."""
+    module = nn.modules.module
+    return bool(
+        torch.is_autocast_enabled("cpu")
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or module._global_forward_hooks
+        or module._global_forward_pre_hooks
+    )
+
+
+def _is_nonzero(x: torch.Tensor) -> bool:
+    return type(x) is not torch.Tensor or not x.is_cpu or bool(x.any())
+
+
+def _right_padded(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> np.ndarray | None:
+    """Which tokens are real, [batch, length]; None where these are not plain sentences with padding after them."""
+    tensors = [input_ids] if attention_mask is None else [input_ids, attention_mask]
+    if any(type(x) is not torch.Tensor or not x.is_cpu or x.shape != input_ids.shape for x in tensors):
+        return None
+    if input_ids.ndim != 2 or not input_ids.numel() or input_ids.is_floating_point():
+        return None
+    if attention_mask is None:
+        return np.ones(input_ids.shape, bool)
+    real = attention_mask.numpy() != 0
+    lengths = real.sum(axis=1, keepdims=True)
+    is_padded_right = lengths.all() and (real == (np.arange(real.shape[1]) < lengths)).all()
+    return real if is_padded_right else None
+
+
+@cache
+def _module_types(hidden_act: str) -> frozenset[type]:
+    ours = {x for x in vars(modeling_sparsecse).values() if isinstance(x, type) and issubclass(x, nn.Module)}
+    return frozenset(
+        {*ours, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, type(ACT2FN[hidden_act])}
+    )
+
+
+def _plain_parameters(model: SparseCSEModel) -> list[torch.Tensor] | None:
+    """All parameters of a model whose modules are the original ones without hooks; None for any other."""
+    types = _module_types(model.config.hidden_act)
+    parameters: list[torch.Tensor] = []
+    modules: list[Any] = [child for child in model._modules.values() if child is not None]
+    while modules:
+        module = modules.pop()
+        if (
+            type(module) not in types
+            or module.training
+            or module._forward_hooks
+            or module._forward_pre_hooks
+            or "forward" in module.__dict__
+        ):
+            return None
+        parameters += [parameter for parameter in module._parameters.values() if parameter is not None]
+        modules += [child for child in module._modules.values() if child is not None]
+    dtype = parameters[0].dtype
+    for parameter in parameters:
+        if (
+            type(parameter) not in (nn.Parameter, torch.Tensor)
+            or parameter.dtype != dtype
+            or not parameter.is_cpu
+            or parameter.is_inference()
+        ):
+            return None
+    return parameters

@@ -1,0 +1,152 @@
+"""`Runtime`: an encoder ready to embed sentences fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.errors import InputError
+from sparsecse.runtime import native
+from sparsecse.runtime.precision import choose
+from sparsecse.runtime.tokenization import blocks, make_tokenize
+
+_POOLING = {"mean": "mean", "cls": "cls", "pooler": "cls", "first_last_avg": "first_last_avg"}
+
+
+class Runtime:
+    """An encoder for inference on the CPU: the tokens of all sentences in one matrix, without padding.
+
+    The weights are copied into the native encoder's own layout when it is made, and later changes of the model are not
+    seen. Where the native encoder cannot run (no compiled extension, an activation it does not have, a model on a GPU)
+    the same methods compute with PyTorch in float32; on the CPU a warning says so once. Several threads may use one
+    Runtime at a time.
+
+    Args:
+        model: an `Encoder`, or what `load_encoder` takes: a folder or a hub id.
+        precision: "float32", "bfloat16" or "int8" (per-token activations, per-output weights; both only where the
+            processor computes them natively), or "auto": the fastest of those whose vectors, on the built-in
+            sentences, have a mean cosine of `AUTO_COSINE` or more to float32's. "auto" times them, so that it takes a
+            moment longer to load.
+        threads: processor threads; by default `torch.get_num_threads()` at the time of each call.
+        load_options: options of `load_encoder`, where `model` is not an `Encoder`.
+
+    Attributes:
+        encoder: the `Encoder` it was made from.
+        precision: the precision that it computes in.
+        reason: in a few words, why that one.
+
+    Raises:
+        InputError: a model that cannot be loaded, or a precision that does not exist or not on this machine.
+    """
+
+    def __init__(
+        self,
+        model: Encoder | str | Path,
+        precision: str = "auto",
+        threads: int | None = None,
+        **load_options: Any,
+    ):
+        if threads is not None and threads < 1:
+            raise InputError(f"--threads: {threads} is less than 1; give a positive number, or leave it out.")
+        self.encoder = model if isinstance(model, Encoder) else load_encoder(model, **load_options)
+        self._threads = threads
+        self._tokenize = make_tokenize(self.encoder)
+        self._native: Any = None
+        self._obstacle = native.obstacle(self.encoder.model)
+        if self._obstacle is None:
+            choice = choose(self.encoder, precision, self.threads)
+            self.precision, self.reason, self._native = choice.precision, choice.reason, choice.encoder
+            return
+        if precision not in ("auto", "float32"):
+            raise InputError(f"--precision {precision} needs the native encoder, but {self._obstacle}; use float32.")
+        if self.encoder.device.type == "cpu":
+            native.warn_once(self._obstacle)
+        self.precision, self.reason = "float32", f"float32 through PyTorch, as {self._obstacle}"
+
+    @property
+    def threads(self) -> int:
+        """The threads that the next call will use."""
+        return self._threads or torch.get_num_threads()
+
+    @property
+    def dimension(self) -> int:
+        """The size of a sentence vector."""
+        return self.encoder.model.config.hidden_size
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Sentence vectors of texts: float32 [N, hidden_size], or [hidden_size] for a single string.
+
+        The tokenizer works on the next sentences while these are computed.
+
+        Args:
+            batch_size: accepted for the sake of callers that batch; what is computed at a time is chosen by tokens.
+            progress: called with (sentences done, sentences in all) now and then.
+        """
+        if isinstance(sentences, str):
+            return self.encode_ids(self._tokenize([sentences]))[0]
+        vectors = np.empty((len(sentences), self.dimension), np.float32)
+        done = 0
+        for token_ids in blocks(self._tokenize, sentences):
+            vectors[done : done + len(token_ids)] = self.encode_ids(token_ids)
+            done += len(token_ids)
+            if progress is not None:
+                progress(done, len(sentences))
+        return vectors
+
+    def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Sentence vectors, float32 [N, hidden_size], of token ids with their special tokens.
+
+        Raises:
+            InputError: a sentence without ids or with more than there are positions, or an id outside the vocabulary.
+        """
+        if not token_ids:
+            return np.empty((0, self.dimension), np.float32)
+        if self._native is None:
+            with torch.inference_mode():
+                return self.encoder.encode_ids(token_ids).cpu().numpy()
+        settings = self.encoder.settings
+        with_pooler = settings.pooling == "pooler"
+        vectors = self._run(token_ids, _POOLING[settings.pooling], settings.normalize and not with_pooler)
+        return self._through_pooler(vectors) if with_pooler else vectors
+
+    def hidden_states(self, token_ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """The last layer's token vectors of each sentence, float32 [length, hidden_size].
+
+        Raises:
+            InputError: as `encode_ids`, or where the native encoder cannot run.
+        """
+        if self._native is None:
+            raise InputError(f"Token vectors need the native encoder, but {self._obstacle}.")
+        ends = np.cumsum([len(ids) for ids in token_ids])
+        return np.split(self._run(token_ids, "none", False), ends[:-1])
+
+    def _run(self, token_ids: Sequence[Sequence[int]], pooling: str, normalize: bool) -> np.ndarray:
+        ids, lengths = native.pack(token_ids)
+        if not lengths.all():
+            raise InputError(f"Sentence {int(np.argmin(lengths))} has no token ids; give at least the special tokens.")
+        out = np.empty((len(ids) if pooling == "none" else len(lengths), self.dimension), np.float32)
+        try:
+            self._native.encode(ids, lengths, pooling, normalize, out, self.threads)
+        except ValueError as error:
+            raise InputError(f"{self.encoder.source}: {error}; tokenise with the model's own tokenizer.") from None
+        return out
+
+    def _through_pooler(self, first_tokens: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            pooler = self.encoder.model.pooler
+            assert pooler is not None
+            vectors = pooler(torch.from_numpy(first_tokens))
+            if self.encoder.settings.normalize:
+                vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        return vectors.numpy()
