@@ -35,9 +35,12 @@ struct Bf16Rows {
   static inline VecF get(const void* row, int column) {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const std::uint16_t*>(row) + column)));
   }
-  static void finish(const float* hidden, const Norm& norm, Word* out, std::ptrdiff_t, float*) {
-    for (int j = 0; j < norm.padded_n; j += lanes) put(out, j, load(hidden + j));
-  }
+  struct Writer {
+    void* row;
+    Writer(const Norm&, const float*, const OperandRows& out, int i) : row(out.words + i * out.lda) {}
+    inline void put(int column, VecF v) { Bf16Rows::put(row, column, v); }
+    inline void finish() {}
+  };
 };
 
 // x Phi(x) within 2e-4, less than what bf16 leaves of most values: Phi(x) - 1/2 as the odd polynomial that comes nearest

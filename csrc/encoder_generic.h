@@ -61,10 +61,13 @@ struct FloatRows {
   static constexpr int bytes = 4;
   static inline void put(void* row, int column, VecF v) { store(static_cast<float*>(row) + column, v); }
   static inline VecF get(const void* row, int column) { return load(static_cast<const float*>(row) + column); }
-  // One row of hidden states, after its LayerNorm, to an operand of `words` words.
-  static void finish(const float* hidden, const Norm& norm, Word* out, std::ptrdiff_t, float*) {
-    __builtin_memcpy(out, hidden, norm.padded_n * sizeof(float));
-  }
+  // Writes a row of hidden states as an operand, vector by vector as LayerNorm finishes them.
+  struct Writer {
+    void* row;
+    Writer(const Norm&, const float*, const OperandRows& out, int i) : row(out.words + i * out.lda) {}
+    inline void put(int column, VecF v) { FloatRows::put(row, column, v); }
+    inline void finish() {}
+  };
 };
 
 template <bool Scaled>
@@ -104,21 +107,27 @@ static void activate(const Products& products, const Activation* activation, int
 
 // --- LayerNorm -------------------------------------------------------------------------------------------------------
 
-// In place over one row of padded_n floats, zeros after n.
-static inline void norm_row(float* row, const Norm& norm) {
-  VecF sum = {};
-  for (int j = 0; j < norm.padded_n; j += lanes) sum += load(row + j);
+// In place over one row of padded_n floats, zeros after n, whose sum the caller has; then on to the operand.
+template <class Operands>
+static inline void norm_row(float* row, VecF sum, const Norm& norm, const OperandRows& out, int i) {
   const float mean = horizontal_sum(sum) / static_cast<float>(norm.n);
-  VecF squares = {};
-  for (int j = 0; j < norm.padded_n; j += lanes) {
-    const VecF centred = load(row + j) - mean;
-    squares += centred * centred;
-  }
+  VecF squares[2] = {};
+  for (int j = 0; j < norm.padded_n; j += 2 * lanes)
+    for (int v = 0; v < 2; v++) {
+      const VecF centred = load(row + j + v * lanes) - mean;
+      squares[v] += centred * centred;
+    }
   // The padding's zeros are not part of the row.
-  const float total = horizontal_sum(squares) - static_cast<float>(norm.padded_n - norm.n) * mean * mean;
+  const float total =
+      horizontal_sum(squares[0] + squares[1]) - static_cast<float>(norm.padded_n - norm.n) * mean * mean;
   const float inverse = 1.0f / __builtin_sqrtf(total / static_cast<float>(norm.n) + norm.eps);
-  for (int j = 0; j < norm.padded_n; j += lanes)
-    store(row + j, (load(row + j) - mean) * inverse * load(norm.weight + j) + load(norm.bias + j));
+  typename Operands::Writer writer(norm, row, out, i);
+  for (int j = 0; j < norm.padded_n; j += lanes) {
+    const VecF v = (load(row + j) - mean) * inverse * load(norm.weight + j) + load(norm.bias + j);
+    store(row + j, v);
+    writer.put(j, v);
+  }
+  writer.finish();
 }
 
 template <class Operands>
@@ -139,8 +148,9 @@ static void embed(const EmbeddingTables& tables, const std::int32_t* ids, const 
     else
       for (long j = 0; j < n; j++) row[j] = word[j] + position[j];
     for (long j = n; j < norm.padded_n; j++) row[j] = 0.0f;
-    norm_row(row, norm);
-    Operands::finish(row, norm, out.words + i * out.lda, out.lda, out.row_scale + i);
+    VecF sum = {};
+    for (int j = 0; j < norm.padded_n; j += lanes) sum += load(row + j);
+    norm_row<Operands>(row, sum, norm, out, i);
   }
 }
 
@@ -150,13 +160,13 @@ static void add_norm(const Products& products, const Norm& norm, int first, int 
   const Products p = products;
   for (int i = first; i < last; i++) {
     float* row = hidden + static_cast<long>(i) * norm.padded_n;
-    if (p.c)
-      for (int j = 0; j < norm.padded_n; j += lanes)
-        store(row + j, load(row + j) + dequantised<Operands::scaled>(p, i, j));
-    else
-      for (int j = 0; j < norm.padded_n; j += lanes) store(row + j, load(row + j) + load(p.bias + j));
-    norm_row(row, norm);
-    Operands::finish(row, norm, out.words + i * out.lda, out.lda, out.row_scale + i);
+    VecF sum = {};
+    for (int j = 0; j < norm.padded_n; j += lanes) {
+      const VecF v = load(row + j) + (p.c ? dequantised<Operands::scaled>(p, i, j) : load(p.bias + j));
+      store(row + j, v);
+      sum += v;
+    }
+    norm_row<Operands>(row, sum, norm, out, i);
   }
 }
 

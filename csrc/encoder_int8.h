@@ -17,19 +17,22 @@ struct Int8Dot {
   }
 };
 
-// get(j): values j .. j + lanes of the row, which has n of them, a multiple of lanes.
-template <int Zero, class Get>
-static inline void quantise_row(const Get& get, int n, Word* out, std::ptrdiff_t words, float* row_scale) {
-  // A NaN or an infinity in the row makes its scale NaN, and with it all that is computed from the row.
+// The range of a row that is about to be quantised.
+struct Range {
   VecF largest = {}, poison = {};
-  for (int j = 0; j < n; j += lanes) {
-    const VecF v = get(j);
+
+  inline void see(VecF v) {
     largest = at_least(absolute(v), largest);
     poison += v * 0.0f;
   }
-  const float top = horizontal_max(largest);
-  *row_scale = top / 127.0f + horizontal_sum(poison);
-  const VecF inverse = splat(top > 0 ? 127.0f / top : 0.0f);
+  // A NaN or an infinity in the row makes its scale NaN, and with it all that is computed from the row.
+  inline float scale() const { return horizontal_max(largest) / 127.0f + horizontal_sum(poison); }
+};
+
+// get(j): values j .. j + lanes of the row, which has n of them, a multiple of lanes.
+template <int Zero, class Get>
+static inline void quantise_row(const Get& get, int n, float scale, Word* out, std::ptrdiff_t words) {
+  const VecF inverse = splat(scale > 0 ? 1.0f / scale : 0.0f);
   auto* bytes = reinterpret_cast<std::uint8_t*>(out);
   const __m128i zero = _mm_set1_epi8(static_cast<char>(Zero));
   for (int j = 0; j < n; j += lanes) {
@@ -43,10 +46,25 @@ static inline void quantise_row(const Get& get, int n, Word* out, std::ptrdiff_t
 template <int Zero>
 struct Int8Rows {
   static constexpr bool scaled = true;
-  static void finish(const float* hidden, const Norm& norm, Word* out, std::ptrdiff_t words, float* row_scale) {
-    quantise_row<Zero>([=](int j) { return load(hidden + j) * load(norm.operand_scale + j); }, norm.padded_n, out,
-                       words, row_scale);
-  }
+  struct Writer {
+    const float* hidden;
+    const float* channels;
+    int n;
+    Word* words;
+    std::ptrdiff_t lda;
+    float* row_scale;
+    Range range;
+    Writer(const Norm& norm, const float* row, const OperandRows& out, int i)
+        : hidden(row), channels(norm.operand_scale), n(norm.padded_n), words(out.words + i * out.lda), lda(out.lda),
+          row_scale(out.row_scale + i) {}
+    inline void put(int column, VecF v) { range.see(v * load(channels + column)); }
+    inline void finish() {
+      *row_scale = range.scale();
+      const float* from = hidden;
+      const float* times = channels;
+      quantise_row<Zero>([=](int j) { return load(from + j) * load(times + j); }, n, *row_scale, words, lda);
+    }
+  };
 };
 
 template <int Zero, class Values>
@@ -54,8 +72,11 @@ static void quantise(const void* values, std::ptrdiff_t row, int n, int first, i
   const int padded_n = static_cast<int>(round_up(n, lanes));
   for (int i = first; i < last; i++) {
     const char* mine = static_cast<const char*>(values) + i * row * Values::bytes;
-    quantise_row<Zero>([=](int j) { return Values::get(mine, j); }, padded_n, out.words + i * out.lda, out.lda,
-                       out.row_scale + i);
+    Range range;
+    for (int j = 0; j < padded_n; j += lanes) range.see(Values::get(mine, j));
+    out.row_scale[i] = range.scale();
+    quantise_row<Zero>([=](int j) { return Values::get(mine, j); }, padded_n, out.row_scale[i],
+                       out.words + i * out.lda, out.lda);
   }
 }
 

@@ -454,14 +454,12 @@ def without_extension(monkeypatch):
 def test_without_the_extension_torch_computes_and_one_warning_says_so(
     without_extension, folder, bert, sentences, checkpoints, tmp_path
 ):
-    expected = write_packed(bert, tmp_path / "packed").encode(sentences)
-    model, dense = (
-        SentenceTransformer(str(tmp_path / "packed"), device="cpu"),
-        SentenceTransformer(folder, device="cpu"),
-    )
-    vectors = dense.encode(sentences)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        expected = write_packed(bert, tmp_path / "packed").encode(sentences)
+        model = SentenceTransformer(str(tmp_path / "packed"), device="cpu")
+        dense = SentenceTransformer(folder, device="cpu")
+        vectors = dense.encode(sentences)
         close(model.encode(sentences), expected)
         close(model.encode(sentences, batch_size=2), expected)
         close(accelerate(dense).encode(sentences), vectors)
