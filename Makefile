@@ -32,7 +32,7 @@ bench: install
 # The kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer; the instrumented build stays in the source tree.
 asan: install
 	SPARSECSE_SANITIZE=address,undefined SPARSECSE_REQUIRE_NATIVE=1 $(BIN)/pip install -q --no-deps -e .
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
 		$(BIN)/pytest -q tests/test_kernels.py tests/test_attention.py tests/test_runtime.py -k "not opcheck"
 
 clean:

@@ -15,7 +15,7 @@ Precision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="Of --method taylor: float32, bfloat16, or auto: bfloat16 on CPUs with AMX, else float32.",
+        help="Of --method taylor: float32, bfloat16, or auto: bfloat16 where the CPU is fast in it.",
         rich_help_panel="scoring",
     ),
 ]

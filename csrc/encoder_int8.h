@@ -29,14 +29,27 @@ struct Range {
   inline float scale() const { return horizontal_max(largest) / 127.0f + horizontal_sum(poison); }
 };
 
-// get(j): values j .. j + lanes of the row, which has n of them, a multiple of lanes.
-template <int Zero, class Get>
-static inline void quantise_row(const Get& get, int n, float scale, Word* out, std::ptrdiff_t words) {
+// Where the values of a row are read, vector by vector. (Not lambdas: GCC compiles those of a template for the target that
+// is selected at the end of the file.)
+struct ScaledHidden {
+  const float* hidden;
+  const float* channels;
+  inline VecF at(int j) const { return load(hidden + j) * load(channels + j); }
+};
+template <class Values>
+struct ValueRow {
+  const void* row;
+  inline VecF at(int j) const { return Values::get(row, j); }
+};
+
+// n: values of the row, a multiple of lanes.
+template <int Zero, class Row>
+static inline void quantise_row(const Row& row, int n, float scale, Word* out, std::ptrdiff_t words) {
   const VecF inverse = splat(scale > 0 ? 1.0f / scale : 0.0f);
   auto* bytes = reinterpret_cast<std::uint8_t*>(out);
   const __m128i zero = _mm_set1_epi8(static_cast<char>(Zero));
   for (int j = 0; j < n; j += lanes) {
-    const __m512i whole = _mm512_cvtps_epi32(reinterpret_cast<__m512>(get(j) * inverse));
+    const __m512i whole = _mm512_cvtps_epi32(reinterpret_cast<__m512>(row.at(j) * inverse));
     const __m128i narrow = _mm512_cvtsepi32_epi8(whole);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + j), _mm_xor_si128(narrow, zero));
   }
@@ -60,9 +73,7 @@ struct Int8Rows {
     inline void put(int column, VecF v) { range.see(v * load(channels + column)); }
     inline void finish() {
       *row_scale = range.scale();
-      const float* from = hidden;
-      const float* times = channels;
-      quantise_row<Zero>([=](int j) { return load(from + j) * load(times + j); }, n, *row_scale, words, lda);
+      quantise_row<Zero>(ScaledHidden{hidden, channels}, n, *row_scale, words, lda);
     }
   };
 };
@@ -71,12 +82,11 @@ template <int Zero, class Values>
 static void quantise(const void* values, std::ptrdiff_t row, int n, int first, int last, const OperandRows& out) {
   const int padded_n = static_cast<int>(round_up(n, lanes));
   for (int i = first; i < last; i++) {
-    const char* mine = static_cast<const char*>(values) + i * row * Values::bytes;
+    const ValueRow<Values> mine{static_cast<const char*>(values) + i * row * Values::bytes};
     Range range;
-    for (int j = 0; j < padded_n; j += lanes) range.see(Values::get(mine, j));
+    for (int j = 0; j < padded_n; j += lanes) range.see(mine.at(j));
     out.row_scale[i] = range.scale();
-    quantise_row<Zero>([=](int j) { return Values::get(mine, j); }, padded_n, out.row_scale[i],
-                       out.words + i * out.lda, out.lda);
+    quantise_row<Zero>(mine, padded_n, out.row_scale[i], out.words + i * out.lda, out.lda);
   }
 }
 

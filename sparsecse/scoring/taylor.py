@@ -73,7 +73,7 @@ def check_precision(precision: str) -> None:
 def resolved_precision(encoder: Encoder, precision: str = "auto") -> str:
     """What an encoder is scored in, "float32" (its own precision, whatever that is) or "bfloat16".
 
-    auto is bfloat16 for a float32 encoder on a CPU whose matrix tiles (AMX) multiply it several times faster.
+    auto is bfloat16 for a float32 encoder on a CPU that multiplies it well faster (AMX, for one).
     Weights and activations are bfloat16 then; sums inside operators, the objective and the totals are not. On
     all-MiniLM-L6-v2 and STS-B dev the ranks of heads and of neurons correlate with float32's by more than 0.9998.
     """
