@@ -62,11 +62,11 @@ def attend(
     """
     _check(module, query, key, attention_mask, is_causal, kwargs)
     batch, heads, length, head_size = query.shape
-    tokens = [x.transpose(1, 2).reshape(batch * length, heads, head_size) for x in (query, key, value)]
+    q, k, v = (x.transpose(1, 2).reshape(batch * length, heads, head_size) for x in (query, key, value))
     rows = None
     if attention_mask is not None:
         rows = attention_mask.flatten().nonzero().squeeze(1)
-        tokens = [x[rows] for x in tokens]
+        q, k, v = q[rows], k[rows], v[rows]
         cu_lengths = F.pad(attention_mask.sum(dim=1).cumsum(dim=0), (1, 0))
     elif cu_seq_lens_q is not None:
         cu_lengths = cu_seq_lens_q.to(query.device, torch.int64)
@@ -76,7 +76,7 @@ def attend(
     else:
         cu_lengths = torch.arange(batch + 1, device=query.device) * length
     seed = int(torch.randint(2**62, ())) if dropout else 0
-    context = kernels.attention(*tokens, cu_lengths, scale=scaling, dropout=dropout, seed=seed)
+    context = kernels.attention(q, k, v, cu_lengths, scale=scaling, dropout=dropout, seed=seed)
     if rows is not None:
         context = context.new_zeros(batch * length, heads, head_size).index_copy(0, rows, context)
     return context.view(batch, length, heads, head_size), None
