@@ -84,7 +84,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, cu_lengths: Tensor, bias: 
 
 
 def _check_lengths(cu_lengths: Tensor, total: int, bias: Tensor | None) -> None:
-    """Inside the operator: a traced program cannot look at values. On a GPU looking would make every layer wait for it."""
+    """Inside the operator: a traced program cannot look at values. On a GPU every layer would wait for a look."""
     if cu_lengths.device.type != "cpu":
         return
     starts = cu_lengths.tolist()
