@@ -40,7 +40,9 @@ def load(setup: Setup) -> Runtime:
     """Load with `SentenceTransformer`, on the CPU, with the weights cast once."""
     torch.set_num_threads(setup.threads)
     dtype = getattr(torch, setup.precision)
-    # This row is what sentence-transformers does by itself; with our model class it would compute as our own row does.
-    SparseCSEModel.native_forward = None
     model = SentenceTransformer(str(setup.converted or setup.source), device="cpu", model_kwargs={"dtype": dtype})
+    inner = model[0].auto_model
+    if isinstance(inner, SparseCSEModel):
+        # This row is what sentence-transformers does by itself; natively it would compute as our own row does.
+        inner.native_forward = None
     return _SentenceTransformers(model.eval())
