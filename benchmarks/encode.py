@@ -30,13 +30,13 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from timing import best_times, prepacked_linear
 
 from sparsecse import stages
 from sparsecse.benchmarking import PRECISIONS, RUNTIMES, benchmark, machine, versions
@@ -116,10 +116,7 @@ def gemm(encoder: Encoder, precision: str) -> tuple[Callable[[], object], float]
 
 def _linear(rows: int, columns: int, precision: str) -> Callable[[], object]:
     if precision != "int8":
-        dtype = getattr(torch, precision)
-        x, weight = torch.randn(GEMM_TOKENS, columns).to(dtype), torch.randn(rows, columns).to(dtype)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, GEMM_TOKENS)
-        return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+        return prepacked_linear(GEMM_TOKENS, rows, columns, getattr(torch, precision))
     quantised = torch.randint(0, 256, (GEMM_TOKENS, columns), dtype=torch.uint8)
     weight = torch.randint(-127, 128, (rows, columns), dtype=torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(weight, [GEMM_TOKENS, columns])
@@ -127,24 +124,6 @@ def _linear(rows: int, columns: int, precision: str) -> Callable[[], object]:
     return lambda: torch.ops.onednn.qlinear_pointwise(
         quantised, 0.01, 128, packed, scales, zeros, None, 1.0, 0, torch.bfloat16, "none", [], ""
     )
-
-
-def best_times(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of the best call of each, in turn, round after round; short calls get several tries a round."""
-    best = dict.fromkeys(contenders, float("inf"))
-    for call in contenders.values():
-        call()
-    for _ in range(rounds):
-        for name, call in contenders.items():
-            until = time.perf_counter() + 0.3
-            while True:
-                start = time.perf_counter()
-                call()
-                stop = time.perf_counter()
-                best[name] = min(best[name], stop - start)
-                if stop > until:
-                    break
-    return best
 
 
 def text_to_array(
@@ -167,7 +146,7 @@ def text_to_array(
         calls[f"text {precision}"] = lambda runtime=runtime: runtime.encode(sentences)
         calls[f"ids {precision}"] = lambda runtime=runtime: runtime.encode_ids(token_ids)
         calls[f"gemm {precision}"], gemm_flops[precision] = gemm(encoder, precision)
-    seconds = best_times(calls, rounds)
+    seconds = best_times(calls, rounds, spell=0.3)
     work = flops(encoder, [len(ids) for ids in token_ids])
     rows = []
     for precision in precisions:

@@ -17,15 +17,16 @@ import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import best_times, prepacked_linear
 from torch import Tensor
 
+from sparsecse.benchmarking import machine
 from sparsecse.kernels import dispatch, native, reference
 
 # What `--check` holds the kernel to, at N = 10,000 and d = 384 (or the largest N asked for).
@@ -86,36 +87,7 @@ def keops_value_and_grad(x: Tensor, t: float = 2.0) -> tuple[Tensor, Tensor]:
 def gemm(n: int, d: int, dtype: torch.dtype) -> tuple[Callable[[], object], float]:
     """A prepacked oneDNN linear [rows, d] x [d, columns] of the blocks such a computation has, and its flops."""
     rows, columns = min(n, 2048), min(n, 2048)
-    x, weight = torch.randn(rows, d).to(dtype), torch.randn(columns, d).to(dtype)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""), 2.0 * rows * columns * d
-
-
-def best_times(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    best = dict.fromkeys(contenders, float("inf"))
-    for call in contenders.values():
-        call()
-    for _ in range(repeats):
-        for name, call in contenders.items():
-            # Short calls get several tries a round, so that all contenders see the machine for about as long.
-            until = time.perf_counter() + 0.2
-            while True:
-                start = time.perf_counter()
-                call()
-                stop = time.perf_counter()
-                best[name] = min(best[name], stop - start)
-                if stop > until:
-                    break
-    return best
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        if lines:
-            return lines[0].split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return prepacked_linear(rows, columns, d, dtype), 2.0 * rows * columns * d
 
 
 def measure(n: int, d: int, repeats: int) -> list[dict[str, Any]]:
@@ -142,7 +114,7 @@ def measure(n: int, d: int, repeats: int) -> list[dict[str, Any]]:
             torch.testing.assert_close(value, expected, atol=1e-4, rtol=0)
             torch.testing.assert_close(grad, expected_grad, atol=1e-3 * float(expected_grad.abs().max()), rtol=0)
         calls[name] = partial(function, argument)
-    seconds = best_times(calls, repeats)
+    seconds = best_times(calls, repeats, spell=0.2)
     rows: list[dict[str, Any]] = []
     for name, (_, argument) in contenders.items():
         gflops = 3.0 * n * n * d / seconds[name] / 1e9
@@ -194,7 +166,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     level = extension.cpu_level_names()[dispatch.cpu_level()]
     about = {
-        "cpu": cpu_name(),
+        "cpu": machine()["cpu"],
         "level": level,
         "threads": options.threads,
         "torch": torch.__version__,

@@ -141,8 +141,7 @@ class AmxProducts {
     const auto first = static_cast<std::uint8_t>(m < 16 ? m : 16), second = static_cast<std::uint8_t>(m - first);
     config.rows[0] = config.rows[1] = config.rows[4] = first;
     config.rows[2] = config.rows[3] = config.rows[5] = second ? second : 16;
-    asm volatile("" ::"m"(config));
-    _tile_loadconfig(&config);
+    configure_tiles(config);
   }
 
   int m_;

@@ -17,6 +17,7 @@
 #define SPARSECSE_VECTOR_BYTES 64
 #include "vector_math.h"
 #include "encoder_generic.h"
+#include "amx_tiles.h"
 #include "bf16_dot.h"
 #include "encoder_int8.h"
 
@@ -60,18 +61,7 @@ struct GeluShort {
   }
 };
 
-// Eight tiles of 16 rows x 64 bytes: 0-3 accumulate a 32 x 32 square, 4-5 hold its left operand, 6-7 its right one.
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-static void configure_tiles() {
-  const TileConfig config;
-  asm volatile("" ::"m"(config));
-  _tile_loadconfig(&config);
-}
+static void configure_tiles() { configure_tiles(TileConfig{}); }
 
 // A thread with live tiles costs the kernel 8 KB at every context switch.
 static void release_tiles() { _tile_release(); }

@@ -20,6 +20,7 @@
 #include "transpose_avx512.h"
 #include "vector_math.h"
 #include "tile_generic.h"
+#include "amx_tiles.h"
 #include "bf16_dot.h"
 #include "attention_generic.h"
 
@@ -60,21 +61,12 @@ static void gemm_pairs(const Word* a, std::ptrdiff_t lda, bool, const Word* b, i
   multiply<Bf16Dot, false>(a, lda, b, k, c, ldc, c_panel, m, n / panel_width, accumulate, nullptr);
 }
 
-// Eight tiles of 16 rows x 64 bytes: 0-3 accumulate a 32 x 32 square, 4-5 hold its left operand, 6-7 its right one.
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
 // Not inlined, with memory barriers at both ends: the compiler does not know that tile loads read memory.
 static __attribute__((noinline)) void gemm_amx(const Word* a, std::ptrdiff_t lda, bool, const Word* b, int k, float* c,
                                                std::ptrdiff_t ldc, std::ptrdiff_t c_panel, int m, int n,
                                                bool accumulate) {
   asm volatile("" ::: "memory");
-  const TileConfig config;
-  asm volatile("" ::"m"(config));
-  _tile_loadconfig(&config);
+  configure_tiles(TileConfig{});
   const std::ptrdiff_t a_stride = lda * 4, c_stride = ldc * 4, b_stride = panel_width * 4;
   for (int j = 0; j < n; j += panel_width, c += c_panel) {
     const Word* panel = b + static_cast<long>(j) * k;

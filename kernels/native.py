@@ -62,7 +62,7 @@ def attention_forward(
             k,
             v,
             cu_lengths.contiguous(),
-            None if bias is None else bias.detach().float().contiguous(),
+            _attention_bias(bias),
             scale,
             dropout,
             seed % 2**64,
@@ -96,7 +96,7 @@ def attention_backward(
             k,
             v,
             cu_lengths.contiguous(),
-            None if bias is None else bias.detach().float().contiguous(),
+            _attention_bias(bias),
             scale,
             dropout,
             seed % 2**64,
@@ -118,6 +118,10 @@ def _attention_operands(query: Tensor, key: Tensor, value: Tensor) -> list[Tenso
     if all(x.stride() == query.stride() for x in operands) and query.stride()[1:] == (query.shape[2], 1):
         return operands
     return [x.contiguous() for x in operands]
+
+
+def _attention_bias(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().float().contiguous()
 
 
 def _extension() -> ModuleType:
