@@ -148,7 +148,9 @@ _TRAIN = "training"
 Objective = Annotated[
     str,
     typer.Option(
-        "--objective", help="unsup, sup, distill, or a weighted sum: distill=1,unsup=0.1.", rich_help_panel=_TRAIN
+        "--objective",
+        help="unsup, sup, moco, byol, graded, distill, or a weighted sum: distill=1,unsup=0.1.",
+        rich_help_panel=_TRAIN,
     ),
 ]
 LearningRate = Annotated[float, typer.Option("--learning-rate", help="Peak learning rate.", rich_help_panel=_TRAIN)]
@@ -170,7 +172,18 @@ WeightDecay = Annotated[float, typer.Option("--weight-decay", help="AdamW's weig
 TrainMaxLength = Annotated[
     int, typer.Option("--train-max-length", help="Tokens kept of a training sentence.", rich_help_panel=_TRAIN)
 ]
-Temperature = Annotated[float, typer.Option("--temperature", help="Temperature of InfoNCE.", rich_help_panel=_TRAIN)]
+Temperature = Annotated[
+    float, typer.Option("--temperature", help="Temperature of InfoNCE and CoSENT.", rich_help_panel=_TRAIN)
+]
+Momentum = Annotated[
+    float,
+    typer.Option(
+        "--momentum", help="What moco's and byol's momentum encoder keeps of itself at a step.", rich_help_panel=_TRAIN
+    ),
+]
+QueueSize = Annotated[
+    int, typer.Option("--queue-size", help="Earlier keys that moco has as negatives.", rich_help_panel=_TRAIN)
+]
 HardNegativeWeight = Annotated[
     float,
     typer.Option(
@@ -190,6 +203,22 @@ MlpHead = Annotated[
 Precision = Annotated[str, typer.Option("--precision", help="float32, or bfloat16 (autocast).", rich_help_panel=_TRAIN)]
 EvalEvery = Annotated[
     int, typer.Option("--eval-every", help="Steps between dev scores and checkpoints.", rich_help_panel=_TRAIN)
+]
+Patience = Annotated[
+    int,
+    typer.Option(
+        "--patience",
+        help="Dev scores without a new best after which training stops; 0: never.",
+        rich_help_panel=_TRAIN,
+    ),
+]
+Teacher = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--teacher",
+        help="Model to distil from, by default the dense one (train has none); given more than once, their mean.",
+        rich_help_panel=_TRAIN,
+    ),
 ]
 Dev = Annotated[
     str | None,

@@ -52,9 +52,10 @@ def progress(label: str) -> Callable[[int, int], None]:
     if err.is_terminal:
         bar = _bar()
         task = bar.add_task(label, total=None)
-        bar.start()
 
         def update(done: int, total: int) -> None:
+            # At the first call: only one bar can be on the screen, and others may run before this one's work begins.
+            bar.start()
             bar.update(task, completed=done, total=total)
             if done >= total:
                 bar.stop()

@@ -11,6 +11,7 @@ import typer
 from sparsecse.cli import options
 from sparsecse.cli.output import note, progress, show, step_progress
 from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
+from sparsecse.cli.training import TrainingOptions, takes_training_options
 
 TrainData = Annotated[
     str | None,
@@ -44,8 +45,10 @@ RunTasks = Annotated[
 ]
 
 
+@takes_training_options()
 def run(
     model: options.Model,
+    *,
     data: options.Data = "stsb",
     split: options.Split = None,
     data_dir: options.DataDir = None,
@@ -66,15 +69,7 @@ def run(
     vocab_size: options.VocabSize = None,
     rewind_to: RewindTo = None,
     repair: Repair = True,
-    objective: options.Objective = "distill",
-    learning_rate: options.LearningRate = 5e-5,
-    batch_size: options.TrainBatchSize = 64,
-    epochs: options.Epochs = 1.0,
-    steps: options.Steps = 0,
-    train_max_length: options.TrainMaxLength = 64,
-    dropout: options.Dropout = None,
-    precision: options.Precision = "float32",
-    eval_every: options.EvalEvery = 50,
+    training: TrainingOptions,
     seed: options.Seed = 0,
     bench: Bench = True,
     out: Out = None,
@@ -91,20 +86,8 @@ def run(
         from sparsecse import stages
         from sparsecse.reports import bench_table, evaluation_table, mask_table, size_table
         from sparsecse.scoring import Objective
-        from sparsecse.training import TrainingSettings, parse_objective
 
-        training = TrainingSettings(
-            objective=parse_objective(objective),
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            epochs=epochs,
-            max_steps=steps,
-            max_length=train_max_length,
-            dropout=dropout,
-            precision=precision,
-            eval_every=eval_every,
-            seed=seed,
-        )
+        settings = training.settings(seed)
         pairs = data_options(data, split, data_dir, columns)
         plan = stages.Plan(
             model=model_options(run_directory, model, pooling, normalize, max_length, prompt),
@@ -122,7 +105,7 @@ def run(
                 vocab_size,
             ),
             tasks=tasks or ("demo-test" if data == "demo" else "sts"),
-            training=training if repair else None,
+            training=settings if repair else None,
             method=method,
             objective=Objective(lambda_, positive_minimum=positive_minimum),
             seed=seed,

@@ -1,4 +1,4 @@
-"""What is measured and minimised: alignment, InfoNCE and distillation, on sentence vectors.
+"""What is measured and minimised: alignment, contrast, bootstrapping, grading and distillation, on sentence vectors.
 
 Uniformity, the other half of the score's objective, is a fused kernel: `sparsecse.kernels.uniformity`.
 """
@@ -23,6 +23,7 @@ def info_nce(
     positives: torch.Tensor,
     negatives: torch.Tensor | None = None,
     *,
+    queue: torch.Tensor | None = None,
     temperature: float = 0.05,
     hard_negative_weight: float = 0.0,
 ) -> torch.Tensor:
@@ -31,6 +32,7 @@ def info_nce(
     Args:
         anchors, positives: [batch, d]; cosine similarity is taken here.
         negatives: [batch, d], one hard negative per anchor; every anchor sees all of them.
+        queue: [any number, d], more negatives for every anchor, of any norm (MoCo, He et al. 2020, eq. 1).
         hard_negative_weight: added to the logit of an anchor's own hard negative (SimCSE's option of that name).
 
     The logits are held, all of them: `kernels.row_logsumexp` does without, but is slower up to some 2,000 rows (twice
@@ -43,7 +45,33 @@ def info_nce(
         hard = anchors @ F.normalize(negatives, dim=-1).T / temperature
         hard = hard + hard_negative_weight * torch.eye(len(anchors), device=anchors.device)
         logits = torch.cat([logits, hard], dim=1)
+    if queue is not None:
+        logits = torch.cat([logits, anchors @ F.normalize(queue, dim=-1).T / temperature], dim=1)
     return F.cross_entropy(logits, targets)
+
+
+def bootstrap(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """BYOL's loss, 2 - 2 cosine: the squared distance of the unit vectors (Grill et al. 2020, eq. 2).
+
+    Args:
+        predicted, target: [batch, d], what is predicted of a view and what the other view has; mean over the batch.
+    """
+    return 2 - 2 * F.cosine_similarity(predicted, target, dim=-1).mean()
+
+
+def cosent(x: torch.Tensor, y: torch.Tensor, scores: torch.Tensor, *, temperature: float = 0.05) -> torch.Tensor:
+    """CoSENT's loss: a pair with a higher gold score must have the higher cosine (Su 2022).
+
+    log(1 + sum of exp((cos_j - cos_i) / temperature) over all i, j with score_i > score_j), which is zero where no two
+    scores differ. Only the order of the scores counts, not their scale.
+
+    Args:
+        x, y: [pairs, d]; row i of both is one pair.
+        scores: [pairs], gold similarities.
+    """
+    cosine = F.cosine_similarity(x, y, dim=-1) / temperature
+    excess = (cosine[None, :] - cosine[:, None])[scores[:, None] > scores[None, :]]
+    return torch.logsumexp(F.pad(excess, (1, 0)), dim=0)  # the padding's 0 is the 1 in the logarithm
 
 
 def distillation(student: torch.Tensor, teacher: torch.Tensor, *, similarity_weight: float = 10.0) -> torch.Tensor:

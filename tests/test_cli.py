@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
 
 import pytest
 
-from sparsecse.cli import main
+from sparsecse.cli import finetune, main, run, train
 from sparsecse.cli.options import Pooling
 from sparsecse.encoders import POOLING_MODES
 
@@ -56,6 +57,70 @@ def test_the_stages_one_by_one(scored, sentences, tmp_path):
     facts = json.loads(out)
     assert facts["family"] == "bert" and facts["pruned"] and sum(x["heads"] for x in facts["layers"]) == 9
     assert "finetune" in scored("inspect")[1] and "layer" in scored("inspect", "packed")[1]
+
+
+@pytest.mark.parametrize("objective", ["moco", "byol", "distill=1,moco=0.1"])
+def test_training_a_dense_model_with_other_families(call, sentence_folder, pairs_file, sentences, tmp_path, objective):
+    (tmp_path / "text.txt").write_text("\n".join(sentences))
+    steps = ["--steps", "4", "--train-batch-size", "4", "--eval-every", "1", "--queue-size", "5", "--momentum", "0.9"]
+    teacher = ["--teacher", sentence_folder, "--teacher", sentence_folder]
+    options = ["--objective", objective, "--dev", pairs_file, "--json", *steps, *teacher]
+    code, out, err = call("train", sentence_folder, "--data", "text.txt", *options)
+    record = json.loads(out)
+    assert code == 0 and record["info"]["steps"] == 4
+    training = record["settings"]["training"]
+    assert (training["queue_size"], training["momentum"], training["mlp_head"]) == (5, 0.9, True)
+    assert ("Embedding with the teacher: 16 of 16" in err) == ("distill" in objective)
+    code, out, _ = call("eval", "sparsecse-run/train/model", "--tasks", "demo-test", "--json")
+    assert code == 0 and "average" in json.loads(out)
+
+
+def test_repair_with_graded_pairs_stops_when_dev_says_so(scored, pairs_file, tmp_path):
+    rows = pairs_file.read_text().splitlines()
+    (tmp_path / "graded.tsv").write_text("\n".join([*rows, "the cat\tthe mat\t1.5"]))
+    assert scored("prune", "--sparsity", "0.25")[0] == 0
+    options = ["--objective", "graded=1,distill=1", "--train-batch-size", "4", "--eval-every", "1"]
+    # A rate that changes nothing: no dev score is better than the first.
+    options += ["--steps", "20", "--patience", "2", "--learning-rate", "1e-30"]
+    code, out, err = scored("finetune", "--data", "graded.tsv", *options)
+    assert code == 0 and "2 of 20 steps on 7 examples" in out and "at step 0" in out
+    assert "Fine-tuning: 2 of 2" in err
+    code, _, err = scored("finetune", "--data", pairs_file, *options)
+    assert code == 2 and "pairs that --objective graded trains on" in err
+    (tmp_path / "ungraded.csv").write_text("sentence1,sentence2\nthe cat,a cat\nthe dog,a dog\n")
+    code, _, err = scored("finetune", "--data", "ungraded.csv", *options)
+    assert code == 2 and "has no gold scores for --objective graded" in err
+
+
+def test_run_takes_every_training_option(call, sentence_folder, pairs_file, sentences, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(sentences))
+    options = [
+        "--objective",
+        "unsup",
+        "--temperature",
+        "0.1",
+        "--patience",
+        "1",
+        "--steps",
+        "3",
+        "--warmup-ratio",
+        "0.2",
+    ]
+    options += ["--train-batch-size", "4", "--eval-every", "1", "--tasks", "demo-test", "--no-bench", "--json"]
+    data = ["--data", pairs_file, "--train-data", "text.txt", "--sparsity", "0.25"]
+    code, out, _ = call("run", sentence_folder, *data, *options)
+    training = json.loads(out)["finetune"]["settings"]["training"]
+    assert code == 0
+    assert [training[name] for name in ("temperature", "patience", "warmup_ratio")] == [0.1, 1, 0.2]
+
+
+def test_the_commands_that_train_share_options_and_have_their_own_defaults():
+    repair = {"objective": "distill", "learning_rate": 5e-5, "warmup_ratio": 0.1, "eval_every": 50, "mlp_head": False}
+    dense = {"objective": "unsup", "learning_rate": 3e-5, "warmup_ratio": 0.0, "eval_every": 125, "mlp_head": True}
+    for command, wanted in ((train.train, dense), (finetune.finetune, repair), (run.run, repair)):
+        parameters = inspect.signature(command).parameters
+        assert {name: parameters[name].default for name in wanted} == wanted
+        assert "training" not in parameters
 
 
 def test_score_prints_what_is_lowest_in_each_layer(scored, sentence_folder, pairs_file):

@@ -21,6 +21,7 @@ from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, atomic_file
 from sparsecse.stages import Cut, DataOptions, ModelOptions
+from sparsecse.stages.options import training_data
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
@@ -118,6 +119,18 @@ def test_a_plan_without_repair_sets_an_earlier_repair_aside(run, text_file):
     run.retire("finetune")
     assert run.newest_model() == ("prune", [])
     assert (run.path / "finetune.retired" / "record.json").exists()
+
+
+def test_graded_pairs_of_a_named_set_are_its_train_split(tmp_path):
+    folder = tmp_path / "downstream" / "STS" / "STSBenchmark"
+    folder.mkdir(parents=True)
+    for split, score in (("train", 1.5), ("dev", 2.5)):
+        rows = [f"main\tnews\t2012\t{i}\t{score}\tthe cat {i}\tthe dog {i}\n" for i in range(3)]
+        (folder / f"sts-{split}.csv").write_text("".join(rows))
+    examples, scores = training_data(DataOptions("stsb", None, str(tmp_path)), {"graded", "distill"})
+    assert examples[0] == ("the cat 0", "the dog 0") and scores == [1.5] * 3
+    _, scores = training_data(DataOptions("stsb", "dev", str(tmp_path)), {"graded"})
+    assert scores == [2.5] * 3
 
 
 def test_rewinding_to_a_step_that_train_kept(tmp_path, sentence_folder, pairs_file, text_file, sentences):

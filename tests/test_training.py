@@ -1,20 +1,24 @@
-"""Training: losses by hand, resuming ends where an uninterrupted run ends, the best weights are kept."""
+"""Training: the loss of a batch, resuming ends where an uninterrupted run ends, the best weights are kept."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import WORDS
+from conftest import WORDS, write_checkpoint
 
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
-from sparsecse.objectives import alignment, distillation, info_nce
+from sparsecse.objectives import bootstrap, cosent, distillation, info_nce
 from sparsecse.training import TrainingSettings, parse_objective, train
+from sparsecse.training.loop import _rows, _visited
 from sparsecse.training.losses import BatchLoss
+from sparsecse.training.momentum import KeyQueue, MomentumNetwork
+from sparsecse.training.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -34,35 +38,14 @@ def settings(**changes) -> TrainingSettings:
     return TrainingSettings(**{**defaults, **changes})
 
 
-def test_alignment_by_hand():
-    x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    y = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    assert alignment(x, y).item() == 1.0  # 0 and 2
-
-
-def test_info_nce_by_hand():
-    torch.manual_seed(0)
-    anchors, positives, negatives = torch.randn(3, 5, 4).double().unbind()
-    logits = F.cosine_similarity(anchors[:, None], torch.cat([positives, negatives])[None], dim=-1) / 0.05
-    logits[:, 5:] += 2.0 * torch.eye(5)
-    expected = -F.log_softmax(logits, dim=1).diagonal().mean()
-    loss = info_nce(anchors, positives, negatives, temperature=0.05, hard_negative_weight=2.0)
-    torch.testing.assert_close(loss, expected)
-
-
-def test_distillation_is_zero_for_the_teacher_itself():
-    torch.manual_seed(0)
-    vectors = torch.randn(4, 8)
-    assert distillation(3 * vectors, vectors).item() == pytest.approx(0, abs=1e-6)
-    opposite = distillation(-vectors, vectors)
-    assert opposite.item() == pytest.approx(2, abs=1e-5)  # cosine -1, the same similarities
-
-
 def test_a_packed_batch_has_the_loss_and_gradients_of_a_padded_one(encoder, triplets):
     teacher = copy.deepcopy(encoder)
     with torch.no_grad():
         encoder.model.encoder.layer[0].intermediate.dense.weight.mul_(1.5)
-    loss = BatchLoss(encoder.eval(), settings(objective={"distill": 1.0, "sup": 1.0}), teacher)(triplets[:5])
+    chosen = settings(objective={"distill": 1.0, "sup": 1.0})
+    taught = Teacher([teacher], encoder, chosen)
+    taught.embed([text for triplet in triplets for text in triplet])
+    loss = BatchLoss(encoder.eval(), chosen, taught)(triplets[:5])
     columns = list(zip(*triplets[:5], strict=True))
     vectors, wanted = ([e(*e.collate(e.tokenize(column))) for column in columns] for e in (encoder, teacher))
     expected = info_nce(*vectors) + distillation(torch.cat(vectors), torch.cat(wanted).detach())
@@ -71,6 +54,178 @@ def test_a_packed_batch_has_the_loss_and_gradients_of_a_padded_one(encoder, trip
     gradients = torch.autograd.grad(loss, parameters)
     for gradient, want in zip(gradients, torch.autograd.grad(expected, parameters), strict=True):
         torch.testing.assert_close(gradient, want, atol=1e-4, rtol=1e-3)
+
+
+def test_moco_contrasts_with_the_average_and_a_queue_of_its_keys(bert, examples):
+    chosen = settings(objective={"moco": 2.0}, queue_size=12, mlp_head=True)
+    loss = BatchLoss(bert, chosen).eval()
+    with torch.no_grad():  # the average is now another network than the encoder
+        bert.model.encoder.layer[0].intermediate.dense.weight.mul_(1.5)
+        keys = [
+            loss.average.head(loss.average.encoder.encode([text for (text,) in examples[i : i + 8]])) for i in (0, 8)
+        ]
+    for number, queue in enumerate((None, keys[0])):
+        batch = examples[8 * number : 8 * number + 8]
+        anchors = loss.head(bert(*bert.collate(bert.tokenize([text for (text,) in batch]))))
+        expected = 2 * info_nce(anchors, keys[number], queue=queue, temperature=0.05)
+        found = loss(batch)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        weights = [bert.model.encoder.layer[0].intermediate.dense.weight, loss.head.dense.weight]
+        for gradient, want in zip(
+            torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights), strict=True
+        ):
+            torch.testing.assert_close(gradient, want, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(loss.queue.keys(), torch.cat([keys[1], keys[0]])[:12], atol=1e-5, rtol=1e-5)
+
+
+def test_byol_predicts_each_view_from_the_other(bert, examples):
+    loss = BatchLoss(bert, settings(objective={"byol": 1.0}, dropout=0.0)).eval()
+    with torch.no_grad():
+        bert.model.encoder.layer[0].intermediate.dense.weight.mul_(1.5)
+    texts = [text for (text,) in examples[:6]]
+    predicted = loss.predictor(bert(*bert.collate(bert.tokenize(texts))))
+    expected = bootstrap(predicted, loss.average.encoder.encode(texts))  # without dropout both views are the same
+    torch.testing.assert_close(loss(examples[:6]), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_byol_crosses_the_views(bert, examples, monkeypatch):
+    loss = BatchLoss(bert, settings(objective={"byol": 1.0}))
+    generator = torch.Generator().manual_seed(0)
+    online, average = torch.randn(2, 2, 3, bert.model.config.hidden_size, generator=generator)
+    views = {bert: [*online], loss.average.encoder: [*average]}
+    monkeypatch.setattr(BatchLoss, "_vectors", lambda self, encoder, columns: views[encoder][: len(columns)])
+    one, other = (loss.predictor(view) for view in online)
+    expected = (bootstrap(one, average[1]) + bootstrap(other, average[0])) / 2
+    torch.testing.assert_close(loss(examples[:3]), expected)
+
+
+def test_the_average_takes_the_dropout_of_the_run(bert, examples, monkeypatch):
+    seen = []
+    own = BatchLoss._keys
+
+    def keys(self, columns):
+        seen.append((self.average.encoder.model.embeddings.dropout.p, self.average.encoder.training))
+        return own(self, columns)
+
+    monkeypatch.setattr(BatchLoss, "_keys", keys)
+    train(bert, examples, settings(objective={"byol": 1.0}, dropout=0.3, max_steps=1))
+    assert seen == [(0.3, True)]
+
+
+def test_the_views_of_the_average_have_dropout(bert, examples):
+    loss = BatchLoss(bert, settings(objective={"byol": 1.0})).train()
+    one, other = loss._keys([[text for (text,) in examples]] * 2)
+    assert (one - other).abs().amax(dim=1).min() > 1e-3
+    assert not one.requires_grad
+
+
+def test_the_average_after_some_steps_is_that_of_the_formula(bert):
+    head = torch.nn.Linear(3, 3)
+    average = MomentumNetwork(bert, head, momentum=0.9)
+    weight = bert.model.encoder.layer[1].output.dense.weight
+    expected = [weight.double(), head.weight.double()]
+    for _ in range(4):
+        with torch.no_grad():
+            weight.add_(1.0)
+            head.weight.sub_(0.5)
+        average.update(bert, head)
+        expected = [0.9 * old + 0.1 * new.double() for old, new in zip(expected, (weight, head.weight), strict=True)]
+    found = [average.encoder.model.encoder.layer[1].output.dense.weight, average.head.weight]
+    for tensor, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(tensor.double(), want, atol=1e-5, rtol=1e-5)
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+
+
+@pytest.mark.parametrize("objective", ["moco", "byol"])
+def test_a_run_lets_the_average_follow_every_step(bert, examples, tmp_path, objective):
+    name = "encoder.layer.1.output.dense.weight"
+    weights = [bert.model.state_dict()[name].clone()]
+    chosen = settings(
+        objective={objective: 1.0}, momentum=0.9, queue_size=20, max_steps=3, keep_steps=(1, 2, 3), dropout=0.3
+    )
+
+    def keep(step, encoder):
+        weights.append(encoder.model.state_dict()[name].clone())
+
+    train(bert, examples, chosen, checkpoint=tmp_path / "checkpoint.pt", keep=keep)
+    expected = weights[0]
+    for weight in weights[1:]:
+        expected = 0.9 * expected + 0.1 * weight
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["loss"]
+    torch.testing.assert_close(saved[f"average.encoder.model.{name}"], expected, atol=1e-6, rtol=1e-5)
+    assert not expected.allclose(weights[-1], atol=1e-4)
+    if objective == "moco":
+        assert saved["queue.count"] == 20
+
+
+def test_the_queue_forgets_the_oldest_and_comes_back_from_a_checkpoint():
+    queue = KeyQueue(5, 1)
+    assert queue.keys().shape == (0, 1)
+    queue.push(torch.tensor([[1.0], [2.0]]))
+    seen = queue.keys()
+    queue.push(torch.tensor([[3.0], [4.0]]))
+    assert queue.keys().flatten().tolist() == [3, 4, 1, 2]
+    queue.push(torch.tensor([[5.0], [6.0]]))
+    assert queue.keys().flatten().tolist() == [5, 6, 3, 4, 1]
+    assert seen.flatten().tolist() == [1, 2]
+    fresh = KeyQueue(5, 1)
+    fresh.load_state_dict(queue.state_dict())
+    assert fresh.keys().equal(queue.keys())
+    queue.push(torch.arange(7.0)[:, None])
+    assert queue.keys().flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_graded_pairs_beside_distillation(bert, checkpoints, triplets):
+    chosen = settings(objective={"graded": 0.5, "distill": 1.0})
+    data = [triplet[:2] for triplet in triplets[:5]]
+    teacher = load_encoder(checkpoints["bert"], pooling="mean")
+    taught = Teacher([teacher], bert, chosen)
+    taught.embed([text for pair in data for text in pair])
+    with torch.no_grad():
+        bert.model.encoder.layer[0].intermediate.dense.weight.mul_(1.5)
+    scores = torch.tensor([0.0, 5.0, 2.5, 2.5, 1.0])
+    first, second = (bert.encode(list(column)) for column in zip(*data, strict=True))
+    wanted = teacher.encode([text for column in zip(*data, strict=True) for text in column])
+    expected = 0.5 * cosent(first, second, scores) + distillation(torch.cat([first, second]), wanted)
+    torch.testing.assert_close(BatchLoss(bert.eval(), chosen, taught)(data, scores), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("max_length", [5, 64])
+def test_a_cached_teacher_has_the_vectors_of_the_step(encoder, triplets, max_length):
+    chosen = settings(objective={"distill": 1.0}, max_length=max_length)
+    teacher = copy.deepcopy(encoder).eval()
+    told = []
+    taught = Teacher([teacher], encoder, chosen)
+    taught.embed([text for triplet in triplets for text in triplet], lambda *done: told.append(done))
+    count = len({text for triplet in triplets for text in triplet})
+    assert told[-1] == (count, count)
+    texts = [triplet[2] for triplet in triplets[3:9]] * 2
+    with torch.no_grad():
+        in_the_step = teacher.forward_packed(teacher.pack(teacher.tokenize(texts, max_length)))
+    torch.testing.assert_close(taught(texts), F.normalize(in_the_step, dim=-1), atol=1e-6, rtol=1e-5)
+
+
+def test_several_teachers_are_averaged_as_unit_vectors(checkpoints, bert, sentences):
+    teachers = [load_encoder(checkpoints[name], pooling="mean", normalize=False) for name in ("bert", "mpnet")]
+    taught = Teacher(teachers, bert, settings())
+    taught.embed(sentences)
+    mean = sum(F.normalize(teacher.encode(sentences), dim=-1) for teacher in teachers) / 2
+    torch.testing.assert_close(taught(sentences), F.normalize(mean, dim=-1), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "size", "positions"), [(24, 8, 2), (25, 8, 5), (25, 8, 90), (3, 3, 1)])
+def test_only_what_the_steps_visit_is_embedded(count, size, positions):
+    visited = {row for position in range(positions) for row in _rows(count, size, 5, position)}
+    assert _visited(count, size, 5, positions) == sorted(visited)
+
+
+def test_the_teacher_embeds_once_and_only_the_sentences_of_the_steps(checkpoints, bert, examples):
+    teacher = load_encoder(checkpoints["bert"], pooling="mean")
+    asked = []
+    own = teacher.encode_ids
+    teacher.encode_ids = lambda ids, **options: asked.append(len(ids)) or own(ids, **options)
+    train(bert, examples, settings(max_steps=2, eval_every=1), teacher=teacher)
+    assert asked == [16]
 
 
 @pytest.mark.parametrize("where", ["hidden", "attention"])
@@ -90,16 +245,15 @@ def test_every_view_has_its_own_dropout(bert, sentences, where):
     assert not bert.forward_packed(batch)[: len(sentences)].equal(one)
 
 
-@pytest.mark.parametrize("objective", ["unsup", "distill", "distill=1,unsup=0.1"])
+@pytest.mark.parametrize("objective", ["unsup", "byol", "distill", "distill=1,unsup=0.1", "distill=1,moco=0.1"])
 def test_the_loss_falls_on_sentences(checkpoints, examples, objective):
     teacher = load_encoder(checkpoints["bert"], pooling="mean")
     encoder = load_encoder(checkpoints["bert"], pooling="mean")
     with torch.no_grad():
         for parameter in encoder.model.encoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    result = train(
-        encoder, examples, settings(objective=parse_objective(objective), max_steps=40, eval_every=10), teacher=teacher
-    )
+    chosen = settings(objective=parse_objective(objective), max_steps=40, eval_every=10, queue_size=16)
+    result = train(encoder, examples, chosen, teacher=teacher)
     losses = [entry["loss"] for entry in result.history[1:]]
     assert losses[-1] < 0.9 * losses[0]
     assert result.steps == 40 and not encoder.training
@@ -114,9 +268,19 @@ def test_the_loss_falls_on_pairs_and_triplets(bert, triplets, columns):
         train(bert, [("a cat",)], settings(objective={"sup": 1.0}))
 
 
+def test_the_loss_falls_on_graded_pairs_and_the_order_is_learnt(bert, pairs):
+    data = list(zip(pairs.first, pairs.second, strict=True))
+    chosen = settings(objective={"graded": 1.0}, batch_size=6, max_steps=30, eval_every=5, dropout=0.0)
+    before = spearman(bert, pairs)
+    result = train(bert, data, chosen, scores=pairs.scores)
+    assert result.history[-1]["loss"] < 0.5 * result.history[1]["loss"]
+    assert spearman(bert, pairs) > before
+
+
 def test_the_head_and_changed_dropout_leave_no_trace(bert, examples):
     names = set(bert.model.state_dict())
-    train(bert, examples, settings(objective={"unsup": 1.0}, mlp_head=True, dropout=0.3))
+    objective = {"unsup": 1.0, "moco": 1.0, "byol": 1.0}
+    train(bert, examples, settings(objective=objective, mlp_head=True, dropout=0.3, queue_size=8))
     assert set(bert.model.state_dict()) == names
     assert bert.model.embeddings.dropout.p == 0.1
     assert bert.model.encoder.layer[0].attention.self.dropout_prob == 0.1
@@ -126,16 +290,32 @@ class Stop(Exception):
     pass
 
 
-def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(checkpoints, examples, pairs, tmp_path):
+@pytest.mark.parametrize("objective", ["unsup", "moco", "byol", "distill=1,moco=0.1,byol=0.5"])
+def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(checkpoints, examples, pairs, tmp_path, objective):
+    teacher = load_encoder(checkpoints["mpnet"], pooling="mean")
+
     def run(checkpoint, stop_at=None):
         def progress(report):
             if report.step == stop_at:
                 raise Stop
 
         encoder = load_encoder(checkpoints["bert"], pooling="mean")
-        chosen = settings(objective={"unsup": 1.0}, gradient_accumulation=2, max_steps=8, seed=3, mlp_head=True)
-        dev = lambda e: spearman(e, pairs)  # noqa: E731
-        result = train(encoder, examples, chosen, dev_score=dev, checkpoint=checkpoint, progress=progress)
+        chosen = settings(
+            objective=parse_objective(objective),
+            gradient_accumulation=2,
+            max_steps=8,
+            seed=3,
+            mlp_head=True,
+            momentum=0.9,
+            queue_size=20,
+        )
+        # Rising, so that the last weights are the ones that are compared.
+        dev = lambda e: spearman(e, pairs) + 1000 * next(count)  # noqa: E731
+        count = itertools.count(0 if checkpoint.name == "whole.pt" or stop_at else 3)
+        result = train(
+            encoder, examples, chosen, teacher=teacher, dev_score=dev, checkpoint=checkpoint, progress=progress
+        )
+        assert result.best_step == 8
         return encoder, result
 
     whole, result = run(tmp_path / "whole.pt")
@@ -161,6 +341,51 @@ def test_the_best_weights_are_kept_the_start_included(bert, examples, sentences)
     assert (result.best_step, result.best_score) == (4, 6.0)
 
 
+def test_patience_ends_training_and_keeps_the_best(bert, examples):
+    # Scores at steps 0, 2, 4, ...: the best at 2, an equal one is no new best, and the third failure is at 8.
+    scores = iter([1.0, 5.0, 4.0, 5.0, 3.0])
+    reports, weights = [], {}
+    chosen = settings(objective={"unsup": 1.0}, max_steps=20, patience=3, keep_steps=(2,))
+
+    def keep(step, encoder):
+        weights.update({name: tensor.clone() for name, tensor in encoder.model.state_dict().items()})
+
+    result = train(bert, examples, chosen, dev_score=lambda _: next(scores), keep=keep, progress=reports.append)
+    assert (result.steps, result.planned, result.best_step, result.best_score) == (8, 20, 2, 5.0)
+    for name, tensor in bert.model.state_dict().items():
+        assert tensor.equal(weights[name]), name
+    # A progress display is told that the work is done.
+    assert [report.steps for report in reports[-2:]] == [20, 8]
+
+
+def test_patience_counts_from_the_start_and_across_a_resumption(bert, examples, tmp_path):
+    chosen = settings(objective={"unsup": 1.0}, max_steps=20, patience=3)
+
+    def run(scores, stop_at=None):
+        def progress(report):
+            if report.step == stop_at:
+                raise Stop
+
+        scores = iter(scores)
+        return train(
+            bert,
+            examples,
+            chosen,
+            dev_score=lambda _: next(scores),
+            checkpoint=tmp_path / "checkpoint.pt",
+            progress=progress,
+        )
+
+    before = {name: tensor.clone() for name, tensor in bert.model.state_dict().items()}
+    with pytest.raises(Stop):
+        run([9.0, 1.0, 2.0], stop_at=5)
+    for scores in ([3.0], []):  # the second time there is nothing left to do
+        result = run(scores)
+        assert (result.steps, result.best_step) == (6, 0)
+        for name, tensor in bert.model.state_dict().items():
+            assert tensor.equal(before[name]), name
+
+
 def test_kept_steps_and_schedule(bert, examples):
     kept = []
     chosen = settings(objective={"unsup": 1.0}, keep_steps=(1, 4))
@@ -181,7 +406,8 @@ def test_bfloat16_trains_and_keeps_float32_weights(bert, examples):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("moco", "'moco' is unknown"),
+        ("barlow", "'barlow' is unknown"),
+        ("sup,graded", "leave one of them out"),
         ("distill=x", "weight 'x' of distill is not a number"),
         ("unsup=-1", "must be above 0"),
     ],
@@ -191,13 +417,26 @@ def test_bad_objectives(text, message):
         parse_objective(text)
 
 
-def test_bad_settings(bert, examples):
+def test_bad_settings(bert, examples, tmp_path):
     with pytest.raises(InputError, match="--batch-size 1"):
         settings(batch_size=1)
     with pytest.raises(InputError, match="--precision int8"):
         settings(precision="int8")
     with pytest.raises(InputError, match="--teacher"):
         train(bert, examples, settings(objective={"distill": 1.0}))
+    with pytest.raises(InputError, match="--momentum 1"):
+        settings(momentum=1.0)
+    with pytest.raises(InputError, match="--queue-size 24 is not below"):
+        train(bert, examples, settings(objective={"moco": 1.0}, queue_size=24))
+    with pytest.raises(InputError, match="--patience 2 counts dev scores"):
+        train(bert, examples, settings(objective={"unsup": 1.0}, patience=2))
+    with pytest.raises(InputError, match="needs pairs with gold scores"):
+        train(bert, [("a cat", "the dog")], settings(objective={"graded": 1.0}))
+    with pytest.raises(InputError, match="1 gold scores for 2 pairs"):
+        train(bert, [("a cat", "the dog")] * 2, settings(objective={"graded": 1.0}), scores=[1.0])
+    wide = load_encoder(write_checkpoint(tmp_path / "wide", "bert", hidden_size=64), pooling="mean")
+    with pytest.raises(InputError, match="vectors of 64 numbers and the model in training has 32"):
+        train(bert, examples, settings(), teacher=wide)
     with pytest.raises(InputError, match="no training example"):
         train(bert, [], settings(objective={"unsup": 1.0}))
     with pytest.raises(InputError, match="loss became"):

@@ -73,7 +73,9 @@ def run(
     if plan.training is None:
         workdir.retire("finetune")
     else:
-        done["finetune"] = finetune(workdir, plan.train_data, plan.training, progress=step_progress)
+        done["finetune"] = finetune(
+            workdir, plan.train_data, plan.training, progress=step_progress, teacher_progress=progress
+        )
     minimum = plan.objective.positive_minimum
     done["eval"] = evaluate_run(workdir, plan.tasks, data_dir=data_dir, positive_minimum=minimum, progress=progress)
     done["pack"] = pack(workdir, plan.out)

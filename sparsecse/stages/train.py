@@ -12,11 +12,12 @@ from typing import Any
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint, save_encoder
+from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.files import atomic_directory, write_json
 from sparsecse.runtime import Runtime
 from sparsecse.stages.models import load_dense, load_model, model_input, save_model
-from sparsecse.stages.options import DataOptions, ModelOptions, training_examples
+from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent, training_data
 from sparsecse.stages.score import score_data
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
 from sparsecse.workdir import Record, Workdir
@@ -24,10 +25,12 @@ from sparsecse.workdir import Record, Workdir
 StepProgress = Callable[[StepReport], None]
 
 
-def _examples_hash(examples: Sequence[Example]) -> str:
+def _examples_hash(examples: Sequence[Example], scores: Sequence[float] | None) -> str:
     digest = hashlib.sha256()
     for example in examples:
         digest.update(json.dumps(example).encode())
+    if scores is not None:
+        digest.update(json.dumps(scores).encode())
     return digest.hexdigest()
 
 
@@ -35,9 +38,23 @@ def _dev_score(pairs: PairSet | None) -> Callable[[Encoder], float] | None:
     return None if pairs is None else lambda encoder: spearman(Runtime(encoder, "float32"), pairs)
 
 
+def _refuse_training_pairs(dev: PairSet, examples: Sequence[Example], scores: Sequence[float] | None) -> None:
+    """A dev score on the pairs that are trained on would pick the weights that know them by heart."""
+    if scores is not None and examples == list(zip(dev.first, dev.second, strict=True)):
+        raise InputError(
+            f"The dev score would be taken on the pairs that --objective graded trains on ({dev.source}); give other "
+            f"pairs with --train-data or with --dev."
+        )
+
+
+def _teachers(settings: TrainingSettings, teachers: Sequence[ModelOptions]) -> list[Encoder]:
+    return [teacher.load() for teacher in teachers] if "distill" in settings.objective else []
+
+
 def _info(result: TrainingResult, examples: int, pairs: PairSet | None) -> dict[str, Any]:
     return {
         "steps": result.steps,
+        "planned_steps": result.planned,
         "best_step": result.best_step,
         "examples": examples,
         "dev": None if pairs is None else f"{pairs.name} ({pairs.split})",
@@ -53,15 +70,25 @@ def train_dense(
     settings: TrainingSettings,
     dev: DataOptions | None,
     *,
+    teachers: Sequence[ModelOptions] = (),
     progress: StepProgress | None = None,
+    teacher_progress: Progress = silent,
 ) -> tuple[Record, bool]:
-    """Train a dense encoder with SimCSE's objectives, keeping the weights of `settings.keep_steps` to rewind to."""
+    """Train a dense encoder, keeping the weights of `settings.keep_steps` to rewind to.
+
+    Args:
+        teachers: the models to distil from, whose unit vectors are averaged.
+    """
     encoder = model.load()
-    examples = training_examples(data, set(settings.objective))
+    examples, scores = training_data(data, set(settings.objective))
     pairs = dev.pairs() if dev is not None else None
-    inputs = {"model": fingerprint(encoder), "data": _examples_hash(examples)}
+    inputs = {"model": fingerprint(encoder), "data": _examples_hash(examples, scores)}
     if pairs is not None:
+        _refuse_training_pairs(pairs, examples, scores)
         inputs["dev"] = pairs.fingerprint()
+    taught_by = _teachers(settings, teachers)
+    if taught_by:
+        inputs["teacher"] = "+".join(map(fingerprint, taught_by))
     recorded = {"model": model.settings(), "data": data.settings(), "training": asdict(settings)}
 
     def work(folder: Path) -> Mapping[str, Any]:
@@ -75,10 +102,13 @@ def train_dense(
             encoder,
             examples,
             settings,
+            scores=scores,
+            teacher=taught_by,
             dev_score=_dev_score(pairs),
             checkpoint=partial / "checkpoint.pt",
             keep=keep,
             progress=progress,
+            teacher_progress=teacher_progress("Embedding with the teacher"),
         )
         save_model(encoder, folder, stock=True)
         if (partial / "steps").exists():
@@ -98,28 +128,30 @@ def finetune(
     settings: TrainingSettings,
     dev: DataOptions | None = None,
     *,
-    teacher: ModelOptions | None = None,
+    teachers: Sequence[ModelOptions] = (),
     progress: StepProgress | None = None,
+    teacher_progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Repair the newest pruned or rewound model; the best weights by dev score are kept, step 0 included.
 
     Args:
         dev: graded pairs for the dev score; by default those that the scores were taken on.
-        teacher: the model to distil from; by default the dense model that was scored.
+        teachers: the models to distil from, whose unit vectors are averaged; by default the dense model.
     """
     source = "rewind" if workdir.record("rewind") is not None and workdir.stale("rewind") is None else "prune"
-    examples = training_examples(data, set(settings.objective))
+    examples, scores = training_data(data, set(settings.objective))
     pairs = (dev or score_data(workdir)).pairs()
+    _refuse_training_pairs(pairs, examples, scores)
     inputs = {
         **model_input(workdir, source),
-        "data": _examples_hash(examples),
+        "data": _examples_hash(examples, scores),
         "dev": pairs.fingerprint(),
     }
     recorded: dict[str, Any] = {"data": data.settings(), "training": asdict(settings)}
-    teacher_model: Encoder | None = None
+    taught_by = _teachers(settings, teachers)
     if "distill" in settings.objective:
-        teacher_model = teacher.load() if teacher is not None else load_dense(workdir)
-        inputs["teacher"] = fingerprint(teacher_model)
+        taught_by = taught_by or [load_dense(workdir)]
+        inputs["teacher"] = "+".join(map(fingerprint, taught_by))
 
     def work(folder: Path) -> Mapping[str, Any]:
         encoder = load_model(workdir, source)
@@ -128,10 +160,12 @@ def finetune(
             encoder,
             examples,
             settings,
-            teacher=teacher_model,
+            scores=scores,
+            teacher=taught_by,
             dev_score=_dev_score(pairs),
             checkpoint=partial / "checkpoint.pt",
             progress=progress,
+            teacher_progress=teacher_progress("Embedding with the teacher"),
         )
         save_model(encoder, folder)
         write_json(folder / "history.json", result.history)
@@ -145,7 +179,8 @@ def finetune(
 def training_summary(record: Record) -> str:
     """One line on what a training stage did."""
     info = record.info
-    line = f"{info['steps']} steps on {info['examples']} examples"
+    early = f" of {info['planned_steps']}" if info["steps"] < info["planned_steps"] else ""
+    line = f"{info['steps']}{early} steps on {info['examples']} examples"
     if info["dev_best"] is None:
         return f"{line}; no dev set, the last weights are kept"
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,15 @@ from sparsecse.errors import InputError
 from sparsecse.files import atomic_file
 from sparsecse.training.losses import BatchLoss, Example
 from sparsecse.training.settings import TrainingSettings
+from sparsecse.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a progress display is told after a step: dev is None where it was not measured."""
+    """What a progress display is told after a step: dev is None where it was not measured.
+
+    steps: those of the whole run; at the step that ends it early, that step.
+    """
 
     step: int
     steps: int
@@ -31,9 +36,14 @@ class StepReport:
 
 @dataclass
 class TrainingResult:
-    """steps: optimiser steps taken; best_step: whose weights the encoder now has; history: one entry per dev score."""
+    """What became of a run.
+
+    steps: optimiser steps taken, of `planned`; fewer where patience ended it.
+    best_step: whose weights the encoder now has; history: one entry per dev score.
+    """
 
     steps: int
+    planned: int
     best_step: int
     best_score: float | None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -48,12 +58,27 @@ class _State:
     losses: list[float] = field(default_factory=list)
 
 
+@functools.lru_cache(maxsize=1)
+def _epoch(count: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
 def _rows(count: int, size: int, seed: int, position: int) -> list[int]:
     """Row numbers of the batch at a position of the endless stream of shuffled epochs."""
     per_epoch = max(1, count // size)
     epoch, index = divmod(position, per_epoch)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    return order[index * size : (index + 1) * size].tolist()
+    return _epoch(count, seed, epoch)[index * size : (index + 1) * size].tolist()
+
+
+def _visited(count: int, size: int, seed: int, positions: int) -> list[int]:
+    """The distinct rows, ascending, of the batches at the positions before `positions`."""
+    per_epoch = max(1, count // size)
+    seen = torch.zeros(count, dtype=torch.bool)
+    for epoch, first in enumerate(range(0, positions, per_epoch)):
+        seen[_epoch(count, seed, epoch)[: min(per_epoch, positions - first) * size]] = True
+        if seen.all():
+            break
+    return seen.nonzero().flatten().tolist()
 
 
 def _copy_state(encoder: Encoder) -> dict[str, torch.Tensor]:
@@ -85,20 +110,24 @@ class _Trainer:
         encoder: Encoder,
         examples: Sequence[Example],
         settings: TrainingSettings,
-        teacher: Encoder | None,
+        scores: Sequence[float] | None,
+        teachers: Sequence[Encoder],
         checkpoint: Path | None,
     ):
         torch.manual_seed(settings.seed)
         self.encoder, self.examples, self.settings = encoder, examples, settings
-        self.loss = BatchLoss(encoder, settings, teacher)
-        self.loss.check(examples[0])
+        self.scores = None if scores is None else torch.tensor(scores, dtype=torch.float32)
+        self.teacher = Teacher(teachers, encoder, settings) if teachers and "distill" in settings.objective else None
+        self.loss = BatchLoss(encoder, settings, self.teacher)
+        self.loss.check(examples, scores)
         self.batch_size = min(settings.batch_size, len(examples))
         self.total = settings.steps(len(examples))
         self.checkpoint = checkpoint
         self.state = _State()
         self.best_weights = _copy_state(encoder)
-        decayed = [p for p in self.loss.parameters() if p.dim() > 1]
-        other = [p for p in self.loss.parameters() if p.dim() <= 1]
+        trained = [p for p in self.loss.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.dim() > 1]
+        other = [p for p in trained if p.dim() <= 1]
         groups = [
             {"params": decayed, "weight_decay": settings.weight_decay},
             {"params": other, "weight_decay": 0.0},
@@ -137,6 +166,23 @@ class _Trainer:
                 temporary,
             )
 
+    def embed(self, progress: Callable[[int, int], None] | None) -> None:
+        """Let the teacher embed the sentences of all steps.
+
+        After a resumption also those of the steps that were taken: a vector's last bits depend on what is embedded
+        beside it, and the run must end as an uninterrupted one.
+        """
+        if self.teacher is not None and not self.finished():
+            positions = self.total * self.settings.gradient_accumulation
+            rows = _visited(len(self.examples), self.batch_size, self.settings.seed, positions)
+            self.teacher.embed([text for row in rows for text in self.examples[row]], progress)
+
+    def finished(self) -> bool:
+        """Whether all steps were taken, or as many dev scores as the patience were no new best."""
+        state, patience = self.state, self.settings.patience
+        failed = sum(entry["step"] > state.best_step for entry in state.history)
+        return state.step >= self.total or (patience > 0 and failed >= patience)
+
     def step(self) -> float:
         """One optimiser step; returns its mean loss."""
         settings, state = self.settings, self.state
@@ -146,7 +192,8 @@ class _Trainer:
         for part in range(settings.gradient_accumulation):
             position = state.step * settings.gradient_accumulation + part
             rows = _rows(len(self.examples), self.batch_size, settings.seed, position)
-            loss = self.loss([self.examples[row] for row in rows]) / settings.gradient_accumulation
+            scores = None if self.scores is None else self.scores[rows]
+            loss = self.loss([self.examples[row] for row in rows], scores) / settings.gradient_accumulation
             loss.backward()
             total += loss.item()
         if not total < float("inf"):
@@ -156,6 +203,7 @@ class _Trainer:
             )
         torch.nn.utils.clip_grad_norm_(self.loss.parameters(), settings.max_grad_norm)
         self.optimizer.step()
+        self.loss.update_average()
         self.optimizer.zero_grad()
         state.step += 1
         state.losses.append(total)
@@ -180,11 +228,13 @@ def train(
     examples: Sequence[Example],
     settings: TrainingSettings,
     *,
-    teacher: Encoder | None = None,
+    scores: Sequence[float] | None = None,
+    teacher: Encoder | Sequence[Encoder] | None = None,
     dev_score: Callable[[Encoder], float] | None = None,
     checkpoint: Path | None = None,
     keep: Callable[[int, Encoder], None] | None = None,
     progress: Callable[[StepReport], None] | None = None,
+    teacher_progress: Callable[[int, int], None] | None = None,
 ) -> TrainingResult:
     """Train an encoder in place and leave it with the weights of the best dev score.
 
@@ -195,23 +245,31 @@ def train(
     Args:
         encoder: the model to train; is in evaluation mode afterwards.
         examples: tuples of one to three sentences, all of one length.
-        teacher: the dense model for the objective "distill".
+        scores: gold scores of the examples, which are pairs then, for the objective "graded".
+        teacher: the dense model for the objective "distill", or several whose unit vectors are averaged. It embeds the
+            sentences of all steps before the first.
         dev_score: higher is better; measured every `settings.eval_every` steps and at both ends.
         checkpoint: file to save to at each of these points, and to resume from.
         keep: called with (step, encoder) at each of `settings.keep_steps`.
         progress: called after every step.
+        teacher_progress: called with (done, total) while the teacher embeds.
     """
     if not examples:
         raise InputError("There is no training example; give a data set with at least one sentence.")
-    trainer = _Trainer(encoder, examples, settings, teacher, checkpoint)
+    if settings.patience and dev_score is None:
+        raise InputError(f"--patience {settings.patience} counts dev scores, and there is no dev set; give --dev.")
+    teachers = [teacher] if isinstance(teacher, Encoder) else list(teacher or ())
+    # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     with _dropout(encoder, settings.dropout):
+        trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint)
         if not trainer.resume():
             trainer.measure(dev_score)
+        trainer.embed(teacher_progress)
         state = trainer.state
-        while state.step < trainer.total:
-            encoder.train()
+        while not trainer.finished():
+            trainer.loss.train()
             loss = trainer.step()
-            encoder.eval()
+            trainer.loss.eval()
             if keep is not None and state.step in settings.keep_steps:
                 keep(state.step, encoder)
             dev = None
@@ -219,7 +277,8 @@ def train(
                 dev = trainer.measure(dev_score)
                 trainer.save()
             if progress is not None:
-                progress(StepReport(state.step, trainer.total, loss, dev, state.best_score))
+                steps = state.step if trainer.finished() else trainer.total
+                progress(StepReport(state.step, steps, loss, dev, state.best_score))
     encoder.model.load_state_dict(trainer.best_weights)
     encoder.eval()
-    return TrainingResult(state.step, state.best_step, state.best_score, state.history)
+    return TrainingResult(state.step, trainer.total, state.best_step, state.best_score, state.history)

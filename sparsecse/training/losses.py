@@ -10,51 +10,67 @@ from torch import nn
 
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
-from sparsecse.objectives import distillation, info_nce
+from sparsecse.objectives import bootstrap, cosent, distillation, info_nce
+from sparsecse.training.heads import MLPHead, Predictor
+from sparsecse.training.momentum import KeyQueue, MomentumNetwork
 from sparsecse.training.settings import TrainingSettings
+from sparsecse.training.teacher import Teacher
 
 Example = tuple[str, ...]
-"""(sentence,), (anchor, positive) or (anchor, positive, hard negative)."""
-
-
-class MLPHead(nn.Module):
-    """SimCSE's linear + tanh over the sentence vector, used in training only."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.dense = nn.Linear(size, size)
-        nn.init.normal_(self.dense.weight, std=0.02)
-        nn.init.zeros_(self.dense.bias)
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.dense(vectors))
+"""(sentence,), (anchor, positive) or (anchor, positive, hard negative); a graded pair's score is beside it."""
 
 
 class BatchLoss(nn.Module):
     """Computes the settings' objective for a batch of examples.
 
+    Its state dict is all that training moves: the encoder, the head and, where the objective has them, the momentum
+    encoder, the queue and the predictor.
+
     Args:
         encoder: the model in training.
-        teacher: the model to distil from, needed by the objective "distill".
+        teacher: the vectors to distil from, needed by the objective "distill".
     """
 
-    def __init__(self, encoder: Encoder, settings: TrainingSettings, teacher: Encoder | None = None):
+    def __init__(self, encoder: Encoder, settings: TrainingSettings, teacher: Teacher | None = None):
         super().__init__()
         if "distill" in settings.objective and teacher is None:
             raise InputError("--objective distill needs a dense model to distil from; give --teacher.")
         self.encoder = encoder
         self.settings = settings
-        self.head = MLPHead(encoder.model.config.hidden_size) if settings.mlp_head else nn.Identity()
-        # Kept out of the module's parameters: it is neither trained nor saved.
-        self._teacher = [teacher] if teacher is not None else []
+        self.teacher = teacher
+        size = encoder.model.config.hidden_size
+        self.head = MLPHead(size) if settings.mlp_head else nn.Identity()
+        moco, byol = "moco" in settings.objective, "byol" in settings.objective
+        self.average = MomentumNetwork(encoder, self.head, settings.momentum) if moco or byol else None
+        self.queue = KeyQueue(settings.queue_size, size) if moco else None
+        self.predictor = Predictor(size) if byol else None
+        self.to(encoder.device)
 
-    def check(self, example: Example) -> None:
+    def check(self, examples: Sequence[Example], scores: Sequence[float] | None = None) -> None:
         """Refuse data that the objective cannot use."""
-        if "sup" in self.settings.objective and len(example) < 2:
+        if "sup" in self.settings.objective and len(examples[0]) < 2:
             raise InputError(
                 "--objective sup needs pairs (anchor, positive) or triplets with a hard negative, but the data has "
                 "single sentences; give a table with those columns or --objective unsup."
             )
+        if "graded" in self.settings.objective and (scores is None or len(examples[0]) != 2):
+            raise InputError(
+                "--objective graded needs pairs with gold scores, but the data has none; give a pair set or a table "
+                "with the columns sentence1, sentence2 and score."
+            )
+        if scores is not None and len(scores) != len(examples):
+            raise InputError(f"There are {len(scores)} gold scores for {len(examples)} pairs; give one a pair.")
+        if self.queue is not None and self.settings.queue_size >= len(examples):
+            raise InputError(
+                f"--queue-size {self.settings.queue_size} is not below the number of training examples "
+                f"({len(examples)}): sentences would be their own negatives; lower it."
+            )
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Let the momentum encoder follow, after an optimiser step."""
+        if self.average is not None:
+            self.average.update(self.encoder, self.head)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         enabled = self.settings.precision == "bfloat16"
@@ -67,36 +83,55 @@ class BatchLoss(nn.Module):
             vectors = encoder.forward_packed(batch)
         return list(vectors.float().split(len(columns[0])))
 
-    def forward(self, batch: Sequence[Example]) -> torch.Tensor:
-        """The loss, a scalar.
+    @torch.no_grad()
+    def _keys(self, columns: Sequence[Sequence[str]]) -> list[torch.Tensor]:
+        assert self.average is not None
+        return [self.average.head(vectors) for vectors in self._vectors(self.average.encoder, columns)]
+
+    def forward(self, batch: Sequence[Example], scores: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss, a scalar; with "moco" the batch's keys are in the queue afterwards.
 
         Args:
             batch: examples that all have the same number of sentences.
+            scores: [batch], gold scores of the pairs, for "graded".
         """
         settings, weights = self.settings, self.settings.objective
         columns = [list(column) for column in zip(*batch, strict=True)]
-        if set(weights) == {"unsup"}:
+        if not weights.keys() & {"sup", "graded", "distill"}:
             columns = columns[:1]
-        views = columns[:1] if "unsup" in weights else []  # the anchors once more, under another dropout mask
+        # The anchors once more, under another dropout mask.
+        views = columns[:1] if weights.keys() & {"unsup", "byol"} else []
         vectors = self._vectors(self.encoder, columns + views)
-        loss = torch.zeros((), device=vectors[0].device)
+        given = vectors[: len(columns)]
+        terms: dict[str, torch.Tensor] = {}
         if "unsup" in weights:
-            contrast = info_nce(self.head(vectors[0]), self.head(vectors[-1]), temperature=settings.temperature)
-            loss = loss + weights["unsup"] * contrast
+            terms["unsup"] = info_nce(self.head(vectors[0]), self.head(vectors[-1]), temperature=settings.temperature)
         if "sup" in weights:
-            anchors, positives, *negatives = (self.head(v) for v in vectors[: len(columns)])
-            contrast = info_nce(
+            anchors, positives, *negatives = (self.head(v) for v in given)
+            terms["sup"] = info_nce(
                 anchors,
                 positives,
                 negatives[0] if negatives else None,
                 temperature=settings.temperature,
                 hard_negative_weight=settings.hard_negative_weight,
             )
-            loss = loss + weights["sup"] * contrast
+        if self.average is not None:
+            keys = self._keys(columns[:1] * (2 if self.predictor is not None else 1))
+        if self.queue is not None:
+            terms["moco"] = info_nce(
+                self.head(vectors[0]), keys[0], queue=self.queue.keys(), temperature=settings.temperature
+            )
+            self.queue.push(keys[0])
+        if self.predictor is not None:
+            predicted = self.predictor(self.head(torch.cat([vectors[0], vectors[-1]])))
+            terms["byol"] = bootstrap(predicted, torch.cat([keys[1], keys[0]]))
+        if "graded" in weights:
+            assert scores is not None
+            first, second = given
+            terms["graded"] = cosent(first, second, scores.to(first.device), temperature=settings.temperature)
         if "distill" in weights:
-            with torch.no_grad():
-                wanted = torch.cat(self._vectors(self._teacher[0], columns))
-            student = torch.cat(vectors[: len(columns)])
-            term = distillation(student, wanted, similarity_weight=settings.similarity_weight)
-            loss = loss + weights["distill"] * term
-        return loss
+            assert self.teacher is not None
+            student = torch.cat(given)
+            wanted = self.teacher([text for column in columns for text in column]).to(student.device)
+            terms["distill"] = distillation(student, wanted, similarity_weight=settings.similarity_weight)
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()

@@ -10,6 +10,9 @@ from sparsecse.errors import InputError
 OBJECTIVES = {
     "unsup": "unsupervised SimCSE: a sentence and itself under another dropout mask are the positive pair",
     "sup": "supervised SimCSE: given positives, and hard negatives where the data has them",
+    "moco": "contrast with keys of a momentum encoder, those of the batch and a queue of earlier ones",
+    "byol": "predict what a momentum encoder makes of the other dropout view; no negatives",
+    "graded": "CoSENT: pairs with a higher gold score must have the higher cosine",
     "distill": "the vectors and in-batch similarities of the dense model",
 }
 
@@ -29,6 +32,10 @@ def parse_objective(text: str) -> dict[str, float]:
             ) from None
         if not 0 < weights[name] < float("inf"):
             raise InputError(f"--objective: the weight of {name} is {weight}; it must be above 0.")
+    if {"sup", "graded"} <= weights.keys():
+        raise InputError(
+            "--objective: sup takes every pair as a positive one and graded takes its score; leave one of them out."
+        )
     return weights
 
 
@@ -42,12 +49,16 @@ class TrainingSettings:
     gradient_accumulation: forward passes per optimiser step.
     max_steps: optimiser steps; 0 means `epochs` passes over the data.
     max_length: tokens kept of a training sentence.
-    temperature, hard_negative_weight: of InfoNCE.
+    temperature: of InfoNCE and CoSENT.
+    hard_negative_weight: of InfoNCE.
+    momentum: what the momentum encoder of "moco" and "byol" keeps of itself at a step (ESimCSE, Wu et al. 2022: 0.995).
+    queue_size: earlier keys that "moco" has as negatives (ESimCSE: 2.5 batches).
     similarity_weight: of the similarity matrices' error in distillation.
     dropout: dropout probability while training; None keeps the model's own.
-    mlp_head: put SimCSE's linear + tanh over the vectors in InfoNCE; it is dropped after training.
+    mlp_head: put SimCSE's linear + tanh over the vectors in contrastive objectives; it is dropped after training.
     precision: "float32" or "bfloat16" (autocast; the weights stay float32).
     eval_every: steps between dev scores and checkpoints.
+    patience: dev scores in a row without a new best after which training ends; 0 means never.
     keep_steps: steps whose weights are written out, to rewind to.
     """
 
@@ -63,11 +74,14 @@ class TrainingSettings:
     max_length: int = 64
     temperature: float = 0.05
     hard_negative_weight: float = 0.0
+    momentum: float = 0.995
+    queue_size: int = 160
     similarity_weight: float = 10.0
     dropout: float | None = None
     mlp_head: bool = False
     precision: str = "float32"
     eval_every: int = 50
+    patience: int = 0
     keep_steps: tuple[int, ...] = ()
     seed: int = 0
 
@@ -83,6 +97,9 @@ class TrainingSettings:
         check(self.epochs > 0, "epochs", self.epochs, "above 0")
         check(0 <= self.warmup_ratio < 1, "warmup-ratio", self.warmup_ratio, "from 0 to below 1")
         check(self.temperature > 0, "temperature", self.temperature, "above 0")
+        check(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
+        check(self.queue_size >= 1, "queue-size", self.queue_size, "at least 1")
+        check(self.patience >= 0, "patience", self.patience, "0 (never stop early) or more")
         check(self.eval_every >= 1, "eval-every", self.eval_every, "at least 1")
         check(self.precision in ("float32", "bfloat16"), "precision", self.precision, "float32 or bfloat16")
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")

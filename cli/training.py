@@ -1,0 +1,100 @@
+"""The options of a training run, said once for the three commands that train; each has defaults of its own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from sparsecse.cli import options
+
+if TYPE_CHECKING:
+    from sparsecse.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the command line says of a training run; the defaults are those of a repair."""
+
+    objective: options.Objective = "distill"
+    learning_rate: options.LearningRate = 5e-5
+    batch_size: options.TrainBatchSize = 64
+    gradient_accumulation: options.Accumulation = 1
+    epochs: options.Epochs = 1.0
+    steps: options.Steps = 0
+    warmup_ratio: options.WarmupRatio = 0.1
+    weight_decay: options.WeightDecay = 0.0
+    train_max_length: options.TrainMaxLength = 64
+    temperature: options.Temperature = 0.05
+    hard_negative_weight: options.HardNegativeWeight = 0.0
+    momentum: options.Momentum = 0.995
+    queue_size: options.QueueSize = 160
+    dropout: options.Dropout = None
+    mlp_head: options.MlpHead = False
+    precision: options.Precision = "float32"
+    eval_every: options.EvalEvery = 50
+    patience: options.Patience = 0
+
+    def settings(self, seed: int, keep_steps: tuple[int, ...] = ()) -> TrainingSettings:
+        """The settings of the run; `InputError` where an option's value is not one."""
+        from sparsecse.training import TrainingSettings, parse_objective
+
+        return TrainingSettings(
+            objective=parse_objective(self.objective),
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            gradient_accumulation=self.gradient_accumulation,
+            epochs=self.epochs,
+            max_steps=self.steps,
+            warmup_ratio=self.warmup_ratio,
+            weight_decay=self.weight_decay,
+            max_length=self.train_max_length,
+            temperature=self.temperature,
+            hard_negative_weight=self.hard_negative_weight,
+            momentum=self.momentum,
+            queue_size=self.queue_size,
+            dropout=self.dropout,
+            mlp_head=self.mlp_head,
+            precision=self.precision,
+            eval_every=self.eval_every,
+            patience=self.patience,
+            keep_steps=keep_steps,
+            seed=seed,
+        )
+
+
+def takes_training_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put every option of `TrainingOptions` in the place of a command's parameter `training`.
+
+    Typer reads a command's options from its signature, so that this writes one with them in it.
+
+    Args:
+        defaults: this command's own, by the names of the fields.
+    """
+    annotations = get_type_hints(TrainingOptions, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(field.name, field.default),
+            annotation=annotations[field.name],
+        )
+        for field in fields(TrainingOptions)
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_options(**given: Any) -> None:
+            training = TrainingOptions(**{parameter.name: given.pop(parameter.name) for parameter in shared})
+            command(training=training, **given)
+
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            parameters += shared if parameter.name == "training" else [parameter]
+        with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return with_options
+
+    return decorate
