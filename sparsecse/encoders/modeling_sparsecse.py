@@ -233,12 +233,17 @@ class LayerStack(nn.Module):
         bucket = torch.where(reach < exact, reach, far) + (distance > 0).long() * half
         return self.relative_attention_bias(bucket).movedim(-1, 0)
 
+    def relative_biases(self, distance):
+        """For each layer the bias of its own heads, [heads, *shape of distance], or None where the family has none."""
+        if not self.num_buckets:
+            return [None] * len(self.layer)
+        bias = self.relative_bias(distance)
+        return [bias if self.kept_heads is None else bias[self.kept_heads[i]] for i in range(len(self.layer))]
+
     def forward(self, hidden, attend, distance):
         states = [hidden]
-        relative = self.relative_bias(distance) if self.num_buckets else None
-        for i, layer in enumerate(self.layer):
-            own = relative if relative is None or self.kept_heads is None else relative[self.kept_heads[i]]
-            hidden = layer(hidden, attend, own)
+        for layer, bias in zip(self.layer, self.relative_biases(distance), strict=True):
+            hidden = layer(hidden, attend, bias)
             states.append(hidden)
         return hidden, tuple(states)
 

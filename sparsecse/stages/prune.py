@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from sparsecse.encoders import Encoder, fingerprint, load_encoder
 from sparsecse.errors import InputError
-from sparsecse.files import file_hash
+from sparsecse.files import file_hash, write_json
 from sparsecse.masks import Budget, Mask, keep_layers, of_layers, select, select_portable
 from sparsecse.packing import count_parameters
 from sparsecse.scoring import Scores
 from sparsecse.stages.models import load_dense, load_model, save_model
 from sparsecse.stages.options import ModelOptions, Progress, kept_step, resolve_model, silent
 from sparsecse.stages.score import SCORES_FILE, load_scores
+from sparsecse.stages.siblings import Siblings, choose_reconstruction, choose_sparsity, dev_fingerprint, dev_sets
 from sparsecse.surgery import prune as cut
 from sparsecse.vocabulary import Corpus, fit_vocabulary, prune_vocabulary
 from sparsecse.workdir import Record, Workdir
@@ -32,6 +33,7 @@ class Cut:
     """What to remove.
 
     sparsity ... keep_neurons: see `masks.Budget.of`.
+    reconstruct: fit the output projections again after the cut, where that is better on dev.
     portable: keep all heads and the same number of neurons in every layer, so that the result is a stock checkpoint.
     layers: the layers that stay; None keeps all.
     vocab: text files whose tokens stay; empty keeps the whole vocabulary. vocab_size: at most that many tokens.
@@ -46,6 +48,7 @@ class Cut:
     layers: tuple[int, ...] | None = None
     vocab: tuple[str, ...] = ()
     vocab_size: int | None = None
+    reconstruct: bool = False
 
     def __post_init__(self) -> None:
         if self.vocab_size is not None and not self.vocab:
@@ -53,6 +56,8 @@ class Cut:
         others = (self.head_sparsity, self.keep_heads, self.keep_neurons)
         if self.portable and (any(value is not None for value in others) or self.fraction is None):
             raise InputError("--portable takes --sparsity (or --neuron-sparsity) alone: it removes neurons, no heads.")
+        if self.reconstruct and not self.needs_scores:
+            raise InputError("--reconstruct makes up for heads and neurons that leave; give --sparsity with it.")
 
     @property
     def fraction(self) -> float | None:
@@ -81,6 +86,27 @@ class Cut:
         else:
             mask = select(own, Budget.of(own.sizes(), **self.budget))
         return keep_layers(mask, sizes, layers)
+
+
+def choose(workdir: Workdir, tolerance: float, *, progress: Progress = silent) -> tuple[Record, bool]:
+    """Stage `choose`: the largest sparsity that costs at most `tolerance` points on dev, without repair.
+
+    The record's info holds `sparsity`, and the `curve` that it was read from.
+    """
+    scores = load_scores(workdir)
+    dev = dev_sets(workdir)
+    inputs = {
+        f"score/{SCORES_FILE}": workdir.output_hash("score", SCORES_FILE),
+        "dev": dev_fingerprint(dev),
+    }
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        siblings = Siblings(load_dense(workdir), scores, dev)
+        sparsity, curve = choose_sparsity(siblings, tolerance, progress("Looking for the sparsity"))
+        write_json(folder / "curve.json", curve)
+        return {"sparsity": sparsity, "curve": curve}
+
+    return workdir.run_stage("choose", inputs, {"tolerance": tolerance}, work)
 
 
 def _vocabulary_progress(progress: Progress) -> Callable[[str, int, int | None], None]:
@@ -139,6 +165,9 @@ def prune(
         corpus = Corpus(cut_.vocab)
         settings |= {"vocab": list(cut_.vocab), "vocab_size": cut_.vocab_size}
         inputs["vocab"] = "".join(file_hash(path) for path in corpus.paths)
+    if cut_.reconstruct:
+        settings["reconstruct"] = True
+        inputs["dev"] = dev_fingerprint(dev_sets(workdir))
 
     def work(folder: Path) -> Mapping[str, Any]:
         whole = dense or load_dense(workdir)
@@ -153,6 +182,9 @@ def prune(
             save_file({"kept": torch.tensor(kept)}, folder / VOCABULARY_FILE)
             info["vocabulary"] = report.to_json()
         smaller = cut(narrowed, mask)
+        if cut_.reconstruct and scores is not None:
+            siblings = Siblings(narrowed, scores, dev_sets(workdir))
+            smaller, info["reconstruction"] = choose_reconstruction(siblings, mask, smaller, progress("Reconstructing"))
         save_model(smaller, folder)
         return {
             **info,

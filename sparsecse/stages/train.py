@@ -16,9 +16,10 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.files import atomic_directory, write_json
 from sparsecse.runtime import Runtime
-from sparsecse.stages.models import load_dense, load_model, model_input, save_model
+from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input, save_model
 from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent, training_data
-from sparsecse.stages.score import score_data
+from sparsecse.stages.score import SCORES_FILE, load_scores, score_data
+from sparsecse.stages.siblings import Siblings, choose_teachers
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
 from sparsecse.workdir import Record, Workdir
 
@@ -49,6 +50,16 @@ def _refuse_training_pairs(dev: PairSet, examples: Sequence[Example], scores: Se
 
 def _teachers(settings: TrainingSettings, teachers: Sequence[ModelOptions]) -> list[Encoder]:
     return [teacher.load() for teacher in teachers] if "distill" in settings.objective else []
+
+
+def _self_ensemble(workdir: Workdir, dev: PairSet) -> tuple[list[Encoder], dict[str, Any]]:
+    """The teachers that the scores offer; for the record, their sparsities and the dev scores of the candidates."""
+    dense = load_dense(workdir)
+    if workdir.record("score") is None:
+        return [dense], {}
+    siblings = Siblings(dense, load_scores(workdir), [dev])
+    sparsities, tried = choose_teachers(siblings)
+    return [siblings.encoder(sparsity) for sparsity in sparsities], {"teachers": sparsities, "teacher_dev": tried}
 
 
 def _info(result: TrainingResult, examples: int, pairs: PairSet | None) -> dict[str, Any]:
@@ -136,7 +147,9 @@ def finetune(
 
     Args:
         dev: graded pairs for the dev score; by default those that the scores were taken on.
-        teachers: the models to distil from, whose unit vectors are averaged; by default the dense model.
+        teachers: the models to distil from, whose unit vectors are averaged; the name "dense" is the dense model. By
+            default the dense model and as many lighter cuts of it as are best on dev (`siblings.choose_teachers`), or
+            the dense model alone where nothing was scored.
     """
     source = "rewind" if workdir.record("rewind") is not None and workdir.stale("rewind") is None else "prune"
     examples, scores = training_data(data, set(settings.objective))
@@ -148,12 +161,20 @@ def finetune(
         "dev": pairs.fingerprint(),
     }
     recorded: dict[str, Any] = {"data": data.settings(), "training": asdict(settings)}
-    taught_by = _teachers(settings, teachers)
-    if "distill" in settings.objective:
-        taught_by = taught_by or [load_dense(workdir)]
-        inputs["teacher"] = "+".join(map(fingerprint, taught_by))
+    distils = "distill" in settings.objective
+    named = [load_dense(workdir) if one.name == "dense" else one.load() for one in teachers] if distils else []
+    if named:
+        inputs["teacher"] = "+".join(map(fingerprint, named))
+    elif distils:
+        # What the choice among its cuts follows from.
+        inputs["teacher"] = dense_hash(workdir)
+        if workdir.record("score") is not None:
+            inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
 
     def work(folder: Path) -> Mapping[str, Any]:
+        taught_by, teacher_info = named, {}
+        if distils and not named:
+            taught_by, teacher_info = _self_ensemble(workdir, pairs)
         encoder = load_model(workdir, source)
         partial = workdir.partial("finetune", inputs, recorded)
         result = train(
@@ -169,7 +190,7 @@ def finetune(
         )
         save_model(encoder, folder)
         write_json(folder / "history.json", result.history)
-        return _info(result, len(examples), pairs)
+        return _info(result, len(examples), pairs) | teacher_info
 
     record, reused = workdir.run_stage("finetune", inputs, recorded, work)
     workdir.drop_partials("finetune")

@@ -1,0 +1,163 @@
+"""Repair without training: the output projections are fitted again, in closed form, to a reference model's states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsecse.encoders import Encoder, PackedBatch
+from sparsecse.errors import InputError
+
+
+class _LeastSquares:
+    """Sums over tokens from which a projection W x + b is fitted to wanted outputs, near the weights that it has.
+
+    Args:
+        linear: the projection, [out, in]; it is not changed before `fit`.
+    """
+
+    def __init__(self, linear: Any):
+        self._linear = linear
+        size_in = getattr(linear, "in_features", 0)
+        size_out = len(linear.bias)
+        self._count = 0
+        self._inputs = torch.zeros(size_in, dtype=torch.float64, device=linear.bias.device)
+        self._errors = torch.zeros(size_out, dtype=torch.float64, device=linear.bias.device)
+        self._gram = torch.zeros(size_in, size_in, dtype=torch.float64, device=linear.bias.device)
+        self._cross = torch.zeros(size_in, size_out, dtype=torch.float64, device=linear.bias.device)
+
+    def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
+        """inputs: [tokens, in]; wanted: [tokens, out]."""
+        error = wanted - self._linear(inputs)
+        self._count += len(error)
+        self._errors += error.sum(dim=0)
+        if len(self._inputs):
+            self._inputs += inputs.sum(dim=0)
+            self._gram += inputs.T @ inputs
+            self._cross += inputs.T @ error
+
+    def fit(self, strength: float) -> None:
+        """Change the projection by the ridge regression of the errors on the inputs, both centred."""
+        mean_error = self._errors / self._count
+        if len(self._inputs):
+            mean_input = self._inputs / self._count
+            gram = self._gram - self._count * torch.outer(mean_input, mean_input)
+            cross = self._cross - self._count * torch.outer(mean_input, mean_error)
+            gram.diagonal().add_(strength * gram.diagonal().mean())
+            change = torch.linalg.solve(gram, cross).T
+            self._linear.weight += change.to(self._linear.weight.dtype)
+            mean_error = mean_error - change @ mean_input
+        self._linear.bias += mean_error.to(self._linear.bias.dtype)
+
+
+class _Stream:
+    """The hidden states of all batches of one model, taken through its layers one half after the other."""
+
+    def __init__(self, encoder: Encoder, batches: Sequence[PackedBatch]):
+        self._batches = batches
+        self._layers = list(encoder.model.encoder.layer)
+        reach = encoder.model.config.max_position_embeddings
+        self._biases = encoder.model.encoder.relative_biases(torch.arange(1 - reach, reach, device=encoder.device))
+        embeddings = encoder.model.embeddings
+        self.states = [embeddings(batch.input_ids, position_ids=batch.position_ids) for batch in batches]
+
+    def half(self, layer: int, attention: bool) -> tuple[nn.Module, list[torch.Tensor]]:
+        """The output block of a layer's attention or feed-forward half, and what its projection takes, per batch."""
+        module = self._layers[layer]
+        if attention:
+            block, inner = module.attention.output, module.attention.self
+            if inner is None:
+                return block, self.states
+            bias = self._biases[layer]
+            pairs = zip(self.states, self._batches, strict=True)
+            return block, [inner(states, batch.attend, bias) for states, batch in pairs]
+        block, inner = module.output, module.intermediate
+        return block, self.states if inner is None else [inner(states) for states in self.states]
+
+    def advance(self, block: Any, inputs: Sequence[torch.Tensor]) -> None:
+        """Add a half's output to the residual, with its LayerNorm."""
+        self.states = [block(x, states) for x, states in zip(inputs, self.states, strict=True)]
+
+
+@torch.no_grad()
+def reconstruct(
+    pruned: Encoder,
+    reference: Encoder,
+    token_ids: Sequence[Sequence[int]],
+    *,
+    layers: Sequence[int] | None = None,
+    strength: float = 0.1,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Fit every output projection of a pruned encoder, in place, so that its states come near a reference's.
+
+    Half layer by half layer (attention, feed-forward) the projection W x + b, with x as the already fitted layers
+    below give it, is fitted to y + (r - h): y is what the reference's projection gives, r and h are the residual
+    streams of reference and pruned model, so that a half also makes up for the error that it finds. The fit is a ridge
+    regression around the weights that are there: the sum over tokens of |W' x + b' - target|^2, plus
+    strength * m * |W' - W|^2 with m the mean of the diagonal of the centred Gram matrix of x. Least-squares
+    reconstruction after structured pruning is Kwon et al. (2022)'s mask tuning and what followed it; the residual term
+    is what makes it work here.
+
+    Args:
+        pruned: the encoder to repair; float32 or float64, changed in place.
+        reference: the encoder to follow: the dense model, or a lighter cut of it; the same hidden size and tokens.
+        token_ids: calibration sentences; their states are held in memory, 8 * hidden_size bytes a token.
+        layers: for each layer of `pruned` the layer of `reference` that it stands for; by default all in order.
+        strength: of the ridge, above 0; large values change little.
+        batch_size: sentences of average length that are passed forward at a time.
+        progress: called with (half layers done, half layers in all).
+
+    Raises:
+        InputError: no sentence, a strength that is not above 0, or models that do not fit each other.
+    """
+    if not strength > 0:
+        raise InputError(f"The reconstruction's strength {strength:g} is not above 0.")
+    if not len(token_ids):
+        raise InputError("The reconstruction has no calibration sentence; give at least one.")
+    own_layers, their_layers = len(pruned.model.encoder.layer), len(reference.model.encoder.layer)
+    layers = list(range(own_layers)) if layers is None else list(layers)
+    fits = pruned.model.config.hidden_size == reference.model.config.hidden_size
+    if not fits or len(layers) != own_layers or (layers and max(layers) >= their_layers):
+        raise InputError(
+            f"{reference.source} cannot be the reference of {pruned.source}: hidden size and layers must fit; give the "
+            f"model that was pruned."
+        )
+    modes = [(model, model.training) for model in (pruned, reference)]
+    for model, _ in modes:
+        model.eval()
+    batches = [batch for _, batch in pruned.batches(token_ids, batch_size)]
+    stream, wanted = _Stream(pruned, batches), _Stream(reference, batches)
+    done = 0
+    for theirs in range(their_layers):
+        for attention in (True, False):
+            block, inputs = wanted.half(theirs, attention)
+            if theirs in layers:
+                own_block, own_inputs = stream.half(layers.index(theirs), attention)
+                _fit_half(own_block, own_inputs, stream.states, block, inputs, wanted.states, strength)
+                stream.advance(own_block, own_inputs)
+            wanted.advance(block, inputs)
+            done += 1
+            if progress is not None:
+                progress(done, 2 * their_layers)
+    for model, mode in modes:
+        model.train(mode)
+
+
+def _fit_half(
+    own_block: Any,
+    own_inputs: Sequence[torch.Tensor],
+    own_states: Sequence[torch.Tensor],
+    block: Any,
+    inputs: Sequence[torch.Tensor],
+    states: Sequence[torch.Tensor],
+    strength: float,
+) -> None:
+    sums = _LeastSquares(own_block.dense)
+    for own_x, own_h, x, r in zip(own_inputs, own_states, inputs, states, strict=True):
+        sums.add(own_x, block.dense(x) + (r - own_h))
+    sums.fit(strength)

@@ -1,0 +1,193 @@
+"""Cuts of the scored model at other sparsities, measured on dev pairs: which to take, to follow and to learn from."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from sparsecse.datasets import PairSet, SetNotFoundError, load_pairs
+from sparsecse.encoders import Encoder
+from sparsecse.errors import InputError
+from sparsecse.evaluation import spearman
+from sparsecse.masks import Budget, Mask, select
+from sparsecse.reconstruction import reconstruct
+from sparsecse.runtime import Runtime
+from sparsecse.scoring import Scores
+from sparsecse.stages.score import score_data
+from sparsecse.surgery import prune
+from sparsecse.workdir import Workdir
+
+# Where `--sparsity auto` looks.
+GRID = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
+# Below it no set may fall from dense: the mean over the sets alone would let one pay for another.
+LARGEST_FALL = 0.5
+# What the dense model can be averaged with in a teacher, one after the other.
+TEACHERS = (0.2, 0.4, 0.6)
+# What the reconstruction can follow, and the strengths of its ridge.
+REFERENCES = (0.0, 0.1, 0.2, 0.3)
+STRENGTHS = (0.1, 1.0)
+CALIBRATION_SENTENCES = 4000
+
+
+class Siblings:
+    """The dense model and its cuts by the same scores, without repair; what was embedded is not embedded again.
+
+    Args:
+        dense: the model that was scored.
+        scores: its scores.
+        dev: graded pairs that the choices are made on; the first are also the calibration data.
+    """
+
+    def __init__(self, dense: Encoder, scores: Scores, dev: Sequence[PairSet]):
+        self.dense, self.scores, self.dev = dense, scores, list(dev)
+        self._vectors: dict[float, dict[str, torch.Tensor]] = {}
+
+    def encoder(self, sparsity: float) -> Encoder:
+        """The cut at a sparsity of heads and neurons each; at 0 the dense model itself."""
+        if not sparsity:
+            return self.dense
+        return prune(self.dense, select(self.scores, Budget.of(self.scores.sizes(), sparsity=sparsity)))
+
+    def dev_scores(self, *sparsities: float) -> list[float]:
+        """Spearman x100 on each dev set of the mean of these cuts' unit vectors."""
+        tables = [self._table(sparsity) for sparsity in sparsities]
+        return dev_scores(_Mean(tables), self.dev)
+
+    def _table(self, sparsity: float) -> dict[str, torch.Tensor]:
+        if sparsity not in self._vectors:
+            sentences = list(dict.fromkeys(sentence for pairs in self.dev for sentence in pairs.sentences()))
+            vectors = torch.as_tensor(Runtime(self.encoder(sparsity), "float32").encode(sentences))
+            self._vectors[sparsity] = dict(zip(sentences, F.normalize(vectors.float(), dim=-1), strict=True))
+        return self._vectors[sparsity]
+
+
+class _Mean:
+    """An encoder of sentences whose vectors are known: the mean of several models' unit vectors."""
+
+    def __init__(self, tables: Sequence[dict[str, torch.Tensor]]):
+        self._tables = tables
+
+    def encode(self, sentences: list[str], *, batch_size: int) -> torch.Tensor:
+        return torch.stack([torch.stack([table[sentence] for sentence in sentences]) for table in self._tables]).mean(0)
+
+
+def dev_scores(encoder: Any, dev: Sequence[PairSet]) -> list[float]:
+    """Spearman x100 on each dev set."""
+    return [spearman(encoder, pairs) for pairs in dev]
+
+
+def dev_sets(workdir: Workdir) -> list[PairSet]:
+    """The graded pairs that choices are made on: those of the scores, and the dev sets that lie beside them."""
+    data = score_data(workdir)
+    found = [data.pairs()]
+    for name in ("stsb", "sickr") if data.data_dir else ():
+        with contextlib.suppress(SetNotFoundError):
+            found.append(load_pairs(name, split="dev", data_dir=data.data_dir))
+    graded = {pairs.fingerprint(): pairs for pairs in found if pairs.scores is not None}
+    if not graded:
+        raise InputError(f"{found[0].source} has no gold scores to choose by; score on graded pairs.")
+    return list(graded.values())
+
+
+def dev_fingerprint(dev: Sequence[PairSet]) -> str:
+    """A hash of all dev sets."""
+    return "+".join(pairs.fingerprint() for pairs in dev)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def choose_sparsity(
+    siblings: Siblings, tolerance: float, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[float, list[dict[str, Any]]]:
+    """The largest sparsity whose mean dev score is within `tolerance` of the best, none of the sets far below dense.
+
+    Returns the sparsity, and the curve it was read from: sparsity, mean, and the score of each set.
+
+    Raises:
+        InputError: a negative tolerance.
+    """
+    if not tolerance >= 0:
+        raise InputError(f"--tolerance {tolerance:g} is below 0; give how many points of Spearman x100 may be lost.")
+    curve: list[dict[str, Any]] = []
+    for done, sparsity in enumerate(GRID, 1):
+        scores = siblings.dev_scores(sparsity)
+        named = {f"{pairs.name} ({pairs.split})": score for pairs, score in zip(siblings.dev, scores, strict=True)}
+        curve.append({"sparsity": sparsity, "mean": _mean(scores), "dev": named})
+        progress(done, len(GRID))
+        # Far beyond the tolerance nothing is to be found any more.
+        if curve[-1]["mean"] < max(point["mean"] for point in curve) - max(3.0, 3 * tolerance):
+            progress(len(GRID), len(GRID))
+            break
+    return within_tolerance(curve, tolerance), curve
+
+
+def within_tolerance(curve: Sequence[dict[str, Any]], tolerance: float) -> float:
+    """The rule of `choose_sparsity` on a curve whose first point is the dense model."""
+    dense = curve[0]["dev"]
+    allowed = [
+        point for point in curve if all(score >= dense[name] - LARGEST_FALL for name, score in point["dev"].items())
+    ]
+    best = max(point["mean"] for point in allowed)
+    return max(point["sparsity"] for point in allowed if point["mean"] >= best - tolerance)
+
+
+def choose_teachers(siblings: Siblings) -> tuple[tuple[float, ...], dict[str, float]]:
+    """How many of the cuts to average with the dense model, by dev score.
+
+    Returns the sparsities, and the mean dev score of each candidate by its name ("0+0.2").
+    """
+    tried: dict[tuple[float, ...], float] = {}
+    for count in range(len(TEACHERS) + 1):
+        members = (0.0, *TEACHERS[:count])
+        tried[members] = _mean(siblings.dev_scores(*members))
+    named = {"+".join(f"{sparsity:g}" for sparsity in members): score for members, score in tried.items()}
+    return max(tried, key=lambda members: tried[members]), named
+
+
+def choose_reconstruction(
+    siblings: Siblings,
+    mask: Mask,
+    cut: Encoder,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Encoder, dict[str, Any]]:
+    """A cut of the dense model with its output projections fitted again, if that is better on dev.
+
+    The reference is the best on dev of the dense model and its lightest cuts; a few strengths are tried.
+
+    Args:
+        mask: what was cut.
+        cut: the encoder without repair; left as it is.
+
+    Returns the better encoder, and for the record the dev scores, the reference's sparsity and the strength (None
+    where the cut without repair is as good).
+    """
+    removed = 1 - sum(int(neurons.sum()) for neurons in mask.neurons) / max(1, sum(map(len, mask.neurons)))
+    lighter = [sparsity for sparsity in REFERENCES if not sparsity or sparsity < removed]
+    reference = max(lighter, key=lambda sparsity: _mean(siblings.dev_scores(sparsity)))
+    teacher = siblings.encoder(reference)
+    token_ids = cut.tokenize(siblings.dev[0].sentences()[:CALIBRATION_SENTENCES])
+    before = _mean(dev_scores(Runtime(cut, "float32"), siblings.dev))
+    best, best_score, best_strength = cut, before, None
+    for number, strength in enumerate(STRENGTHS):
+
+        def report(done: int, total: int, number: int = number) -> None:
+            progress(number * total + done, len(STRENGTHS) * total)
+
+        fitted = Encoder(copy.deepcopy(cut.model), cut.tokenizer, cut.settings, cut.source)
+        reconstruct(fitted, teacher, token_ids, layers=mask.kept_layers(), strength=strength, progress=report)
+        score = _mean(dev_scores(Runtime(fitted, "float32"), siblings.dev))
+        if score > best_score:
+            best, best_score, best_strength = fitted, score, strength
+    return best, {
+        "dev_before": before,
+        "dev": best_score,
+        "reference_sparsity": reference,
+        "strength": best_strength,
+    }
