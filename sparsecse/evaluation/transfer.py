@@ -110,6 +110,8 @@ def transfer(
         100 * float((outcome.predicted == labels[fold.test]).mean())
         for fold, outcome in zip(folds, outcomes, strict=True)
     ]
+    tested = np.concatenate([labels[fold.test] for fold in folds])
+    predicted = np.concatenate([outcome.predicted for outcome in outcomes])
     return TransferResult(
         accuracy=float(np.mean(accuracies)),
         examples=sum(len(fold.test) for fold in folds),
@@ -118,7 +120,7 @@ def transfer(
         dev_accuracy=float(np.mean([outcome.held_out_accuracy for outcome in outcomes])),
         source=task.source,
         fold_accuracies=tuple(accuracies) if first == "all" else None,
-        f1=_f1(labels[folds[0].test], outcomes[0].predicted) if task.splits[first].second is not None else None,
+        f1=None if task.splits[first].second is None else _f1(tested, predicted),
     )
 
 
