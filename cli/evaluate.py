@@ -1,4 +1,4 @@
-"""`sparsecse eval`: Spearman on the similarity tasks, alignment and uniformity."""
+"""`sparsecse eval`: Spearman on the similarity tasks, alignment and uniformity, accuracy on the transfer tasks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session, set_t
 from sparsecse.workdir import Workdir
 
 Precision = Annotated[str, typer.Option("--precision", help="float32, bfloat16, int8, or auto: the fastest good one.")]
+FoldSeed = Annotated[
+    int, typer.Option("--seed", min=0, help="Shuffles the folds of the transfer tasks; SentEval's is 1111.")
+]
 
 
 def evaluate(
@@ -25,14 +28,19 @@ def evaluate(
     max_length: options.MaxLength = None,
     prompt: options.Prompt = None,
     precision: Precision = "float32",
+    seed: FoldSeed = 1111,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
-    """Evaluate a model by SimCSE's protocol; without MODEL the dense and the newest model of the run directory."""
+    """Evaluate a model by SimCSE's protocol; without MODEL the dense and the newest model of the run directory.
+
+    Transfer tasks (mr, cr, subj, mpqa, sst2, trec, mrpc) train logistic regression on the vectors and need a SentEval
+    folder and scikit-learn (the extra `transfer`).
+    """
     from sparsecse import stages
     from sparsecse.evaluation import evaluate as measure
-    from sparsecse.reports import evaluation_table
+    from sparsecse.reports import evaluation_tables
     from sparsecse.runtime import Runtime
 
     if model:
@@ -43,9 +51,10 @@ def evaluate(
             data_dir=data_dir,
             positive_minimum=positive_minimum,
             batch_size=batch_size,
+            seed=seed,
             progress=progress("Evaluating"),
         ).to_json()
-        results = {"Spearman": result}
+        results = {"model": result}
         data = result
     else:
         with session(workdir, threads) as run:
@@ -56,10 +65,11 @@ def evaluate(
                 positive_minimum=positive_minimum,
                 batch_size=batch_size,
                 precision=precision,
+                seed=seed,
                 progress=progress,
             )
         results = {"dense": record.info["dense"], record.info["stage"]: record.info["pruned"]}
         data = {**record.info["pruned"], "stage": record.info["stage"], "dense": record.info["dense"]}
     for task, reason in next(iter(results.values()))["missing"].items():
         note(f"Left out {task}: {reason}")
-    show(json, data, evaluation_table(results))
+    show(json, data, *evaluation_tables(results))

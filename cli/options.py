@@ -81,7 +81,12 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; by default what torch takes.", rich_help_panel=_RUN)
 ]
 Tasks = Annotated[
-    str, typer.Option("--tasks", help="Tasks to evaluate: a comma list, or a group (sts, all).", rich_help_panel=_DATA)
+    str,
+    typer.Option(
+        "--tasks",
+        help="Tasks to evaluate: a comma list (mr,subj), or a group (sts, transfer, all).",
+        rich_help_panel=_DATA,
+    ),
 ]
 
 Dtype = Annotated[

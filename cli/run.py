@@ -84,7 +84,7 @@ def run(
     """Score, prune, rewind, fine-tune, evaluate, pack and time a model; goes on where an earlier call stopped."""
     with session(workdir, threads) as run_directory:
         from sparsecse import stages
-        from sparsecse.reports import bench_table, evaluation_table, mask_table, size_table
+        from sparsecse.reports import bench_table, evaluation_tables, mask_table, size_table
         from sparsecse.scoring import Objective
 
         settings = training.settings(seed)
@@ -121,7 +121,7 @@ def run(
         packed = done["pack"][0].info
         tables = [
             mask_table(done["prune"][0].info),
-            evaluation_table({"dense": results["dense"], "pruned": results["pruned"]}),
+            *evaluation_tables({"dense": results["dense"], "pruned": results["pruned"]}),
         ]
         if "bench" in done:
             report = done["bench"][0].info

@@ -65,34 +65,67 @@ def vocabulary_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def evaluation_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Spearman x100 per task, one column per model, and the change where there are two.
+def evaluation_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Spearman x100 per similarity task and accuracy per transfer task, as far as there are any.
 
-    results: label -> `Evaluation.to_json()`; the first is the one that changes are counted from.
+    One column per model, and the change where there are two.
+
+    results: label -> `Evaluation.to_json()`; the first is the one that changes are counted from. A single model needs
+        no label: its column is named after the measure.
     """
-    labels = list(results)
-    table = _table(
-        "Spearman x100 over all pairs of a task", ["task", "pairs", *labels, *(["change"] if len(labels) == 2 else [])]
-    )
-    first = results[labels[0]]
+    first = next(iter(results.values()))
+    tables = []
+    if first["average"] is not None:
+        tables.append(_similarity_table(results))
+    if first["transfer_average"] is not None:
+        tables.append(_transfer_table(results))
+    return tables
 
-    def add(name: str, pairs: str, values: Sequence[float | None], digits: int) -> None:
-        cells = ["-" if value is None else f"{value:.{digits}f}" for value in values]
-        if len(values) == 2 and values[0] is not None and values[1] is not None:
-            cells.append(f"{values[1] - values[0]:+.{digits}f}")
-        table.add_row(name, pairs, *cells)
 
+def _results_table(title: str, count: str, measure: str, labels: Sequence[str]) -> Table:
+    columns = list(labels) if len(labels) > 1 else [measure]
+    return _table(title, ["task", count, *columns, *(["change"] if len(labels) == 2 else [])])
+
+
+def _add_result(table: Table, name: str, count: str, values: Sequence[float | None], digits: int = 2) -> None:
+    cells = ["-" if value is None else f"{value:.{digits}f}" for value in values]
+    if len(values) == 2 and values[0] is not None and values[1] is not None:
+        cells.append(f"{values[1] - values[0]:+.{digits}f}")
+    table.add_row(name, count, *cells)
+
+
+def _similarity_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _results_table("Spearman x100 over all pairs of a task", "pairs", "Spearman", list(results))
+    models = list(results.values())
+    first = models[0]
     for task, result in first["tasks"].items():
-        add(task, str(result["pairs"]), [results[label]["tasks"][task]["spearman"] for label in labels], 2)
-        if "subset_mean" in result and len(labels) == 1:
+        if "spearman" not in result:
+            continue
+        _add_result(table, task, str(result["pairs"]), [model["tasks"][task]["spearman"] for model in models])
+        if "subset_mean" in result and len(models) == 1:
             for subset, values in result["subsets"].items():
-                add(f"  {subset}", str(values["pairs"]), [values["spearman"]], 2)
-            add("  mean of subsets", "", [result["subset_mean"]], 2)
-            add("  weighted mean of subsets", "", [result["subset_weighted_mean"]], 2)
-    add("average", "", [results[label]["average"] for label in labels], 2)
-    where = f"({first['align_uniform_task']}"
-    add(f"alignment {where}, gold >= {first['positive_minimum']:g})", "", [results[x]["alignment"] for x in labels], 4)
-    add(f"uniformity {where})", "", [results[label]["uniformity"] for label in labels], 4)
+                _add_result(table, f"  {subset}", str(values["pairs"]), [values["spearman"]])
+            _add_result(table, "  mean of subsets", "", [result["subset_mean"]])
+            _add_result(table, "  weighted mean of subsets", "", [result["subset_weighted_mean"]])
+    _add_result(table, "average", "", [model["average"] for model in models])
+    where, minimum = first["align_uniform_task"], first["positive_minimum"]
+    alignments = [model["alignment"] for model in models]
+    _add_result(table, f"alignment ({where}, gold >= {minimum:g})", "", alignments, 4)
+    _add_result(table, f"uniformity ({where})", "", [model["uniformity"] for model in models], 4)
+    return table
+
+
+def _transfer_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    title = "Accuracy in percent on the transfer tasks"
+    table = _results_table(title, "examples", "accuracy", list(results))
+    models = list(results.values())
+    for task, result in models[0]["tasks"].items():
+        if "accuracy" not in result:
+            continue
+        _add_result(table, task, str(result["examples"]), [model["tasks"][task]["accuracy"] for model in models])
+        if "f1" in result:
+            _add_result(table, "  F1", "", [model["tasks"][task]["f1"] for model in models])
+    _add_result(table, "average", "", [model["transfer_average"] for model in models])
     return table
 
 

@@ -139,7 +139,7 @@ def test_demo_needs_no_files():
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("sts,nope", "no task 'nope'; the known ones are sts, all, sts12"),
+        ("sts,nope", "no task 'nope'; the known ones are sts, transfer, all, sts12"),
         (" , ", "No task was named"),
         ([], "No task was named"),
     ],

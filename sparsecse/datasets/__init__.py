@@ -1,16 +1,21 @@
-"""Sentences, pairs and triplets: named sets, SentEval folders, table and text files, and the built-in demo."""
+"""Sentences, pairs, triplets, labelled sentences: named sets, SentEval folders, table and text files, the demo."""
 
 from sparsecse.datasets.pairs import PAIR_SETS, SetNotFoundError, load_pairs
 from sparsecse.datasets.sentences import load_sentences
-from sparsecse.datasets.sets import PairSet, TripletSet
+from sparsecse.datasets.sets import LabelledSplit, PairSet, TransferSet, TripletSet
+from sparsecse.datasets.transfer import TRANSFER_SETS, load_transfer
 from sparsecse.datasets.triplets import load_triplets
 
 __all__ = [
     "PAIR_SETS",
+    "TRANSFER_SETS",
+    "LabelledSplit",
     "PairSet",
     "SetNotFoundError",
+    "TransferSet",
     "TripletSet",
     "load_pairs",
     "load_sentences",
+    "load_transfer",
     "load_triplets",
 ]

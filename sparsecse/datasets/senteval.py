@@ -46,10 +46,15 @@ class GradedPairs(NamedTuple):
 
 def locate(name: str, split: str, data_dir: Path) -> Path:
     """The file (STS12-16: the folder) of a set below `data_dir`, which holds `downstream/` or is it."""
+    return downstream(data_dir) / FILES[name][split]
+
+
+def downstream(data_dir: Path) -> Path:
+    """The folder `downstream/` that `data_dir` holds or is."""
     if not data_dir.is_dir():
         raise InputError(f"The data folder {data_dir} does not exist; give the SentEval folder that holds downstream/.")
-    downstream = data_dir / "downstream"
-    return (downstream if downstream.is_dir() else data_dir) / FILES[name][split]
+    inside = data_dir / "downstream"
+    return inside if inside.is_dir() else data_dir
 
 
 def read(path: Path) -> GradedPairs:

@@ -1,4 +1,4 @@
-"""The two things that data becomes: graded pairs and triplets of sentences."""
+"""What data becomes: graded pairs, triplets, and the labelled sentences of a transfer task."""
 
 from __future__ import annotations
 
@@ -89,3 +89,41 @@ class TripletSet:
     def fingerprint(self) -> str:
         """SHA-256 of the contents, in hex."""
         return _digest(self.anchors, self.positives, self.negatives)
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """Sentences (with `second`, pairs of sentences) and their classes, as positions in `TransferSet.classes`."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...] | None
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    """A classification task: one split `all`, or `train` and `test`, or `train`, `dev` and `test`.
+
+    `classes` names the labels 0, 1, ...; `source` says where it was read from.
+    """
+
+    name: str
+    splits: dict[str, LabelledSplit]
+    classes: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return sum(len(split) for split in self.splits.values())
+
+    def sentences(self) -> list[str]:
+        """The distinct sentences of all splits, in the order of their first occurrence."""
+        columns = (column for split in self.splits.values() for column in (split.first, split.second or ()))
+        return list(dict.fromkeys(chain.from_iterable(columns)))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the contents, in hex; the same for the same examples wherever they were read from."""
+        columns = [column for split in self.splits.values() for column in (split.first, split.second, split.labels)]
+        return _digest(tuple(self.splits), *columns)

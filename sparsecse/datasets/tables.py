@@ -18,13 +18,21 @@ from sparsecse.errors import InputError
 TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file, with or without a byte-order mark; a name that ends in `.gz` is decompressed first."""
+def read_text(path: Path, fallback: str | None = None) -> str:
+    """Read a UTF-8 file, with or without a byte-order mark; a name that ends in `.gz` is decompressed first.
+
+    fallback: the encoding of a file that is not UTF-8; without it such a file raises `InputError`.
+    """
     try:
         data = path.read_bytes()
         if path.suffix.lower() == ".gz":
             data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            if fallback is None:
+                raise
+            return data.decode(fallback)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; check the path.") from None
     except UnicodeDecodeError as error:
@@ -33,12 +41,12 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} cannot be read ({error}); give a whole, readable file.") from None
 
 
-def read_lines(path: Path) -> list[str]:
-    """Read a text file's lines, without their ends.
+def read_lines(path: Path, fallback: str | None = None) -> list[str]:
+    """Read a text file's lines, without their ends; `fallback` as in `read_text`.
 
     Only line feeds end a line: `str.splitlines` also cuts at characters that occur inside sentences (U+0085, U+2028).
     """
-    lines = read_text(path).split("\n")
+    lines = read_text(path, fallback).split("\n")
     if lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r") for line in lines]

@@ -1,9 +1,9 @@
-"""Score an encoder: Spearman per task, and alignment and uniformity on one of them."""
+"""Score an encoder: Spearman per similarity task, alignment and uniformity on one, accuracy per transfer task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from sparsecse.datasets import PairSet
+from sparsecse.datasets import PairSet, TransferSet
 from sparsecse.datasets.sets import positive_threshold
 from sparsecse.errors import InputError
 from sparsecse.evaluation.tasks import load_tasks
+from sparsecse.evaluation.transfer import SEED, TransferResult, steps, transfer
 from sparsecse.kernels import uniformity
 from sparsecse.objectives import alignment
 
@@ -75,29 +76,40 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured.
+    """What `evaluate` measured: similarity tasks in `tasks`, transfer tasks in `transfer`.
 
     `alignment` (None where no pair is positive) and `uniformity` are those of the task `align_uniform_task`, with
-    pairs scored at least `positive_minimum` as the positive ones. `missing` tells why a group's tasks were left out.
+    pairs scored at least `positive_minimum` as the positive ones; all three are None without a similarity task.
+    `missing` tells why a group's tasks were left out.
     """
 
     tasks: dict[str, TaskResult]
     alignment: float | None
-    uniformity: float
-    align_uniform_task: str
+    uniformity: float | None
+    align_uniform_task: str | None
     positive_minimum: float
     missing: dict[str, str]
+    transfer: dict[str, TransferResult] = field(default_factory=dict)
 
     @property
-    def average(self) -> float:
-        """The mean of the tasks' Spearman over all pairs."""
-        return sum(task.spearman for task in self.tasks.values()) / len(self.tasks)
+    def average(self) -> float | None:
+        """The mean of the similarity tasks' Spearman over all pairs; None without such tasks."""
+        return _mean([task.spearman for task in self.tasks.values()])
+
+    @property
+    def transfer_average(self) -> float | None:
+        """The mean of the transfer tasks' accuracy; None without such tasks."""
+        return _mean([task.accuracy for task in self.transfer.values()])
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary for `json.dumps`."""
+        """A dictionary for `json.dumps`; both kinds of tasks are in `tasks`."""
         return {
-            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
+            "tasks": {
+                **{name: task.to_json() for name, task in self.tasks.items()},
+                **{name: task.to_json() for name, task in self.transfer.items()},
+            },
             "average": self.average,
+            "transfer_average": self.transfer_average,
             "alignment": self.alignment,
             "uniformity": self.uniformity,
             "align_uniform_task": self.align_uniform_task,
@@ -113,52 +125,81 @@ def evaluate(
     data_dir: str | Path | None = None,
     positive_minimum: float = 4.0,
     batch_size: int = 64,
+    seed: int = SEED,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Measure an encoder on similarity tasks by SimCSE's protocol (Gao et al. 2021, appendix B).
+    """Measure an encoder on similarity tasks by SimCSE's protocol (Gao et al. 2021, appendix B) and on transfer tasks.
 
-    A task's score is Spearman's rank correlation x100 between the cosine of the two embeddings and the gold score,
-    over all its pairs at once. Alignment is the mean squared distance of the unit embeddings of positive pairs, and
-    uniformity the log of the mean, over ordered pairs of different sentences, of exp(-2 x squared distance) (Wang and
-    Isola 2020), both on one task. Each distinct sentence is embedded once.
+    A similarity task's score is Spearman's rank correlation x100 between the cosine of the two embeddings and the gold
+    score, over all its pairs at once. Alignment is the mean squared distance of the unit embeddings of positive pairs,
+    and uniformity the log of the mean, over ordered pairs of different sentences, of exp(-2 x squared distance) (Wang
+    and Isola 2020), both on one task. A transfer task's score is the accuracy of logistic regression by SentEval's
+    protocol (see `transfer`), in as many threads as torch has. Each distinct sentence is embedded once.
 
     Args:
-        encoder: its embeddings are normalised here.
-        tasks: names of `TASKS` or `GROUPS`, in a list or separated by commas.
+        encoder: its embeddings are normalised here for the similarity tasks, and taken as they are for the others.
+        tasks: names of `TASKS`, `TRANSFER_TASKS` or `GROUPS`, in a list or separated by commas.
         data_dir: the SentEval folder (see `sparsecse.datasets.load_pairs`).
         positive_minimum: the gold score, from 0 to 5, from which a pair is positive.
         batch_size: sentences the encoder takes at a time.
-        progress: called with the number of sentences embedded so far and of all.
+        seed: shuffles the folds of the transfer tasks; by default SentEval's.
+        progress: called with the number of sentences embedded and classifiers trained so far, and of all.
 
     Raises:
-        InputError: as `load_tasks`; a threshold out of range; embeddings that are not finite; a task whose gold scores
-            or cosines are all the same, so that Spearman is undefined.
+        InputError: as `load_tasks` and `transfer`; a threshold out of range; embeddings that are not finite; a task
+            whose gold scores or cosines are all the same, so that Spearman is undefined.
     """
     positive_threshold(positive_minimum)
-    sets, missing = load_tasks(tasks, data_dir=data_dir)
-    sentences = list(dict.fromkeys(sentence for pairs in sets.values() for sentence in pairs.sentences()))
+    found = load_tasks(tasks, data_dir=data_dir)
+    sets: list[PairSet | TransferSet] = [*found.pairs.values(), *found.transfer.values()]
+    sentences = list(dict.fromkeys(sentence for each in sets for sentence in each.sentences()))
     position = {sentence: index for index, sentence in enumerate(sentences)}
-    vectors = _embed(encoder, sentences, batch_size, progress)
+    total = len(sentences) + sum(map(steps, found.transfer.values()))
+    done = 0
+
+    def advance(count: int = 1) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    vectors = _embed(encoder, sentences, batch_size, advance)
 
     def rows(texts: Sequence[str]) -> torch.Tensor:
         return vectors[[position[text] for text in texts]]
 
-    results = {}
-    for name, pairs in sets.items():
-        cosines = (rows(pairs.first).double() * rows(pairs.second).double()).sum(dim=1)
-        results[name] = _result(name, pairs, cosines)
+    def unit(texts: Sequence[str]) -> torch.Tensor:
+        return F.normalize(rows(texts), dim=1)
 
-    chosen = next((name for name in _ALIGN_UNIFORM_TASKS if name in sets), next(iter(sets)))
-    pairs = sets[chosen]
-    positive = torch.tensor(pairs.scores) >= positive_minimum
-    first, second = rows(pairs.first)[positive], rows(pairs.second)[positive]
+    results = {}
+    for name, pairs in found.pairs.items():
+        cosines = (unit(pairs.first).double() * unit(pairs.second).double()).sum(dim=1)
+        results[name] = _result(name, pairs, cosines)
+    aligned, uniform, chosen = None, None, None
+    if found.pairs:
+        chosen = next((name for name in _ALIGN_UNIFORM_TASKS if name in found.pairs), next(iter(found.pairs)))
+        pairs = found.pairs[chosen]
+        positive = torch.tensor(pairs.scores) >= positive_minimum
+        first, second = unit(pairs.first)[positive], unit(pairs.second)[positive]
+        aligned = float(alignment(first, second)) if len(first) else None
+        uniform = float(uniformity(unit(pairs.sentences()), t=2.0))
     return Evaluation(
         tasks=results,
-        alignment=float(alignment(first, second)) if len(first) else None,
-        uniformity=float(uniformity(rows(pairs.sentences()), t=2.0)),
+        alignment=aligned,
+        uniformity=uniform,
         align_uniform_task=chosen,
         positive_minimum=positive_minimum,
-        missing=missing,
+        missing=found.missing,
+        transfer={
+            name: transfer(
+                task,
+                lambda texts: rows(texts).numpy(),
+                seed=seed,
+                workers=torch.get_num_threads(),
+                advance=advance,
+            )
+            for name, task in found.transfer.items()
+        },
     )
 
 
@@ -171,15 +212,20 @@ def spearman(encoder: SentenceEncoder, pairs: PairSet, *, batch_size: int = 64) 
     if pairs.scores is None:
         raise InputError(f"{pairs.name} has no gold scores; give pairs with a score column.")
     sentences = pairs.sentences()
-    vectors = dict(zip(sentences, _embed(encoder, sentences, batch_size, None).double(), strict=True))
+    embedded = F.normalize(_embed(encoder, sentences, batch_size, lambda count: None), dim=1)
+    vectors = dict(zip(sentences, embedded.double(), strict=True))
     cosines = torch.stack([vectors[a] @ vectors[b] for a, b in zip(pairs.first, pairs.second, strict=True)])
     return _spearman(cosines, torch.tensor(pairs.scores, dtype=torch.float64), pairs.name)
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
 def _embed(
-    encoder: SentenceEncoder, sentences: list[str], batch_size: int, progress: Callable[[int, int], None] | None
+    encoder: SentenceEncoder, sentences: list[str], batch_size: int, advance: Callable[[int], None]
 ) -> torch.Tensor:
-    """Unit embeddings [N, d] in float32 on the CPU."""
+    """The encoder's embeddings [N, d] in float32 on the CPU; `advance` is told how many each step adds."""
     # By length, so that every step's sentences need about the same padding.
     order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]), reverse=True)
     step = batch_size * _BATCHES_PER_STEP
@@ -193,11 +239,10 @@ def _embed(
                 f"The encoder's embedding of {chunk[int(broken[0])]!r} is not finite; check the model's weights."
             )
         parts.append(part)
-        if progress is not None:
-            progress(min(start + step, len(order)), len(order))
+        advance(len(chunk))
     vectors = torch.empty(len(sentences), parts[0].shape[1])
     vectors[order] = torch.cat(parts)
-    return F.normalize(vectors, dim=1)
+    return vectors
 
 
 def _result(name: str, pairs: PairSet, cosines: torch.Tensor) -> TaskResult:

@@ -1,14 +1,24 @@
-"""The names that evaluation goes by, and the pair sets behind them."""
+"""The names that evaluation goes by, and the data behind them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparsecse.datasets import PairSet, SetNotFoundError, load_pairs
+from sparsecse.datasets import (
+    TRANSFER_SETS,
+    PairSet,
+    SetNotFoundError,
+    TransferSet,
+    load_pairs,
+    load_transfer,
+)
 from sparsecse.errors import InputError
+from sparsecse.evaluation import classification
 
-# Task -> the pair set's name and split.
+# Similarity task -> the pair set's name and split.
 TASKS: dict[str, tuple[str, str]] = {
     **{f"sts{year}": (f"sts{year}", "test") for year in (12, 13, 14, 15, 16)},
     "stsb-test": ("stsb", "test"),
@@ -19,45 +29,71 @@ TASKS: dict[str, tuple[str, str]] = {
     "demo-test": ("demo", "test"),
 }
 
-# `sts` is the seven test sets whose mean is published; `all` adds the two development sets.
+TRANSFER_TASKS: tuple[str, ...] = tuple(TRANSFER_SETS)
+
+_STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb-test", "sickr-test")
+
+# `sts` is the seven test sets whose mean is published; `all` adds the two development sets and the transfer tasks.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "sts": ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb-test", "sickr-test"),
-    "all": ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb-test", "sickr-test", "stsb-dev", "sickr-dev"),
+    "sts": _STS,
+    "transfer": TRANSFER_TASKS,
+    "all": (*_STS, "stsb-dev", "sickr-dev", *TRANSFER_TASKS),
 }
 
 
-def load_tasks(
-    tasks: str | Sequence[str], *, data_dir: str | Path | None = None
-) -> tuple[dict[str, PairSet], dict[str, str]]:
-    """Load the pair sets of tasks and groups, named in a list or separated by commas.
+@dataclass(frozen=True)
+class Tasks:
+    """The data of the tasks that were found, by name, and why those that only a group asked for are missing."""
 
-    Returns the sets by task, and why the tasks that only a group asked for are missing.
+    pairs: dict[str, PairSet] = field(default_factory=dict)
+    transfer: dict[str, TransferSet] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the contents of all data, in hex."""
+        sets: list[PairSet | TransferSet] = [*self.pairs.values(), *self.transfer.values()]
+        return hashlib.sha256("".join(each.fingerprint() for each in sets).encode()).hexdigest()
+
+
+def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None) -> Tasks:
+    """Load the data of tasks and groups, named in a list or separated by commas.
+
+    Without scikit-learn the transfer tasks of `all` are missing ones.
 
     Raises:
         SetNotFoundError: a task that was named itself is nowhere to be found, or all those of a group are not.
-        InputError: an unknown name, or a broken file.
+        InputError: an unknown name, a broken file, or transfer tasks without scikit-learn.
     """
     names = [name.strip().lower() for name in (tasks.split(",") if isinstance(tasks, str) else tasks)]
     names = list(dict.fromkeys(name for name in names if name))
+    known = [*GROUPS, *TASKS, *TRANSFER_TASKS]
     if not names:
-        raise InputError(f"No task was named; name some of {', '.join([*GROUPS, *TASKS])}.")
+        raise InputError(f"No task was named; name some of {', '.join(known)}.")
     for name in names:
-        if name not in TASKS and name not in GROUPS:
-            raise InputError(f"There is no task {name!r}; the known ones are {', '.join([*GROUPS, *TASKS])}.")
-    found: dict[str, PairSet] = {}
-    missing: dict[str, str] = {}
+        if name not in known:
+            raise InputError(f"There is no task {name!r}; the known ones are {', '.join(known)}.")
+    if any(name == "transfer" or name in TRANSFER_TASKS for name in names):
+        classification.require()
+    found = Tasks()
     for name in names:
         members = GROUPS.get(name, (name,))
         for task in members:
-            if task in found or task in missing:
+            if task in found.pairs or task in found.transfer or task in found.missing:
                 continue
-            pair_set, split = TASKS[task]
             try:
-                found[task] = load_pairs(pair_set, split=split, data_dir=data_dir)
+                if task in TASKS:
+                    pair_set, split = TASKS[task]
+                    found.pairs[task] = load_pairs(pair_set, split=split, data_dir=data_dir)
+                elif classification.available():
+                    found.transfer[task] = load_transfer(task, data_dir=data_dir)
+                else:
+                    found.missing[task] = classification.MISSING
             except SetNotFoundError as error:
                 if task in names:
                     raise
-                missing[task] = str(error)
-        if not any(task in found for task in members):
-            raise SetNotFoundError(f"None of the tasks of {name!r} was found; of the first: {missing[members[0]]}")
-    return found, missing
+                found.missing[task] = str(error)
+        if not any(task in found.pairs or task in found.transfer for task in members):
+            raise SetNotFoundError(
+                f"None of the tasks of {name!r} was found; of the first: {found.missing[members[0]]}"
+            )
+    return found

@@ -14,6 +14,7 @@ class CardFacts:
     base_model: name of the dense model; sizes, kept: for each layer its (heads, neurons) before and after.
     parameters, dense_parameters: of the whole model, embeddings included.
     scores: {task: (dense, packed)} Spearman x100, empty where nothing was evaluated.
+    accuracies: {task: (dense, packed)} accuracy in percent on transfer tasks.
     stages: {stage: its settings}, for the record.
     """
 
@@ -24,6 +25,7 @@ class CardFacts:
     dense_parameters: int
     pooling: str
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    accuracies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,12 +80,13 @@ embeddings = model.encode(["A sentence.", "Another one."])
 
 {_WITH_CODE if needs_code else _WITHOUT_CODE}""",
     ]
-    if facts.scores:
-        rows = [[t, f"{old:.2f}", f"{new:.2f}", f"{new - old:+.2f}"] for t, (old, new) in facts.scores.items()]
-        sections.append(
-            "## Scores\n\nSpearman x100 over all pairs of a task.\n\n"
-            + _table(["task", "dense", "this model", "change"], rows)
-        )
+    for title, what, results in (
+        ("Scores", "Spearman x100 over all pairs of a task.", facts.scores),
+        ("Transfer tasks", "Accuracy in percent of logistic regression, SentEval's protocol.", facts.accuracies),
+    ):
+        if results:
+            rows = [[t, f"{old:.2f}", f"{new:.2f}", f"{new - old:+.2f}"] for t, (old, new) in results.items()]
+            sections.append(f"## {title}\n\n{what}\n\n" + _table(["task", "dense", "this model", "change"], rows))
     sections.append("## Layers\n\n" + _table(["layer", "heads", "neurons"], layers))
     if facts.stages:
         lines = [

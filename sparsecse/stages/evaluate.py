@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sparsecse.evaluation import evaluate, load_tasks
+from sparsecse.evaluation.transfer import SEED
 from sparsecse.files import write_json
 from sparsecse.runtime import Runtime
 from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input
@@ -23,21 +23,27 @@ def evaluate_run(
     positive_minimum: float = 4.0,
     batch_size: int = 64,
     precision: str = "float32",
+    seed: int = SEED,
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it.
 
     precision: what `Runtime` computes in.
+    seed: shuffles the folds of the transfer tasks.
     """
     stage, _ = workdir.newest_model()
-    sets, _ = load_tasks(tasks, data_dir=data_dir)
-    data = hashlib.sha256("".join(pairs.fingerprint() for pairs in sets.values()).encode()).hexdigest()
+    found = load_tasks(tasks, data_dir=data_dir)
     inputs = {
         "model": dense_hash(workdir),
         **model_input(workdir, stage),
-        "data": data,
+        "data": found.fingerprint(),
     }
-    settings = {"tasks": tasks, "positive_minimum": positive_minimum, "precision": precision}
+    settings = {
+        "tasks": tasks,
+        "positive_minimum": positive_minimum,
+        "precision": precision,
+        **({"seed": seed} if found.transfer else {}),
+    }
 
     def work(folder: Path) -> Mapping[str, Any]:
         results = {}
@@ -51,6 +57,7 @@ def evaluate_run(
                 data_dir=data_dir,
                 positive_minimum=positive_minimum,
                 batch_size=batch_size,
+                seed=seed,
                 progress=progress(f"Evaluating the {label} model"),
             ).to_json()
         write_json(folder / "results.json", results)

@@ -32,10 +32,13 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
     chain = [name for name in ("score", *reversed(MODEL_STAGES)) if workdir.record(name) and not workdir.stale(name)]
     stages = {name: dict(workdir.need(name).settings) for name in chain[: chain.index(stage) + 1]}
     evaluated = workdir.record("eval")
-    scores = {}
+    scores, accuracies = {}, {}
     if evaluated is not None and workdir.stale("eval") is None:
         dense, packed = evaluated.info["dense"]["tasks"], evaluated.info["pruned"]["tasks"]
-        scores = {task: (dense[task]["spearman"], packed[task]["spearman"]) for task in packed}
+        scores, accuracies = (
+            {task: (dense[task][key], packed[task][key]) for task in packed if key in packed[task]}
+            for key in ("spearman", "accuracy")
+        )
     return CardFacts(
         base_model=Path(dense_options(workdir).name).name,
         sizes=pruned.info["sizes"],
@@ -44,6 +47,7 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
         dense_parameters=pruned.info["dense_parameters"],
         pooling=pooling,
         scores=scores,
+        accuracies=accuracies,
         stages=stages,
         versions=package_versions(),
     )
