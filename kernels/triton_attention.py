@@ -10,9 +10,7 @@ Zero weights do not keep the NaN of one sentence out of another in the same tile
 finds NaN in its result computes it again, one sentence of the tile after the other.
 """
 
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsecse.kernels import reference
+from sparsecse.kernels.token_maps import token_maps
 from sparsecse.kernels.triton_support import (
     ConfigTable,
     LaunchConfig,
@@ -786,49 +785,21 @@ BIAS_GRADIENT = _table(
 # ------------------------------------------------------------------------------------------------------------ launches
 
 
-@dataclass(frozen=True)
-class Rows:
-    """For every token, int32 [tokens]: its sentence, and the tokens this sentence consists of."""
-
-    sentence: Tensor
-    begin: Tensor
-    end: Tensor
-
-
-def _locate(cu_lengths: Tensor, tokens: int) -> Rows:
-    token = torch.arange(tokens, device=cu_lengths.device)
-    # The number of sentences that end at the token or before it: those of no tokens are passed over.
-    sentence = torch.searchsorted(cu_lengths[1:], token, right=True, out_int32=True)
-    bounds = cu_lengths.int()
-    return Rows(sentence, bounds[sentence], bounds[sentence + 1])
-
-
-_last_rows: tuple[weakref.ref[Tensor], Any, Rows] | None = None
-
-
-def _rows(cu_lengths: Tensor, tokens: int) -> Rows:
-    """`_locate`, remembered for the last batch, as all layers of a model ask for the same one."""
-    global _last_rows
-    on_gpu = cu_lengths.is_cuda
-    # A replayed CUDA graph must see the lengths it then finds, and inference tensors do not tell of changes.
-    if cu_lengths.is_inference() or (on_gpu and torch.cuda.is_current_stream_capturing()):
-        return _locate(cu_lengths, tokens)
-    stream = torch.cuda.current_stream(cu_lengths.device) if on_gpu else None
-    state = (cu_lengths._version, tokens, stream)
-    if _last_rows is not None and _last_rows[0]() is cu_lengths and _last_rows[1] == state:
-        return _last_rows[2]
-    rows = _locate(cu_lengths, tokens)
-    _last_rows = (weakref.ref(cu_lengths), state, rows)
-    return rows
-
-
 def _signed(word: int) -> int:
     """The same 32 bits as a signed number, so that every value has one type in Triton's eyes."""
     return word - 2**32 if word >= 2**31 else word
 
 
-def _unit_stride(x: Tensor) -> Tensor:
-    return x if x.stride(2) == 1 else x.contiguous()
+def _aligned(x: Tensor, padded_size: int) -> Tensor:
+    """x as the kernels take it: columns side by side, and rows and heads at multiples of 16 elements.
+
+    With any other strides the compiler loads element by element, through so many registers that they spill. Only head
+    sizes that are no multiple of 16, and odd views, need the copy.
+    """
+    if x.stride(2) == 1 and x.stride(0) % 16 == 0 and x.stride(1) % 16 == 0 and x.data_ptr() % 16 == 0:
+        return x
+    copy = x.new_empty(*x.shape[:2], padded_size)[..., : x.shape[2]]
+    return copy.copy_(x)
 
 
 class _Launch:
@@ -841,39 +812,39 @@ class _Launch:
         value: Tensor,
         cu_lengths: Tensor,
         bias: Tensor | None,
+        gate: Tensor | None,
         scale: float,
         dropout: float,
         seed: int,
-        gate: Tensor | None,
     ) -> None:
         self.tokens, self.heads, head_size = query.shape
-        self.query, self.key, self.value = map(_unit_stride, (query, key, value))
-        rows = _rows(cu_lengths, self.tokens)
+        maps = token_maps(cu_lengths, self.tokens)
         # As torch's own products do, float32 takes tensor cores only where the user allowed it.
         precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
         self.shape: Shape = (
             precision if query.dtype == torch.float32 else "half",
             max(32, triton.next_power_of_2(head_size)),
         )
+        q, k, v = (_aligned(x, self.shape[1]) for x in (query, key, value))
         self.arch = architecture(query.device)
         hash_start: Any = reference.MASK_START
         for word in (seed & reference.LOW_BITS, (seed >> 32) & reference.LOW_BITS):
             hash_start = reference._mix(hash_start ^ word)
         self.arguments = {
-            "q": self.query,
-            "k": self.key,
-            "v": self.value,
+            "q": q,
+            "k": k,
+            "v": v,
             "bias": None if bias is None else bias.contiguous(),
             "gate": None if gate is None else gate.contiguous(),
-            "sentence": rows.sentence,
-            "begin": rows.begin,
-            "end": rows.end,
-            "stride_q": self.query.stride(0),
-            "head_stride_q": self.query.stride(1),
-            "stride_k": self.key.stride(0),
-            "head_stride_k": self.key.stride(1),
-            "stride_v": self.value.stride(0),
-            "head_stride_v": self.value.stride(1),
+            "sentence": maps.sentence,
+            "begin": maps.begin,
+            "end": maps.end,
+            "stride_q": q.stride(0),
+            "head_stride_q": q.stride(1),
+            "stride_k": k.stride(0),
+            "head_stride_k": k.stride(1),
+            "stride_v": v.stride(0),
+            "head_stride_v": v.stride(1),
             "bias_columns": 0 if bias is None else bias.shape[1],
             "tokens": self.tokens,
             "heads": self.heads,
@@ -902,25 +873,24 @@ def attention_forward(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
-    gate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.attention_forward`, to which heads wider than MAX_HEAD_SIZE are left. No float64.
 
-    gate: None or [sentences, heads], multiplied to each sentence's result of each head. Products of float32 take tensor
-    cores, and lose 13 bits, only where `torch.backends.cuda.matmul.fp32_precision` is "tf32".
-    Returns [tokens, heads, head_size] and lse, [tokens, heads] in float32.
+    Products of float32 take tensor cores, and lose 13 bits, only where `torch.backends.cuda.matmul.fp32_precision` is
+    "tf32". Returns [tokens, heads, head_size] and lse, [tokens, heads] in float32.
     """
-    if query.shape[2] > MAX_HEAD_SIZE and gate is None:
-        return reference.attention_forward(query, key, value, cu_lengths, bias, scale, dropout, seed)
+    if query.shape[2] > MAX_HEAD_SIZE:
+        return reference.attention_forward(query, key, value, cu_lengths, bias, gate, scale, dropout, seed)
     out = query.new_empty(query.shape)
     lse = query.new_empty(query.shape[:2], dtype=torch.float32)
     if query.numel() == 0:
         return out, lse
     with device_guard(query):
-        launch = _Launch(query, key, value, cu_lengths, bias, scale, dropout, seed, gate)
+        launch = _Launch(query, key, value, cu_lengths, bias, gate, scale, dropout, seed)
         config = launch.config(FORWARD)
         forward_kernel[launch.programs(config["M"])](**launch.arguments, out=out, lse=lse, **config.arguments())
     return out, lse
@@ -932,31 +902,27 @@ def attention_backward(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
     out: Tensor,
     lse: Tensor,
     upstream: Tensor,
-    gate: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """As `reference.attention_backward`: gradients of query, key, value and bias, empty where there is none.
-
-    With a gate its gradient comes fifth, [sentences, heads] in float32. Deterministic.
-    """
-    if query.shape[2] > MAX_HEAD_SIZE and gate is None:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `reference.attention_backward`: gradients of query, key, value, bias and gate. Deterministic."""
+    if query.shape[2] > MAX_HEAD_SIZE:
         return reference.attention_backward(
-            query, key, value, cu_lengths, bias, scale, dropout, seed, out, lse, upstream
+            query, key, value, cu_lengths, bias, gate, scale, dropout, seed, out, lse, upstream
         )
     grads = [x.new_empty(x.shape) for x in (query, key, value)]
-    grad_bias = lse.new_zeros((0,) if bias is None else bias.shape)
-    grad_gate = None if gate is None else lse.new_zeros(gate.shape)
-    result = (*grads, grad_bias) if grad_gate is None else (*grads, grad_bias, grad_gate)
+    grad_bias, grad_gate = (lse.new_zeros((0,) if x is None else x.shape) for x in (bias, gate))
+    result = (grads[0], grads[1], grads[2], grad_bias, grad_gate)
     if query.numel() == 0:
         return result
     with device_guard(query):
-        launch = _Launch(query, key, value, cu_lengths, bias, scale, dropout, seed, gate)
-        upstream = _unit_stride(upstream)
+        launch = _Launch(query, key, value, cu_lengths, bias, gate, scale, dropout, seed)
+        upstream = _aligned(upstream, launch.shape[1])
         by_token = lse.new_empty((2 if gate is not None else 1, launch.heads, launch.tokens))
         shared = launch.arguments | {
             "lse": lse.contiguous(),
@@ -982,7 +948,7 @@ def attention_backward(
             del shared["HAS_BIAS"]
             bias_gradient_kernel[(chunks * launch.heads,)](**shared, partial=partial, **config.arguments())
             torch.sum(partial, 0, out=grad_bias)
-        if grad_gate is not None and grad_gate.numel():
+        if grad_gate.numel():
             gate_gradient_kernel[(grad_gate.numel(),)](
                 gate_rows, cu_lengths, grad_gate, launch.tokens, launch.heads, N=GATE_TILE
             )
