@@ -11,7 +11,11 @@ from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session, set_threads
 from sparsecse.workdir import Workdir
 
-Precision = Annotated[str, typer.Option("--precision", help="float32, bfloat16, int8, or auto: the fastest good one.")]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="float32, bfloat16, int8 (CPU), float16 (GPU), or auto: the fastest good one."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, or cuda, cuda:0, ... for a GPU.")]
 
 
 def evaluate(
@@ -25,6 +29,7 @@ def evaluate(
     max_length: options.MaxLength = None,
     prompt: options.Prompt = None,
     precision: Precision = "float32",
+    device: Device = "cpu",
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -37,8 +42,9 @@ def evaluate(
 
     if model:
         set_threads(threads)
+        encoder = model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt).load()
         result = measure(
-            Runtime(model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt).load(), precision),
+            Runtime(encoder, precision, device=device),
             tasks,
             data_dir=data_dir,
             positive_minimum=positive_minimum,
@@ -56,6 +62,7 @@ def evaluate(
                 positive_minimum=positive_minimum,
                 batch_size=batch_size,
                 precision=precision,
+                device=device,
                 progress=progress,
             )
         results = {"dense": record.info["dense"], record.info["stage"]: record.info["pruned"]}

@@ -92,7 +92,7 @@ def _multiply(
     return projection.register_forward_pre_hook(hook)
 
 
-def _gate_attention(attention: nn.Module, gate: torch.Tensor) -> torch.utils.hooks.RemovableHandle:
+def _gate_attention(attention: Any, gate: torch.Tensor) -> torch.utils.hooks.RemovableHandle:
     """The same for packed heads: their context is gated, and the gate's gradient made, where it is computed."""
 
     def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -23,11 +23,12 @@ def evaluate_run(
     positive_minimum: float = 4.0,
     batch_size: int = 64,
     precision: str = "float32",
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it.
 
-    precision: what `Runtime` computes in.
+    precision, device: what `Runtime` computes in, and on.
     """
     stage, _ = workdir.newest_model()
     sets, _ = load_tasks(tasks, data_dir=data_dir)
@@ -37,7 +38,7 @@ def evaluate_run(
         **model_input(workdir, stage),
         "data": data,
     }
-    settings = {"tasks": tasks, "positive_minimum": positive_minimum, "precision": precision}
+    settings = {"tasks": tasks, "positive_minimum": positive_minimum, "precision": precision, "device": device}
 
     def work(folder: Path) -> Mapping[str, Any]:
         results = {}
@@ -46,7 +47,7 @@ def evaluate_run(
             ("pruned", lambda: load_model(workdir, stage)),
         ):
             results[label] = evaluate(
-                Runtime(load(), precision),
+                Runtime(load(), precision, device=device),
                 tasks,
                 data_dir=data_dir,
                 positive_minimum=positive_minimum,
