@@ -1,14 +1,16 @@
 """The Triton kernels on a CUDA device: first whether they are right, then how fast they are, as a table and JSON.
 
-    python benchmarks/gpu.py [--n 4096 16384 65536] [--d 384 768] [--repeats R] [--json FILE] [--only SECTION ...]
+    python benchmarks/gpu.py [--n 4096 16384 65536] [--d 384 768] [--sentences 4096] [--repeats R] [--json FILE]
+        [--only SECTION ...] [--check]
 
 Writes benchmarks/results/gpu-DEVICE-DATE.json where --json names no other file. Exits 2 where there is no CUDA device
-and 1 where a result is wrong.
+and 1 where a result is wrong, or with --check where a target is missed.
 
-Times are medians of calls between CUDA events, contenders in turn. TFLOP/s count the products that the result needs at
-least (uniformity 3 N^2 d, InfoNCE's log-sum-exp with gradients 6 N M d), GB/s the reads and writes that it needs at
-least; both stand beside ceilings measured in the same run: square matrix products of 8192 and a copy of 1 GiB. `extra`
-is peak memory beside the input, in units of N d 4 bytes.
+Times are medians of calls between CUDA events, contenders in turn; `ratio` is a contender's time over ours. TFLOP/s
+count the products that the result needs at least (uniformity 3 N^2 d; InfoNCE's log-sum-exp with gradients 6 N M d;
+attention over sentences of n tokens 4 n^2 d forward and 14 n^2 d with gradients; encode as in encode.py), GB/s the
+reads and writes that it needs at least; both stand beside ceilings measured in the same run: square matrix products of
+8192 and a copy of 1 GiB. `extra` is peak memory beside the input, in units of N d 4 bytes.
 """
 
 from __future__ import annotations
@@ -17,90 +19,25 @@ import argparse
 import datetime
 import json
 import platform
-import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import torch
+from gpu_attention import attention_rows, wrong_attention
+from gpu_encode import encode_rows, wrong_vectors
+from gpu_timing import DEVICE, PRECISIONS, Options, Row, ceilings, tf32, timed
 from torch import Tensor
 from uniformity import pdist_value_and_grad
 
 from sparsecse.kernels import reference
 
-DEVICE = "cuda"
 RESULTS = Path(__file__).parent / "results"
 # All N^2 / 2 distances and what autograd keeps of them: 20 bytes a pair.
 PDIST_LIMIT = 30000
-
-
-@dataclass(frozen=True)
-class Options:
-    n: list[int]
-    d: list[int]
-    repeats: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contender at one shape. `product`: the precision of its matrix products, whose ceiling it is held against."""
-
-    section: str
-    shape: str
-    contender: str
-    product: str
-    milliseconds: float
-    tflops: float
-    gigabytes_per_second: float
-    extra: float
-
-
-def seconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median time of each call, all of them in turn, after two rounds that compile and warm up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(repeats + 2):
-        for name, call in calls.items():
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            stop.record()
-            torch.cuda.synchronize()
-            if round_ >= 2:
-                times[name].append(start.elapsed_time(stop) / 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def peak_bytes(call: Callable[[], object]) -> int:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """float32 products in tf32, those of PyTorch and of the kernels, or not."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = before
-
-
-def within(allowed: bool, call: Callable[[], object]) -> object:
-    with tf32(allowed):
-        return call()
-
-
-# How vectors are given and multiplied: name, dtype, whether tf32 is allowed.
-PRECISIONS = [("bf16", torch.bfloat16, False), ("tf32", torch.float32, True), ("ieee", torch.float32, False)]
 
 
 def unit_vectors(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -109,21 +46,11 @@ def unit_vectors(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     return torch.nn.functional.normalize(x, dim=1).to(dtype)
 
 
-def ceilings(repeats: int) -> dict[str, float]:
-    """TFLOP/s of a large product in each precision, and GB/s of a copy."""
-    size = 8192
-    calls: dict[str, Callable[[], object]] = {}
-    for name, dtype, allowed in PRECISIONS:
-        a, b = (torch.randn(size, size, device=DEVICE).to(dtype) for _ in range(2))
-        calls[name] = partial(within, allowed, partial(torch.mm, a, b))
-    source = torch.empty(2**30, dtype=torch.int8, device=DEVICE)
-    target = torch.empty_like(source)
-    calls["copy"] = partial(target.copy_, source)
-    times = seconds(calls, repeats)
-    return {name: 2 * (2**30 if name == "copy" else size**3 * 1e-3) / time / 1e9 for name, time in times.items()}
-
-
 # ----------------------------------------------------------------------------------------------------- uniformity
+
+
+def on(x: Tensor, contenders: dict[str, Callable[[Tensor], object]]) -> dict[str, Callable[[], object]]:
+    return {name: partial(call, x) for name, call in contenders.items()}
 
 
 def block_products(rows: Tensor, columns: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -158,7 +85,7 @@ def uniformity_rows(options: Options) -> Iterator[Row]:
     compiled = torch.compile(block_products)
     for d in options.d:
         for n in options.n:
-            for product, dtype, allowed in PRECISIONS:
+            for product, dtype, _ in PRECISIONS:
                 x = unit_vectors(n, d, dtype)
                 contenders: dict[str, Callable[[Tensor], object]] = {
                     "sparsecse": gpu.uniformity_value_and_grad,
@@ -170,7 +97,8 @@ def uniformity_rows(options: Options) -> Iterator[Row]:
                     if n <= PDIST_LIMIT and product == "ieee":
                         contenders["torch.pdist"] = pdist_value_and_grad
                 flops, traffic = 3.0 * n * n * d, float(n * d * (x.element_size() + 4))
-                yield from timed("uniformity", f"N={n} d={d}", product, allowed, contenders, x, flops, traffic, options)
+                calls = on(x, contenders)
+                yield from timed("uniformity", f"N={n} d={d}", product, calls, flops, traffic, n * d, options.repeats)
 
 
 # -------------------------------------------------------------------------------------------------- row_logsumexp
@@ -195,7 +123,7 @@ def row_logsumexp_rows(options: Options) -> Iterator[Row]:
     for d in options.d:
         for n in (64, 512, 4096):
             for m in (n, 8 * n):
-                for product, dtype, allowed in PRECISIONS:
+                for product, dtype, _ in PRECISIONS:
                     a, b = unit_vectors(n, d, dtype), unit_vectors(m, d, dtype, seed=1)
                     contenders: dict[str, Callable[[Tensor], object]] = {
                         "sparsecse": partial(logsumexp_and_grads, gpu, b=b),
@@ -205,8 +133,8 @@ def row_logsumexp_rows(options: Options) -> Iterator[Row]:
                     if dtype == torch.float32:
                         contenders["our PyTorch reference"] = partial(logsumexp_and_grads, reference, b=b)
                     flops, traffic = 6.0 * n * m * d, float((n + m) * d * (a.element_size() + 4))
-                    shape = f"N={n} M={m} d={d}"
-                    yield from timed("row_logsumexp", shape, product, allowed, contenders, a, flops, traffic, options)
+                    shape, calls = f"N={n} M={m} d={d}", on(a, contenders)
+                    yield from timed("row_logsumexp", shape, product, calls, flops, traffic, n * d, options.repeats)
 
 
 # ------------------------------------------------------------------------------------------------------ crossover
@@ -218,44 +146,57 @@ def crossover_rows(options: Options) -> Iterator[Row]:
 
     for d in options.d:
         for n in (64, 128, 256, 512, 1024, 2048, 4096):
-            for product, dtype, allowed in PRECISIONS:
+            for product, dtype, _ in PRECISIONS:
                 x = unit_vectors(n, d, dtype)
                 contenders: dict[str, Callable[[Tensor], object]] = {
                     "sparsecse": gpu.uniformity_value_and_grad,
                     "our PyTorch reference": reference.uniformity_value_and_grad,
                 }
                 flops, traffic = 3.0 * n * n * d, float(n * d * (x.element_size() + 4))
-                yield from timed("crossover", f"N={n} d={d}", product, allowed, contenders, x, flops, traffic, options)
+                calls = on(x, contenders)
+                yield from timed("crossover", f"N={n} d={d}", product, calls, flops, traffic, n * d, options.repeats)
 
 
 # ------------------------------------------------------------------------------------------------------- sections
 
-# Each yields the rows of its table. Attention and encode join here.
+# Each yields the rows of its table.
 SECTIONS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "uniformity": uniformity_rows,
     "row_logsumexp": row_logsumexp_rows,
     "crossover": crossover_rows,
+    "attention": attention_rows,
+    "encode": encode_rows,
 }
 
+# The least ratio to ours that --check asks of contenders whose name begins so, in every row of a section.
+TARGETS = [
+    ("attention", "SDPA padded", 3.0),
+    ("attention", "flash varlen", 1.3),
+    ("encode", "padded sorted, compiled", 2.0),
+]
+UNIFORMITY_SHARE, UNIFORMITY_EXTRA = 0.5, 4.0
 
-def timed(
-    section: str,
-    shape: str,
-    product: str,
-    allowed: bool,
-    contenders: dict[str, Callable[[Tensor], object]],
-    x: Tensor,
-    flops: float,
-    traffic: float,
-    options: Options,
-) -> Iterator[Row]:
-    with tf32(allowed):
-        calls: dict[str, Callable[[], object]] = {name: partial(call, x) for name, call in contenders.items()}
-        times = seconds(calls, options.repeats)
-        for name, call in calls.items():
-            extra = peak_bytes(call) / (4.0 * x.numel())
-            time = times[name]
-            yield Row(section, shape, name, product, time * 1e3, flops / time / 1e12, traffic / time / 1e9, extra)
+
+def checks(rows: list[Row], limits: dict[str, float]) -> dict[str, bool]:
+    """Whether each target is met, by its words; only those of which there are rows in bf16."""
+    found = {}
+    for section, name, least in TARGETS:
+        ratios = [
+            row.ratio
+            for row in rows
+            if row.section == section and row.product == "bf16" and row.contender.startswith(name)
+        ]
+        if ratios:
+            found[f"{section}: {least} times as fast as {name}, is {min(ratios):.2f}"] = min(ratios) >= least
+    for row in rows:
+        if (row.section, row.shape, row.contender) == ("uniformity", "N=65536 d=768", "sparsecse"):
+            if row.product == "bf16":
+                share = row.tflops / limits["bf16"]
+                words = f"uniformity: {UNIFORMITY_SHARE:.0%} of the bf16 peak, is {share:.0%}"
+                found[words] = share >= UNIFORMITY_SHARE
+            words = f"uniformity {row.product}: {UNIFORMITY_EXTRA} times N d 4 bytes of memory, is {row.extra:.1f}"
+            found[words] = row.extra <= UNIFORMITY_EXTRA
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- correctness
@@ -292,9 +233,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, nargs="+", default=[4096, 16384, 65536], help="numbers of vectors")
     parser.add_argument("--d", type=int, nargs="+", default=[384, 768], help="their dimensions")
+    parser.add_argument("--sentences", type=int, default=4096, help="of attention and encode, 5 to 64 tokens each")
     parser.add_argument("--repeats", type=int, default=10, help="rounds; the median counts")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--only", choices=[*SECTIONS], nargs="+", default=[*SECTIONS], help="sections to run")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a CUDA device, and PyTorch finds none here.", file=sys.stderr)
@@ -313,7 +256,7 @@ def main() -> int:
         "date": now.isoformat(timespec="minutes"),
     }
     print("  ".join(f"{key}: {value}" for key, value in about.items()))
-    wrong = wrong_results()
+    wrong = wrong_results() + wrong_attention() + wrong_vectors()
     for line in wrong:
         print(f"wrong: {line}")
     if wrong:
@@ -322,25 +265,28 @@ def main() -> int:
     limits = ceilings(arguments.repeats)
     print("ceilings: " + ", ".join(f"{k} {v:.0f} {'GB/s' if k == 'copy' else 'TFLOP/s'}" for k, v in limits.items()))
     print(
-        f"{'section':<14}{'shape':<24}{'contender':<26}{'product':<8}"
-        f"{'ms':>10}{'TFLOP/s':>9}{'share':>7}{'GB/s':>8}{'extra':>7}"
+        f"{'section':<14}{'shape':<36}{'contender':<34}{'product':<8}"
+        f"{'ms':>10}{'ratio':>8}{'TFLOP/s':>9}{'share':>7}{'GB/s':>8}{'extra':>7}"
     )
     rows: list[Row] = []
     for section in arguments.only:
-        for row in SECTIONS[section](Options(arguments.n, arguments.d, arguments.repeats)):
+        for row in SECTIONS[section](Options(arguments.n, arguments.d, arguments.sentences, arguments.repeats)):
             rows.append(row)
             print(
-                f"{row.section:<14}{row.shape:<24}{row.contender:<26}{row.product:<8}{row.milliseconds:>10.3f}"
+                f"{row.section:<14}{row.shape:<36}{row.contender:<34}{row.product:<8}{row.milliseconds:>10.3f}{row.ratio:>8.2f}"
                 f"{row.tflops:>9.1f}{row.tflops / limits[row.product]:>7.0%}"
                 f"{row.gigabytes_per_second:>8.0f}{row.extra:>7.1f}",
                 flush=True,
             )
     name = f"gpu-{device.replace(' ', '-').lower()}-{now:%Y-%m-%d}.json"
     target = arguments.json or RESULTS / name
-    record = {"about": about, "ceilings": limits, "rows": [asdict(row) for row in rows]}
+    targets = checks(rows, limits)
+    record = {"about": about, "ceilings": limits, "rows": [asdict(row) for row in rows], "targets": targets}
     target.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written to {target}")
-    return 0
+    for words, met in targets.items():
+        print(f"{'met' if met else 'MISSED'}: {words}")
+    return 0 if all(targets.values()) or not arguments.check else 1
 
 
 if __name__ == "__main__":

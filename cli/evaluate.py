@@ -11,7 +11,11 @@ from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session, set_threads
 from sparsecse.workdir import Workdir
 
-Precision = Annotated[str, typer.Option("--precision", help="float32, bfloat16, int8, or auto: the fastest good one.")]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="float32, bfloat16, int8 (CPU), float16 (GPU), or auto: the fastest good one."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, or cuda, cuda:0, ... for a GPU.")]
 FoldSeed = Annotated[
     int, typer.Option("--seed", min=0, help="Shuffles the folds of the transfer tasks; SentEval's is 1111.")
 ]
@@ -29,6 +33,7 @@ def evaluate(
     prompt: options.Prompt = None,
     precision: Precision = "float32",
     seed: FoldSeed = 1111,
+    device: Device = "cpu",
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -45,8 +50,9 @@ def evaluate(
 
     if model:
         set_threads(threads)
+        encoder = model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt).load()
         result = measure(
-            Runtime(model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt).load(), precision),
+            Runtime(encoder, precision, device=device),
             tasks,
             data_dir=data_dir,
             positive_minimum=positive_minimum,
@@ -66,6 +72,7 @@ def evaluate(
                 batch_size=batch_size,
                 precision=precision,
                 seed=seed,
+                device=device,
                 progress=progress,
             )
         results = {"dense": record.info["dense"], record.info["stage"]: record.info["pruned"]}

@@ -22,12 +22,13 @@ def attention(
     *,
     scale: float | None = None,
     bias: Tensor | None = None,
+    gate: Tensor | None = None,
     dropout: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
-    """softmax(scale * query key^T + bias) value for every head, tokens seeing their own sentence only.
+    """gate * softmax(scale * query key^T + bias) value for every head, tokens seeing their own sentence only.
 
-    Differentiable once in query, key, value and bias. NaN in a sentence stays in that sentence.
+    Differentiable once in query, key, value, bias and gate. NaN in a sentence stays in that sentence.
 
     Args:
         query, key, value: [total_tokens, heads, head_size], of one floating-point dtype and device. Slices of one fused
@@ -36,6 +37,8 @@ def attention(
         scale: of the dot products; None for head_size ** -0.5.
         bias: None or [heads, 2 * reach - 1], for no sentence longer than reach: column reach - 1 + key - query is added
             to the scaled product of these positions (MPNet's relative bias).
+        gate: None or [sentences, heads], multiplied to each sentence's result of each head. Its gradient comes from the
+            same backward pass, and is right where the gate is 0 too.
         dropout: probability with which a softmax probability is dropped; those that stay are divided by 1 - dropout.
         seed: decides, with sentence, head, query and key, which are dropped: the same ones on every device.
 
@@ -45,17 +48,27 @@ def attention(
     Raises:
         InputError: for other shapes, dtypes or probabilities.
     """
-    _check(query, key, value, cu_lengths, bias, dropout)
+    _check(query, key, value, cu_lengths, bias, gate, dropout)
     if scale is None:
         scale = query.shape[2] ** -0.5
     if bias is not None:
         bias = bias.to(working_dtype(query.dtype))
+    if gate is not None:
+        gate = gate.to(working_dtype(query.dtype))
     return torch.ops.sparsecse.attention_forward(
-        query, key, value, cu_lengths, bias, float(scale), float(dropout), seed
+        query, key, value, cu_lengths, bias, gate, float(scale), float(dropout), seed
     )[0]
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, cu_lengths: Tensor, bias: Tensor | None, dropout: float) -> None:
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_lengths: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    dropout: float,
+) -> None:
     shapes = [list(x.shape) for x in (query, key, value)]
     if query.ndim != 3 or query.shape[2] == 0 or shapes[1] != shapes[0] or shapes[2] != shapes[0]:
         raise InputError(
@@ -76,7 +89,12 @@ def _check(query: Tensor, key: Tensor, value: Tensor, cu_lengths: Tensor, bias: 
         raise InputError(
             f"attention needs bias as [{query.shape[1]} heads, 2 * reach - 1], but got shape {list(bias.shape)}."
         )
-    devices = {x.device for x in (query, key, value, cu_lengths, bias) if x is not None}
+    if gate is not None and gate.shape != (len(cu_lengths) - 1, query.shape[1]):
+        raise InputError(
+            f"attention needs gate as [{len(cu_lengths) - 1} sentences, {query.shape[1]} heads], "
+            f"but got shape {list(gate.shape)}."
+        )
+    devices = {x.device for x in (query, key, value, cu_lengths, bias, gate) if x is not None}
     if len(devices) > 1:
         raise InputError(f"attention needs its tensors on one device, but got {sorted(map(str, devices))}.")
     if not 0 <= dropout < 1:
@@ -111,13 +129,14 @@ def _forward(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     """The result, and lse [total_tokens, heads]: log of each softmax's denominator."""
     _check_lengths(cu_lengths, len(query), bias)
-    return implementation(query).attention_forward(query, key, value, cu_lengths, bias, scale, dropout, seed)
+    return implementation(query).attention_forward(query, key, value, cu_lengths, bias, gate, scale, dropout, seed)
 
 
 @_forward.register_fake
@@ -127,6 +146,7 @@ def _(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
@@ -141,16 +161,17 @@ def _backward_op(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
     out: Tensor,
     lse: Tensor,
     upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value and bias, the last one empty where there is no bias."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, bias and gate, the last two empty where there are none."""
     return implementation(query).attention_backward(
-        query, key, value, cu_lengths, bias, scale, dropout, seed, out, lse, upstream
+        query, key, value, cu_lengths, bias, gate, scale, dropout, seed, out, lse, upstream
     )
 
 
@@ -161,29 +182,32 @@ def _(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
     out: Tensor,
     lse: Tensor,
     upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grads = [x.new_empty(x.shape) for x in (query, key, value)]
-    return grads[0], grads[1], grads[2], lse.new_empty((0,) if bias is None else bias.shape)
+    extras = [lse.new_empty((0,) if x is None else x.shape) for x in (bias, gate)]
+    return grads[0], grads[1], grads[2], extras[0], extras[1]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, value, cu_lengths, bias, *ctx.settings = inputs
+    query, key, value, cu_lengths, bias, gate, *ctx.settings = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(query, key, value, cu_lengths, bias, *output)
+    ctx.save_for_backward(query, key, value, cu_lengths, bias, gate, *output)
 
 
 def _backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    query, key, value, cu_lengths, bias, out, lse = ctx.saved_tensors
-    grad_query, grad_key, grad_value, grad_bias = torch.ops.sparsecse.attention_backward(
-        query, key, value, cu_lengths, bias, *ctx.settings, out, lse, upstream
+    query, key, value, cu_lengths, bias, gate, out, lse = ctx.saved_tensors
+    *grads, grad_bias, grad_gate = torch.ops.sparsecse.attention_backward(
+        query, key, value, cu_lengths, bias, gate, *ctx.settings, out, lse, upstream
     )
-    return grad_query, grad_key, grad_value, None, None if bias is None else grad_bias, None, None, None
+    extras = (None if bias is None else grad_bias, None if gate is None else grad_gate)
+    return *grads, None, *extras, None, None, None
 
 
 torch.library.register_autograd("sparsecse::attention_forward", _backward, setup_context=_save)

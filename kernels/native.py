@@ -3,6 +3,7 @@
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sparsecse.kernels.dispatch import cpu_level, native_extension
@@ -50,6 +51,7 @@ def attention_forward(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
@@ -71,7 +73,8 @@ def attention_forward(
             torch.get_num_threads(),
             cpu_level(),
         )
-    return out.to(query.dtype), lse
+    out = out.to(query.dtype)
+    return out if gate is None else (out * _of_tokens(gate, cu_lengths)).to(query.dtype), lse
 
 
 def attention_backward(
@@ -80,13 +83,22 @@ def attention_backward(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
     out: Tensor,
     lse: Tensor,
     upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_gate = torch.empty(0)
+    if gate is not None:
+        # The result without the gate, which a gate of 0 has left nothing of.
+        out, _ = attention_forward(query, key, value, cu_lengths, bias, None, scale, dropout, seed)
+        inner = (upstream.float() * out.float()).sum(dim=-1)
+        tokens = torch.arange(len(inner))
+        grad_gate = F.embedding_bag(tokens, inner, cu_lengths, mode="sum", include_last_offset=True)
+        upstream = (upstream * _of_tokens(gate, cu_lengths)).to(query.dtype)
     q, k, v = _attention_operands(query, key, value)
     grads = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
     grad_bias = None if bias is None else torch.zeros(bias.shape)
@@ -109,7 +121,12 @@ def attention_backward(
             cpu_level(),
         )
     grad_q, grad_k, grad_v = (grad.to(query.dtype) for grad in grads)
-    return grad_q, grad_k, grad_v, torch.empty(0) if grad_bias is None else grad_bias
+    return grad_q, grad_k, grad_v, torch.empty(0) if grad_bias is None else grad_bias, grad_gate
+
+
+def _of_tokens(gate: Tensor, cu_lengths: Tensor) -> Tensor:
+    """[sentences, heads] -> [total, heads, 1]."""
+    return gate.repeat_interleave(cu_lengths.diff(), dim=0).unsqueeze(-1)
 
 
 def _attention_operands(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:

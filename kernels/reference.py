@@ -202,6 +202,7 @@ def attention_forward(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
@@ -218,6 +219,8 @@ def attention_forward(
             if stays is not None:
                 weights = weights.masked_fill_(~stays, 0.0).div_(1.0 - dropout)
             out_group[:, :, rows] = weights @ v
+        if gate is not None:
+            out_group *= gate[group.sentences, :, None, None]
         group.scatter(out_group, out)
         group.scatter(lse_group, lse)
     return out, lse
@@ -229,24 +232,28 @@ def attention_backward(
     value: Tensor,
     cu_lengths: Tensor,
     bias: Tensor | None,
+    gate: Tensor | None,
     scale: float,
     dropout: float,
     seed: int,
     out: Tensor,
     lse: Tensor,
     upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value and bias, the last one empty where there is none.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, bias and gate, the last two empty where there are none.
 
-    With P the probabilities, M the mask divided by 1 - dropout and G the upstream gradient:
-    dV = (M P)^T G, dS = P (M (G V^T) - rowsum(G out)), dQ = scale dS K, dK = scale dS^T Q.
+    With P the probabilities, M the mask divided by 1 - dropout, G the upstream gradient times the gate:
+    dV = (M P)^T G, dS = P (M (G V^T) - rowsum(G out)), dQ = scale dS K, dK = scale dS^T Q. G out is of the result
+    without the gate, which a gate of 0 has left nothing of: with a gate its sums come from M P (G V^T), and without
+    the gate in G they are the gate's gradient.
     """
     grads = [x.new_empty(x.shape) for x in (query, key, value)]
-    grad_bias = lse.new_zeros((0,) if bias is None else bias.shape)
+    grad_bias, grad_gate = (lse.new_zeros((0,) if x is None else x.shape) for x in (bias, gate))
     for group in _groups(cu_lengths, query.shape[1]):
         q, k, v = group.gather(query), group.gather(key), group.gather(value)
         g, lse_group = group.gather(upstream), group.gather(lse)
         inner = (g * group.gather(out)).sum(dim=-1, keepdim=True)
+        gates = None if gate is None else gate[group.sentences, :, None, None]
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for rows, logits, stays in _attention_blocks(q, k, group, bias, scale, dropout, seed):
             p = logits.sub_(lse_group[:, :, rows, None]).exp_()
@@ -257,8 +264,13 @@ def attention_backward(
             if stays is not None:
                 kept = p.masked_fill(~stays, 0.0).div_(1.0 - dropout)
                 grad_p.masked_fill_(~stays, 0.0).div_(1.0 - dropout)
+            inner_rows = inner[:, :, rows]
+            if gates is not None:
+                inner_rows = (p * grad_p).sum(dim=-1, keepdim=True)
+                grad_gate[group.sentences] += inner_rows.sum(dim=(2, 3))
+                kept, grad_p, inner_rows = kept * gates, grad_p.mul_(gates), inner_rows * gates
             grad_v += kept.mT @ g[:, :, rows]
-            grad_s = grad_p.sub_(inner[:, :, rows]).mul_(p)
+            grad_s = grad_p.sub_(inner_rows).mul_(p)
             grad_q[:, :, rows] = (grad_s @ k).mul_(scale)
             grad_k += (grad_s.mT @ q[:, :, rows]).mul_(scale)
             if bias is not None:
@@ -267,7 +279,7 @@ def attention_backward(
                 grad_bias[:, first : first + sums.shape[1]] += sums
         for grad_group, grad in zip((grad_q, grad_k, grad_v), grads, strict=True):
             group.scatter(grad_group, grad)
-    return grads[0], grads[1], grads[2], grad_bias
+    return grads[0], grads[1], grads[2], grad_bias, grad_gate
 
 
 def _sum_diagonals(x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """One multiplicative gate per attention head and per feed-forward neuron.
 
 A head's gate multiplies its context vector, a neuron's gate its activation: both are the inputs of an output
-projection, so a gate is a hook before that projection, the same for every family.
+projection, so a gate is a hook before that projection, the same for every family. On a GPU the kernel of attention,
+which gates by itself, takes those of heads.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,6 +92,21 @@ def _multiply(
     return projection.register_forward_pre_hook(hook)
 
 
+def _gate_attention(attention: Any, gate: torch.Tensor) -> torch.utils.hooks.RemovableHandle:
+    """The same for packed heads: their context is gated, and the gate's gradient made, where it is computed."""
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, attend, relative_bias = inputs
+        return hidden, partial(attend, gate=gate), relative_bias
+
+    return attention.register_forward_pre_hook(hook)
+
+
+def _fuses(gate: torch.Tensor) -> bool:
+    """Whether attention has gates that cost little. On the CPU it multiplies after the kernel, even by 1."""
+    return gate.is_cuda
+
+
 @contextlib.contextmanager
 def gated(model: SparseCSEModel, gates: Gates, cu_lengths: torch.Tensor | None = None) -> Iterator[None]:
     """Run `model` with its heads and neurons multiplied by `gates` inside this context.
@@ -99,7 +116,9 @@ def gated(model: SparseCSEModel, gates: Gates, cu_lengths: torch.Tensor | None =
     handles = []
     try:
         for layer, heads, neurons in zip(model.encoder.layer, gates.heads, gates.neurons, strict=True):
-            if heads.shape[-1]:
+            if heads.shape[-1] and heads.dim() == 2 and cu_lengths is not None and _fuses(heads):
+                handles.append(_gate_attention(layer.attention.self, heads))
+            elif heads.shape[-1]:
                 width = model.config.attention_head_size
                 handles.append(_multiply(layer.attention.output.dense, heads, width, cu_lengths))
             if neurons.shape[-1]:

@@ -18,12 +18,14 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.kernels.dispatch import native_extension
 
 torch.set_num_threads(2)
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet")
 _WORDS = "the a cat dog sat ran on mat hill under over blue red old new house river bird sings loudly and then sleeps"
 WORDS = _WORDS.split()
+CPU_LEVELS = ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"]
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 SENTEVAL = SHARED_DATA / "senteval"
 
@@ -67,6 +69,30 @@ def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: int)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def backends() -> list[str]:
+    extension = native_extension()
+    return ["reference"] + (CPU_LEVELS[: extension.best_cpu_level() + 1] if extension else [])
+
+
+@pytest.fixture(params=backends())
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Holds the kernels to one implementation."""
+    if request.param == "reference":
+        monkeypatch.setenv("SPARSECSE_KERNELS", "reference")
+    else:
+        monkeypatch.setenv("SPARSECSE_KERNELS", "native")
+        monkeypatch.setenv("SPARSECSE_CPU", request.param)
+    return request.param
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,18 @@
 """Attention over packed sentences against a float64 computation, at every instruction set this machine has."""
 
-# pytest hands fixtures to arguments of their name, which ruff takes for imports unused and then shadowed.
-# ruff: noqa: F401, F811
-
 import math
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 
 import pytest
 import torch
-from test_kernels import HALF, backend, relative_error, threads
+from test_kernels import HALF, relative_error
 from torch import Tensor
 
 from sparsecse.errors import InputError
-from sparsecse.kernels import attention
+from sparsecse.kernels import attention, shared_token_maps
 from sparsecse.kernels.reference import dropout_mask
+from sparsecse.kernels.token_maps import token_maps
 
 MIXED = [3, 0, 5, 1, 17, 2, 16, 33, 48, 15]
 # Lengths, heads, head size: one token, empty sentences, rows and keys that fill blocks of 16 and 32 and that do not.
@@ -48,6 +47,7 @@ def plain_attention(
     *,
     scale: float | None = None,
     bias: Tensor | None = None,
+    gate: Tensor | None = None,
     dropout: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
@@ -64,8 +64,16 @@ def plain_attention(
             head = torch.arange(query.shape[1])[:, None, None]
             stays = dropout_mask(seed, torch.tensor(sentence), head, position[:, None], position, dropout)
             weights = weights * stays / (1 - dropout)
-        results.append((weights @ v).transpose(0, 1))
+        result = (weights @ v).transpose(0, 1)
+        results.append(result if gate is None else result * gate[sentence, :, None])
     return torch.cat(results)
+
+
+def random_gate(sentences: int, heads: int) -> Tensor:
+    """Some of them closed."""
+    gate = torch.rand(sentences, heads, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) + 0.5
+    gate.flatten()[::3] = 0.0
+    return gate
 
 
 def with_gradients(result: Tensor, inputs: list[Tensor], upstream: Tensor) -> list[Tensor]:
@@ -74,7 +82,7 @@ def with_gradients(result: Tensor, inputs: list[Tensor], upstream: Tensor) -> li
 
 @pytest.mark.parametrize("lengths,heads,head_size", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
-@pytest.mark.parametrize("extra", ["plain", "bias", "dropout", "bias and dropout"])
+@pytest.mark.parametrize("extra", ["plain", "bias", "dropout", "gate", "bias, gate and dropout"])
 def test_values_and_gradients(
     backend: str, threads: int, lengths: list[int], heads: int, head_size: int, dtype: torch.dtype, extra: str
 ) -> None:
@@ -83,10 +91,11 @@ def test_values_and_gradients(
     inputs = [x.requires_grad_() for x in fused.unbind(1)]
     exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
     options, exact_options = {}, {}
-    if "bias" in extra:
-        bias = random_bias(heads, max(lengths) + 3).float().requires_grad_()
-        exact_bias = bias.detach().double().requires_grad_()
-        options["bias"], exact_options["bias"] = bias, exact_bias
+    made = {"bias": random_bias(heads, max(lengths) + 3), "gate": random_gate(len(lengths), heads)}
+    chosen = [name for name in made if name in extra]
+    for name in chosen:
+        options[name] = made[name].float().requires_grad_()
+        exact_options[name] = options[name].detach().double().requires_grad_()
     if "dropout" in extra:
         options["dropout"] = exact_options["dropout"] = 0.3
         options["seed"] = exact_options["seed"] = -(2**61) - 12345
@@ -94,25 +103,26 @@ def test_values_and_gradients(
     exact = plain_attention(*exact_inputs, cu_lengths, **exact_options)
     assert result.dtype == dtype and result.is_contiguous()
     upstream = torch.randn(exact.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
-    if "bias" in extra:
-        inputs.append(options["bias"])
-        exact_inputs.append(exact_options["bias"])
+    inputs += [options[name] for name in chosen]
+    exact_inputs += [exact_options[name] for name in chosen]
     got = with_gradients(result, inputs, upstream)
     expected = with_gradients(exact, exact_inputs, upstream.double())
     tolerance = 2e-5 if dtype == torch.float32 else 1e-2
-    for name, x, y in zip(["out", "query", "key", "value", "bias"], got, expected, strict=False):
+    for name, x, y in zip(["out", "query", "key", "value", *chosen], got, expected, strict=True):
         # Of one token alone the probabilities are 1 and their gradients nothing.
-        if sum(lengths) > 1 or name in ("out", "value"):
+        if sum(lengths) > 1 or name in ("out", "value", "gate"):
             assert relative_error(x, y) < tolerance, name
 
 
 def test_gradcheck() -> None:
     fused, cu_lengths = packed([3, 0, 1, 4], 2, 5)
-    inputs = [x.clone().requires_grad_() for x in (*fused.unbind(1), random_bias(2, 6))]
+    inputs = [x.clone().requires_grad_() for x in (*fused.unbind(1), random_bias(2, 6), random_gate(4, 2))]
     for dropout in (0.0, 0.3):
-        assert torch.autograd.gradcheck(
-            lambda q, k, v, bias, p=dropout: attention(q, k, v, cu_lengths, bias=bias, dropout=p, seed=3), inputs
-        )
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor, dropout: float = dropout) -> Tensor:
+            return attention(q, k, v, cu_lengths, bias=bias, gate=gate, dropout=dropout, seed=3)
+
+        assert torch.autograd.gradcheck(attend, inputs)
 
 
 def test_blocks_of_long_sentences_in_the_reference() -> None:
@@ -132,7 +142,13 @@ def test_operator_keeps_torchs_rules(dtype: torch.dtype) -> None:
     fused, cu_lengths = packed([3, 0, 2, 4], 2, 6)
     inputs = [x.to(dtype).requires_grad_() for x in fused.unbind(1)]
     bias = random_bias(2, 4).to(torch.float64 if dtype == torch.float64 else torch.float32).requires_grad_()
-    for rest in ((bias, 0.5, 0.1, 7), (None, 0.5, 0.0, 0)):
+    gate = random_gate(4, 2).to(bias.dtype).requires_grad_()
+    for rest in (
+        (bias, None, 0.5, 0.1, 7),
+        (bias, gate, 0.5, 0.1, 7),
+        (None, gate, 0.5, 0.0, 0),
+        (None, None, 0.5, 0.0, 0),
+    ):
         torch.library.opcheck(torch.ops.sparsecse.attention_forward.default, (*inputs, cu_lengths, *rest))
 
 
@@ -141,15 +157,15 @@ def test_compiles_into_one_graph(backend: str) -> None:
     bias = random_bias(2, 50).float().requires_grad_()
     inputs = [x.float().requires_grad_() for x in fused.unbind(1)]
 
-    def loss(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, seed: int) -> Tensor:
-        return attention(q, k, v, cu_lengths, bias=bias, dropout=0.1, seed=seed).square().sum()
+    inputs += [bias, random_gate(len(MIXED), 2).float().requires_grad_()]
+
+    def loss(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gate: Tensor, seed: int) -> Tensor:
+        return attention(q, k, v, cu_lengths, bias=bias, gate=gate, dropout=0.1, seed=seed).square().sum()
 
     compiled = torch.compile(loss, fullgraph=True)
     for seed in (1, 2, 2**61):
-        expected = with_gradients(loss(*inputs, bias, seed), [*inputs, bias], torch.tensor(1.0))
-        for x, y in zip(
-            with_gradients(compiled(*inputs, bias, seed), [*inputs, bias], torch.tensor(1.0)), expected, strict=True
-        ):
+        expected = with_gradients(loss(*inputs, seed), inputs, torch.tensor(1.0))
+        for x, y in zip(with_gradients(compiled(*inputs, seed), inputs, torch.tensor(1.0)), expected, strict=True):
             torch.testing.assert_close(x, y)
 
 
@@ -293,10 +309,12 @@ def test_nothing_in_nothing_out(dtype: torch.dtype) -> None:
         x = torch.ones(tokens, heads, 8, dtype=dtype, requires_grad=True)
         bias = torch.ones(heads, 5, requires_grad=True)
         for cu_lengths in (torch.tensor([0, tokens]), torch.tensor([0, 0, tokens, tokens])):
-            out = attention(x, x, x, cu_lengths, bias=bias)
+            gate = torch.ones(len(cu_lengths) - 1, heads, dtype=dtype, requires_grad=True)
+            out = attention(x, x, x, cu_lengths, bias=bias, gate=gate)
             assert out.shape == x.shape and out.dtype == dtype
-            grad, grad_bias = torch.autograd.grad(out.sum(), [x, bias])
+            grad, grad_bias, grad_gate = torch.autograd.grad(out.sum(), [x, bias, gate])
             assert grad.shape == x.shape and not grad_bias.any()
+            assert grad_gate.dtype == dtype and float(grad_gate.sum()) == x.numel()
     nothing = torch.ones(0, 2, 8, dtype=dtype)
     assert attention(nothing, nothing, nothing, torch.tensor([0])).shape == (0, 2, 8)
 
@@ -319,8 +337,41 @@ def test_wrong_input_is_refused_in_one_sentence(backend: str) -> None:
     for bias in (torch.ones(7), torch.ones(3, 7), torch.ones(2, 6)):
         with pytest.raises(InputError, match="reach"):
             attention(x, x, x, cu_lengths, bias=bias)
+    for gate in (torch.ones(2), torch.ones(3, 2), torch.ones(2, 3)):
+        with pytest.raises(InputError, match=r"\[2 sentences, 2 heads\]"):
+            attention(x, x, x, cu_lengths, gate=gate)
     with pytest.raises(InputError, match="7 columns"):
         attention(x, x, x, cu_lengths, bias=torch.ones(2, 5))
     for dropout in (-0.1, 1.0, math.nan):
         with pytest.raises(InputError, match="dropout"):
             attention(x, x, x, cu_lengths, dropout=dropout)
+
+
+def test_token_maps_follow_the_lengths() -> None:
+    cu_lengths = torch.tensor([0, 0, 2, 2, 5, 5])
+    maps = token_maps(cu_lengths, 5)
+    assert maps.sentence.tolist() == [1, 1, 3, 3, 3]
+    assert maps.begin.tolist() == [0, 0, 2, 2, 2] and maps.end.tolist() == [2, 2, 5, 5, 5]
+    assert token_maps(cu_lengths, 5) is maps
+    cu_lengths[1] = 1
+    assert token_maps(cu_lengths, 5).sentence.tolist() == [0, 1, 3, 3, 3]
+    with torch.inference_mode():
+        untold = torch.tensor([0, 1, 2])
+        assert token_maps(untold, 2).begin.tolist() == [0, 1]
+        untold[1] = 2
+        assert token_maps(untold, 2).begin.tolist() == [0, 0]
+
+
+def test_token_maps_are_shared_where_asked() -> None:
+    with torch.inference_mode():
+        one, other = torch.tensor([0, 1, 2]), torch.tensor([0, 2])
+        with shared_token_maps(one):
+            maps = token_maps(one, 2)
+            assert maps.begin.tolist() == [0, 1] and token_maps(one, 2) is maps
+            assert token_maps(other, 2) is not token_maps(other, 2)
+            with shared_token_maps(other):
+                assert token_maps(other, 2) is token_maps(other, 2)
+            assert token_maps(one, 2) is maps
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(token_maps, one, 2).result() is not maps
+        assert token_maps(one, 2) is not maps

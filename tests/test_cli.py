@@ -177,6 +177,8 @@ def test_bench_prints_rows(call, sentence_folder):
         (["eval"], "sparsecse prune"),
         (["inspect"], "is no run directory"),
         (["eval", "{model}", "--tasks", "glue"], "glue"),
+        (["eval", "{model}", "--device", "tpu"], "--device 'tpu'"),
+        (["eval", "{model}", "--device", "cuda:99"], "--device cuda:99"),
         (["bench", "{model}", "--runtimes", "warp"], "warp"),
         (["bench", "{model}", "--batch-sizes", "0"], "--batch-sizes 0"),
         (["finetune", "--data", "demo"], "sparsecse score"),

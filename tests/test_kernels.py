@@ -12,34 +12,9 @@ from sparsecse.errors import InputError
 from sparsecse.kernels import row_logsumexp, uniformity, uniformity_value_and_grad
 from sparsecse.kernels.dispatch import native_extension
 
-LEVELS = ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"]
 HALF = [torch.bfloat16, torch.float16]
 # Odd shapes: one block and several, widths that fill panels of 32 and that do not.
 SHAPES = [(n, d) for n in (2, 3, 17, 300) for d in (1, 7, 100, 384, 768)] + [(700, 33), (2000, 24)]
-
-
-def backends() -> list[str]:
-    extension = native_extension()
-    return ["reference"] + (LEVELS[: extension.best_cpu_level() + 1] if extension else [])
-
-
-@pytest.fixture(params=backends())
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Holds the kernels to one implementation."""
-    if request.param == "reference":
-        monkeypatch.setenv("SPARSECSE_KERNELS", "reference")
-    else:
-        monkeypatch.setenv("SPARSECSE_KERNELS", "native")
-        monkeypatch.setenv("SPARSECSE_CPU", request.param)
-    return request.param
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def vectors(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from conftest import distilbert_twin, roberta_twin, write_checkpoint
 from safetensors.torch import load_file, save_file
 
+from sparsecse import gates as gates_module
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.gates import Gates, gated
@@ -24,6 +25,17 @@ def assert_same(left: Scores, right: Scores, rtol: float) -> None:
     for a, b in zip(left.heads + left.neurons, right.heads + right.neurons, strict=True):
         scale = max(float(b.abs().max()), 1e-12) if len(b) else 1.0
         torch.testing.assert_close(a.double(), b.double(), rtol=rtol, atol=rtol * scale)
+
+
+def test_gates_inside_attention_score_the_same(monkeypatch, encoder, pairs):
+    """As on a GPU: by the gradient of attention's own gates."""
+    expected = contributions(encoder, pairs, batch_size=3, precision="float32")
+    calls = []
+    inside = gates_module._gate_attention
+    monkeypatch.setattr(gates_module, "_fuses", lambda _: True)
+    monkeypatch.setattr(gates_module, "_gate_attention", lambda *args: calls.append(args) or inside(*args))
+    assert_same(contributions(encoder, pairs, batch_size=3, precision="float32"), expected, rtol=1e-4)
+    assert calls
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "first_last_avg"])

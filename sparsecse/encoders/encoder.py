@@ -58,10 +58,16 @@ class PackedBatch:
         value: torch.Tensor,
         relative_bias: torch.Tensor | None,
         dropout: float,
+        gate: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attention inside each sentence, as `SparseCSEModel` takes it; its dropout follows torch's CPU generator."""
+        """Attention inside each sentence, as `SparseCSEModel` takes it; its dropout follows torch's CPU generator.
+
+        gate: None or [sentences, heads]; see `kernels.attention`.
+        """
         seed = int(torch.randint(2**62, ())) if dropout else 0
-        return kernels.attention(query, key, value, self.cu_lengths, bias=relative_bias, dropout=dropout, seed=seed)
+        return kernels.attention(
+            query, key, value, self.cu_lengths, bias=relative_bias, gate=gate, dropout=dropout, seed=seed
+        )
 
 
 class Encoder(nn.Module):
@@ -151,12 +157,13 @@ class Encoder(nn.Module):
 
     def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
         """Sentence vectors [sentences, hidden_size]: those of `forward`, but no padding is computed."""
-        outputs = self.model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attend=batch.attend,
-            output_hidden_states=self.settings.pooling == "first_last_avg",
-        )
+        with kernels.shared_token_maps(batch.cu_lengths):
+            outputs = self.model(
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                attend=batch.attend,
+                output_hidden_states=self.settings.pooling == "first_last_avg",
+            )
         return self._finish(pool_packed(outputs, batch.cu_lengths, self.settings.pooling, self.model.pooler))
 
     def _finish(self, vectors: torch.Tensor) -> torch.Tensor:

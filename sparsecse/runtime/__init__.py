@@ -1,4 +1,4 @@
-"""The fastest way from sentences to vectors on a CPU: no padding, fused native kernels, bfloat16 and int8."""
+"""The fastest way from sentences to vectors: no padding, fused kernels; bfloat16, and on CPUs int8."""
 
 from sparsecse.runtime.precision import AUTO_COSINE, PRECISIONS
 from sparsecse.runtime.runtime import Runtime

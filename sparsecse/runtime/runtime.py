@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
-from sparsecse.runtime import native
+from sparsecse.runtime import gpu, native
 from sparsecse.runtime.precision import choose
 from sparsecse.runtime.tokenization import blocks, make_tokenize
 
@@ -19,29 +20,32 @@ _POOLING = {"mean": "mean", "cls": "cls", "pooler": "cls", "first_last_avg": "fi
 
 
 class Runtime:
-    """An encoder for inference on the CPU: the tokens of all sentences in one matrix, without padding.
+    """An encoder for inference: the tokens of all sentences in one matrix, without padding.
 
-    The weights are copied into the native encoder's own layout when it is made, and later changes of the model are not
-    seen. Where the native encoder cannot run (no compiled extension, an activation it does not have, a model on a GPU)
-    the same methods compute with PyTorch in float32; on the CPU a warning says so once. Several threads may use one
-    Runtime at a time.
+    The weights are copied when it is made, on the CPU into the native encoder's own layout, and later changes of the
+    model are not seen. Where the native encoder cannot run (no compiled extension, an activation it does not have) the
+    same methods compute with PyTorch in float32, and a warning says so once. On a GPU they compute with PyTorch and the
+    Triton kernels. Several threads may use one Runtime at a time.
 
     Args:
         model: an `Encoder`, or what `load_encoder` takes: a folder or a hub id.
         precision: "float32", "bfloat16" or "int8" (per-token activations, per-output weights; both only where the
             processor computes them natively), or "auto": the fastest of those whose vectors, on the built-in
             sentences, have a mean cosine of `AUTO_COSINE` or more to float32's. "auto" times them, so that it takes a
-            moment longer to load.
+            moment longer to load. On a GPU "float32", "bfloat16" or "float16", and "auto" is bfloat16 from compute
+            capability 8.0 on and float32 below it.
         threads: processor threads; by default `torch.get_num_threads()` at the time of each call.
+        device: "cpu", "cuda" or "cuda:1" and so on; by default the one that the model is on.
         load_options: options of `load_encoder`, where `model` is not an `Encoder`.
 
     Attributes:
-        encoder: the `Encoder` it was made from.
+        encoder: the `Encoder` it was made from, or its copy on the CPU where that was asked for.
+        device: the device that it computes on.
         precision: the precision that it computes in.
         reason: in a few words, why that one.
 
     Raises:
-        InputError: a model that cannot be loaded, or a precision that does not exist or not on this machine.
+        InputError: a model that cannot be loaded, or a precision or device that does not exist or not on this machine.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Runtime:
         model: Encoder | str | Path,
         precision: str = "auto",
         threads: int | None = None,
+        device: str | torch.device | None = None,
         **load_options: Any,
     ):
         if threads is not None and threads < 1:
@@ -57,6 +62,16 @@ class Runtime:
         self._threads = threads
         self._tokenize = make_tokenize(self.encoder)
         self._native: Any = None
+        self._gpu: gpu.GpuEncoder | None = None
+        self.device = gpu.choose_device(device, self.encoder.device)
+        if self.device.type == "cuda":
+            self._obstacle: str | None = f"this Runtime is on {self.device}"
+            capability = torch.cuda.get_device_capability(self.device)
+            self.precision, self.reason = gpu.choose_precision(precision, capability)
+            self._gpu = gpu.GpuEncoder(self.encoder, self.precision, self.device)
+            return
+        if self.device != self.encoder.device:
+            self.encoder = copy.deepcopy(self.encoder).to(self.device)
         self._obstacle = native.obstacle(self.encoder.model)
         if self._obstacle is None:
             choice = choose(self.encoder, precision, self.threads)
@@ -112,6 +127,8 @@ class Runtime:
         """
         if not token_ids:
             return np.empty((0, self.dimension), np.float32)
+        if self._gpu is not None:
+            return self._gpu.encode_ids(token_ids)
         if self._native is None:
             with torch.inference_mode():
                 return self.encoder.encode_ids(token_ids).cpu().numpy()

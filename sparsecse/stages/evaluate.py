@@ -24,11 +24,12 @@ def evaluate_run(
     batch_size: int = 64,
     precision: str = "float32",
     seed: int = SEED,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it.
 
-    precision: what `Runtime` computes in.
+    precision, device: what `Runtime` computes in, and on.
     seed: shuffles the folds of the transfer tasks.
     """
     stage, _ = workdir.newest_model()
@@ -42,6 +43,7 @@ def evaluate_run(
         "tasks": tasks,
         "positive_minimum": positive_minimum,
         "precision": precision,
+        "device": device,
         **({"seed": seed} if found.transfer else {}),
     }
 
@@ -52,7 +54,7 @@ def evaluate_run(
             ("pruned", lambda: load_model(workdir, stage)),
         ):
             results[label] = evaluate(
-                Runtime(load(), precision),
+                Runtime(load(), precision, device=device),
                 tasks,
                 data_dir=data_dir,
                 positive_minimum=positive_minimum,

@@ -1,0 +1,491 @@
+"""The backward kernels of attention over packed sentences; `triton_attention` says how they work and launches them."""
+
+import triton
+import triton.language as tl
+
+from sparsecse.kernels.triton_attention_tiles import LOG2E, any_nan, dot, load_rows, mix, row_hash, scores, store_rows
+
+
+@triton.jit
+def _probabilities(
+    left,  # [L, D], queries or keys, as in scores
+    right,  # [R, D]
+    left_product,  # [L, D], the upstream gradient of the same queries, or the values of the same keys
+    right_product,  # [R, D]
+    seen,  # [L, R]
+    distance,  # [L, R]
+    hashed,  # of the queries, as [L, 1] or [1, R]; so are lse, which comes times log2(e), and multiplier
+    position,  # of the keys, counted from their sentence's begin
+    lse,
+    multiplier,  # gate / (1 - dropout)
+    scale,
+    threshold,
+    bias,
+    HAS_BIAS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The softmax, the gradient with respect to it, and the weights that it gave the values; each [L, R]."""
+    logits = scores(left, right, seen, distance, scale, bias, HAS_BIAS, PRECISION)
+    softmax = tl.where(seen, tl.exp2(logits - lse), 0.0)
+    gradient = dot(left_product, tl.trans(right_product), None, PRECISION) * multiplier
+    weights = softmax * multiplier
+    used = seen
+    if DROPOUT:
+        stays = mix(hashed ^ position.to(tl.uint32)) >= threshold
+        weights = tl.where(stays, weights, 0.0)
+        used = seen & stays
+    return softmax, tl.where(used, gradient, 0.0), weights
+
+
+@triton.jit
+def _inner_products(
+    queries,
+    upstream,
+    k,
+    v,
+    stride_k,
+    stride_v,
+    low,
+    high,
+    rows,
+    begin,
+    end,
+    hashed,
+    lse,
+    multiplier,
+    scale,
+    threshold,
+    bias,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Upstream gradient times result for each query, [M], from the parts of the result: a gate of 0 left none."""
+    inner = tl.zeros([M], tl.float32)
+    for first in range(low, high, N):
+        columns = first + tl.arange(0, N)
+        seen = (columns[None, :] >= begin[:, None]) & (columns[None, :] < end[:, None])
+        softmax, gradient, _ = _probabilities(
+            queries, load_rows(k, first, high, stride_k, N, HEAD_SIZE, D),
+            upstream, load_rows(v, first, high, stride_v, N, HEAD_SIZE, D),
+            seen, columns[None, :] - rows[:, None], hashed[:, None], columns[None, :] - begin[:, None],
+            lse[:, None], multiplier[:, None], scale, threshold, bias, HAS_BIAS, DROPOUT, PRECISION,
+        )  # fmt: skip
+        inner += tl.sum(softmax * gradient, 1)
+    return inner
+
+
+@triton.jit
+def _query_gradient(
+    queries,
+    upstream,
+    k,
+    v,
+    stride_k,
+    stride_v,
+    low,
+    high,
+    rows,
+    begin,
+    end,
+    hashed,
+    lse,
+    inner,  # [M], the sum of softmax times its gradient
+    multiplier,
+    scale,
+    threshold,
+    bias,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The gradient of one tile of queries, [M, D]."""
+    result = tl.zeros([M, D], tl.float32)
+    for first in range(low, high, N):
+        columns = first + tl.arange(0, N)
+        seen = (columns[None, :] >= begin[:, None]) & (columns[None, :] < end[:, None])
+        keys = load_rows(k, first, high, stride_k, N, HEAD_SIZE, D)
+        softmax, gradient, _ = _probabilities(
+            queries, keys, upstream, load_rows(v, first, high, stride_v, N, HEAD_SIZE, D),
+            seen, columns[None, :] - rows[:, None], hashed[:, None], columns[None, :] - begin[:, None],
+            lse[:, None], multiplier[:, None], scale, threshold, bias, HAS_BIAS, DROPOUT, PRECISION,
+        )  # fmt: skip
+        change = softmax * (gradient - inner[:, None])
+        result = dot(tl.where(seen, change, 0.0).to(keys.dtype), keys, result, PRECISION)
+    return result * scale
+
+
+@triton.jit(do_not_specialize=["tokens", "heads", "hash_start", "threshold"])
+def query_gradient_kernel(
+    q,  # as in forward_kernel, down to out and lse
+    k,
+    v,
+    bias,
+    gate,
+    sentence,
+    begin,
+    end,
+    out,  # not read where there is a gate
+    lse,
+    upstream,  # [tokens, heads, head_size], strides as q
+    grad_q,  # [tokens, heads, head_size], contiguous
+    inner,  # [heads, tokens] float32, written for the kernels that follow: sum of softmax times its gradient
+    gate_rows,  # [heads, tokens] float32: each token's part of the gate's gradient; None without a gate
+    stride_q,
+    head_stride_q,
+    stride_k,
+    head_stride_k,
+    stride_v,
+    head_stride_v,
+    stride_upstream,
+    head_stride_upstream,
+    bias_columns,
+    tokens,
+    heads,
+    scale,
+    hash_start,
+    threshold,
+    keep_scale,
+    HEAD_SIZE: tl.constexpr,
+    D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+):
+    head = tl.program_id(0) % heads
+    first = tl.program_id(0) // heads * M
+    rows = first + tl.arange(0, M)
+    real = rows < tokens
+    row_begin = tl.load(begin + rows, mask=real, other=0)
+    row_end = tl.load(end + rows, mask=real, other=0)
+    low = tl.load(begin + first)
+    high = tl.load(end + tl.minimum(first + M, tokens) - 1)
+    hashed = row_begin.to(tl.uint32)
+    multiplier = tl.full([M], keep_scale, tl.float32)
+    gates = multiplier
+    if DROPOUT or HAS_GATE:
+        row_sentence = tl.load(sentence + rows, mask=real, other=0)
+        if DROPOUT:
+            hashed = row_hash(hash_start, row_sentence, head, rows - row_begin)
+        if HAS_GATE:
+            gates = tl.load(gate + row_sentence.to(tl.int64) * heads + head, mask=real, other=0.0).to(tl.float32)
+    threshold = threshold.to(tl.uint32, bitcast=True)
+    if HAS_BIAS:
+        bias += head.to(tl.int64) * bias_columns + bias_columns // 2
+    k += head.to(tl.int64) * head_stride_k
+    v += head.to(tl.int64) * head_stride_v
+    queries = load_rows(q + head.to(tl.int64) * head_stride_q, first, tokens, stride_q, M, HEAD_SIZE, D)
+    upstream += head.to(tl.int64) * head_stride_upstream
+    up = load_rows(upstream, first, tokens, stride_upstream, M, HEAD_SIZE, D)
+    row_lse = (
+        tl.load(lse + tl.cast(first, tl.int64) * heads + head + tl.arange(0, M) * heads, mask=real, other=0.0) * LOG2E
+    )
+    stride_out = heads * HEAD_SIZE
+    inner_rows = head.to(tl.int64) * tokens + rows
+    if HAS_GATE:
+        row_inner = _inner_products(
+            queries, up, k, v, stride_k, stride_v, low, high, rows, row_begin, row_end, hashed, row_lse, multiplier,
+            scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION,
+        )  # fmt: skip
+        tl.store(gate_rows + inner_rows, row_inner, mask=real)
+        row_inner *= gates
+        multiplier *= gates
+    else:
+        result = load_rows(out + head * HEAD_SIZE, first, tokens, stride_out, M, HEAD_SIZE, D)
+        row_inner = tl.sum(up.to(tl.float32) * result.to(tl.float32), 1)
+    tl.store(inner + inner_rows, row_inner, mask=real)
+
+    grad_q += head * HEAD_SIZE
+    gradient = _query_gradient(
+        queries, up, k, v, stride_k, stride_v, low, high, rows, row_begin, row_end, hashed, row_lse, row_inner,
+        multiplier, scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION,
+    )  # fmt: skip
+    if not any_nan(gradient):
+        store_rows(grad_q, gradient, first, real, stride_out, M, HEAD_SIZE, D)
+    else:
+        while low < high:
+            stop = tl.load(end + low)
+            gradient = _query_gradient(
+                queries, up, k, v, stride_k, stride_v, low, stop, rows, row_begin, row_end, hashed, row_lse, row_inner,
+                multiplier, scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION,
+            )  # fmt: skip
+            store_rows(grad_q, gradient, first, real & (row_begin == low), stride_out, M, HEAD_SIZE, D)
+            low = stop
+
+
+@triton.jit
+def _key_gradients(
+    keys,
+    values,
+    q,
+    upstream,
+    gate,
+    sentence,
+    begin,
+    lse,
+    inner,
+    stride_q,
+    stride_upstream,
+    low,  # the queries to visit: low to high
+    high,
+    rows,  # [N], numbers of the key tokens; their sentences begin and end at row_begin and row_end
+    row_begin,
+    row_end,
+    head,
+    heads,
+    scale,
+    hash_start,
+    threshold,
+    keep_scale,
+    bias,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The gradients of one tile of keys and of their values, both [N, D]."""
+    grad_keys = tl.zeros([N, D], tl.float32)
+    grad_values = tl.zeros([N, D], tl.float32)
+    for first in range(low, high, M):
+        columns = first + tl.arange(0, M)
+        real = columns < high
+        hashed = columns.to(tl.uint32)
+        multiplier = tl.full([M], keep_scale, tl.float32)
+        if DROPOUT or HAS_GATE:
+            query_sentence = tl.load(sentence + columns, mask=real, other=0)
+            if DROPOUT:
+                position = columns - tl.load(begin + columns, mask=real, other=0)
+                hashed = row_hash(hash_start, query_sentence, head, position)
+            if HAS_GATE:
+                gates = tl.load(gate + query_sentence.to(tl.int64) * heads + head, mask=real, other=0.0)
+                multiplier *= gates.to(tl.float32)
+        query_lse = tl.load(lse + columns.to(tl.int64) * heads, mask=real, other=0.0) * LOG2E
+        query_inner = tl.load(inner + columns, mask=real, other=0.0)
+        queries = load_rows(q, first, high, stride_q, M, HEAD_SIZE, D)
+        up = load_rows(upstream, first, high, stride_upstream, M, HEAD_SIZE, D)
+        seen = (columns[None, :] >= row_begin[:, None]) & (columns[None, :] < row_end[:, None])
+        # Transposed, [keys, queries]: both products below then take their left side as it was computed.
+        softmax, gradient, weights = _probabilities(
+            keys, queries, values, up, seen, rows[:, None] - columns[None, :], hashed[None, :],
+            (rows - row_begin)[:, None], query_lse[None, :], multiplier[None, :], scale, threshold, bias,
+            HAS_BIAS, DROPOUT, PRECISION,
+        )  # fmt: skip
+        grad_values = dot(weights.to(up.dtype), up, grad_values, PRECISION)
+        change = tl.where(seen, softmax * (gradient - query_inner[None, :]), 0.0)
+        grad_keys = dot(change.to(queries.dtype), queries, grad_keys, PRECISION)
+    return grad_keys * scale, grad_values
+
+
+@triton.jit(do_not_specialize=["tokens", "heads", "hash_start", "threshold"])
+def key_gradient_kernel(
+    q,  # as in query_gradient_kernel
+    k,
+    v,
+    bias,
+    gate,
+    sentence,
+    begin,
+    end,
+    lse,
+    upstream,
+    inner,  # read here
+    grad_k,  # [tokens, heads, head_size], contiguous, and so is grad_v
+    grad_v,
+    stride_q,
+    head_stride_q,
+    stride_k,
+    head_stride_k,
+    stride_v,
+    head_stride_v,
+    stride_upstream,
+    head_stride_upstream,
+    bias_columns,
+    tokens,
+    heads,
+    scale,
+    hash_start,
+    threshold,
+    keep_scale,
+    HEAD_SIZE: tl.constexpr,
+    D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+):
+    head = tl.program_id(0) % heads
+    first = tl.program_id(0) // heads * N
+    rows = first + tl.arange(0, N)
+    real = rows < tokens
+    row_begin = tl.load(begin + rows, mask=real, other=0)
+    row_end = tl.load(end + rows, mask=real, other=0)
+    low = tl.load(begin + first)
+    high = tl.load(end + tl.minimum(first + N, tokens) - 1)
+    threshold = threshold.to(tl.uint32, bitcast=True)
+    if HAS_BIAS:
+        bias += head.to(tl.int64) * bias_columns + bias_columns // 2
+    q += head.to(tl.int64) * head_stride_q
+    upstream += head.to(tl.int64) * head_stride_upstream
+    lse += head
+    inner += head.to(tl.int64) * tokens
+    keys = load_rows(k + head.to(tl.int64) * head_stride_k, first, tokens, stride_k, N, HEAD_SIZE, D)
+    values = load_rows(v + head.to(tl.int64) * head_stride_v, first, tokens, stride_v, N, HEAD_SIZE, D)
+    stride_out = heads * HEAD_SIZE
+    grad_k += head * HEAD_SIZE
+    grad_v += head * HEAD_SIZE
+
+    grad_keys, grad_values = _key_gradients(
+        keys, values, q, upstream, gate, sentence, begin, lse, inner, stride_q, stride_upstream, low, high,
+        rows, row_begin, row_end, head, heads, scale, hash_start, threshold, keep_scale, bias,
+        M, N, HEAD_SIZE, D, HAS_BIAS, HAS_GATE, DROPOUT, PRECISION,
+    )  # fmt: skip
+    if not any_nan(grad_keys + grad_values):
+        store_rows(grad_k, grad_keys, first, real, stride_out, N, HEAD_SIZE, D)
+        store_rows(grad_v, grad_values, first, real, stride_out, N, HEAD_SIZE, D)
+    else:
+        while low < high:
+            stop = tl.load(end + low)
+            grad_keys, grad_values = _key_gradients(
+                keys, values, q, upstream, gate, sentence, begin, lse, inner, stride_q, stride_upstream, low, stop,
+                rows, row_begin, row_end, head, heads, scale, hash_start, threshold, keep_scale, bias,
+                M, N, HEAD_SIZE, D, HAS_BIAS, HAS_GATE, DROPOUT, PRECISION,
+            )  # fmt: skip
+            mine = real & (row_begin == low)
+            store_rows(grad_k, grad_keys, first, mine, stride_out, N, HEAD_SIZE, D)
+            store_rows(grad_v, grad_values, first, mine, stride_out, N, HEAD_SIZE, D)
+            low = stop
+
+
+@triton.jit(do_not_specialize=["tokens", "heads", "hash_start", "threshold"])
+def bias_gradient_kernel(
+    q,  # as in query_gradient_kernel
+    k,
+    v,
+    bias,
+    gate,
+    sentence,
+    begin,
+    end,
+    lse,
+    upstream,
+    inner,
+    partial,  # [chunks, heads, bias_columns] float32, zero: the sum over every chunks-th tile of queries
+    stride_q,
+    head_stride_q,
+    stride_k,
+    head_stride_k,
+    stride_v,
+    head_stride_v,
+    stride_upstream,
+    head_stride_upstream,
+    bias_columns,
+    tokens,
+    heads,
+    scale,
+    hash_start,
+    threshold,
+    keep_scale,
+    HEAD_SIZE: tl.constexpr,
+    D: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,  # equal to M
+):
+    head = tl.program_id(0) % heads
+    chunk = tl.program_id(0) // heads
+    chunks = tl.num_programs(0) // heads
+    threshold = threshold.to(tl.uint32, bitcast=True)
+    partial += tl.program_id(0).to(tl.int64) * bias_columns
+    center = bias_columns // 2
+    bias += head.to(tl.int64) * bias_columns + center
+    q += head.to(tl.int64) * head_stride_q
+    k += head.to(tl.int64) * head_stride_k
+    v += head.to(tl.int64) * head_stride_v
+    upstream += head.to(tl.int64) * head_stride_upstream
+    lse += head
+    inner += head.to(tl.int64) * tokens
+    lane = tl.arange(0, N)
+    diagonal = lane[:, None] + lane[None, :]
+    for first in range(chunk * N, tokens, chunks * N):
+        rows = first + lane
+        real = rows < tokens
+        row_begin = tl.load(begin + rows, mask=real, other=0)
+        row_end = tl.load(end + rows, mask=real, other=0)
+        low = tl.load(begin + first)
+        high = tl.load(end + tl.minimum(first + N, tokens) - 1)
+        hashed = row_begin.to(tl.uint32)
+        multiplier = tl.full([N], keep_scale, tl.float32)
+        if DROPOUT or HAS_GATE:
+            row_sentence = tl.load(sentence + rows, mask=real, other=0)
+            if DROPOUT:
+                hashed = row_hash(hash_start, row_sentence, head, rows - row_begin)
+            if HAS_GATE:
+                gates = tl.load(gate + row_sentence.to(tl.int64) * heads + head, mask=real, other=0.0)
+                multiplier *= gates.to(tl.float32)
+        row_lse = tl.load(lse + rows.to(tl.int64) * heads, mask=real, other=0.0) * LOG2E
+        row_inner = tl.load(inner + rows, mask=real, other=0.0)
+        queries = load_rows(q, first, tokens, stride_q, N, HEAD_SIZE, D)
+        up = load_rows(upstream, first, tokens, stride_upstream, N, HEAD_SIZE, D)
+        for start in range(low, high, N):
+            columns = start + lane
+            seen = (columns[None, :] >= row_begin[:, None]) & (columns[None, :] < row_end[:, None])
+            softmax, gradient, _ = _probabilities(
+                queries, load_rows(k, start, high, stride_k, N, HEAD_SIZE, D),
+                up, load_rows(v, start, high, stride_v, N, HEAD_SIZE, D),
+                seen, columns[None, :] - rows[:, None], hashed[:, None], columns[None, :] - row_begin[:, None],
+                row_lse[:, None], multiplier[:, None], scale, threshold, bias, True, DROPOUT, PRECISION,
+            )  # fmt: skip
+            change = tl.where(seen, softmax * (gradient - row_inner[:, None]), 0.0)
+            # Turn row r left by r: column c then holds key - query = start - first + c, or N less where it went round.
+            turned = tl.gather(change, diagonal % N, 1)
+            near = tl.sum(tl.where(diagonal < N, turned, 0.0), 0)
+            far = tl.sum(tl.where(diagonal >= N, turned, 0.0), 0)
+            # The same column comes again from another thread of this program.
+            column = center + start - first + lane
+            inside = (column >= 0) & (column < bias_columns)
+            tl.store(partial + column, tl.load(partial + column, mask=inside, other=0.0) + near, mask=inside)
+            tl.debug_barrier()
+            column -= N
+            inside = (column >= 0) & (column < bias_columns)
+            tl.store(partial + column, tl.load(partial + column, mask=inside, other=0.0) + far, mask=inside)
+            tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["tokens", "heads"])
+def gate_gradient_kernel(
+    gate_rows,  # [heads, tokens] float32
+    cu_lengths,  # [sentences + 1] int64
+    grad_gate,  # [sentences, heads] float32
+    tokens,
+    heads,
+    N: tl.constexpr,
+):
+    head = tl.program_id(0) % heads
+    sentence = tl.program_id(0) // heads
+    low = tl.load(cu_lengths + sentence)
+    high = tl.load(cu_lengths + sentence + 1)
+    sums = tl.zeros([N], tl.float32)
+    for first in range(low, high, N):
+        rows = first + tl.arange(0, N)
+        sums += tl.load(gate_rows + head.to(tl.int64) * tokens + rows, mask=rows < high, other=0.0)
+    tl.store(grad_gate + tl.program_id(0).to(tl.int64), tl.sum(sums, 0))

@@ -1,0 +1,83 @@
+"""What the Triton kernels of attention share: tiles of rows, the dropout hash, and scores of one tile."""
+
+import triton
+import triton.language as tl
+
+from sparsecse.kernels.triton_support import interpreting
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+# Triton 3.9's interpreter multiplies the bits of bfloat16 as integers.
+WIDEN = tl.constexpr(interpreting())
+
+
+@triton.jit
+def dot(a, b, accumulator, PRECISION: tl.constexpr):
+    if WIDEN:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, accumulator, input_precision=PRECISION)
+
+
+@triton.jit
+def load_rows(x, first, limit, stride, ROWS: tl.constexpr, HEAD_SIZE: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows first to first + ROWS of x as [ROWS, COLUMNS], zero from row `limit` and from column HEAD_SIZE on."""
+    rows = tl.arange(0, ROWS)
+    columns = tl.arange(0, COLUMNS)
+    # Only the scalar needs 64 bits: within a tile the offsets are small.
+    pointers = x + tl.cast(first, tl.int64) * stride + rows[:, None] * stride + columns[None, :]
+    real = (first + rows < limit)[:, None]
+    if HEAD_SIZE < COLUMNS:
+        real = real & (columns < HEAD_SIZE)[None, :]
+    return tl.load(pointers, mask=real, other=0.0)
+
+
+@triton.jit
+def store_rows(x, values, first, keep, stride, ROWS: tl.constexpr, HEAD_SIZE: tl.constexpr, COLUMNS: tl.constexpr):
+    """The rows of `values` marked in `keep` [ROWS] go to rows first to first + ROWS of x."""
+    columns = tl.arange(0, COLUMNS)
+    pointers = x + tl.cast(first, tl.int64) * stride + tl.arange(0, ROWS)[:, None] * stride + columns[None, :]
+    keep = keep[:, None]
+    if HEAD_SIZE < COLUMNS:
+        keep = keep & (columns < HEAD_SIZE)[None, :]
+    tl.store(pointers, values.to(x.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def mix(x):
+    """As `reference._mix`, for uint32."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def row_hash(hash_start, sentence, head, position):
+    """The dropout hash up to its last word, the key; hash_start has both words of the seed in it."""
+    hashed = mix(hash_start.to(tl.uint32, bitcast=True) ^ sentence.to(tl.uint32))
+    hashed = mix(hashed ^ head.to(tl.uint32))
+    return mix(hashed ^ position.to(tl.uint32))
+
+
+@triton.jit
+def any_nan(x):
+    return tl.max((x != x).to(tl.int32)) > 0
+
+
+@triton.jit
+def scores(
+    left,  # [L, D], the queries of a tile and right its keys, or the other way round
+    right,  # [R, D]
+    seen,  # [L, R], whether the two tokens are of one sentence
+    distance,  # [L, R], key - query
+    scale,
+    bias,  # pointer to this head's row, at the column of key - query = 0
+    HAS_BIAS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Logits times log2(e), as exp2 is what the hardware has; -inf where nothing is seen."""
+    logits = dot(left, tl.trans(right), None, PRECISION) * (scale * LOG2E)
+    if HAS_BIAS:
+        logits += tl.load(bias + distance, mask=seen, other=0.0) * LOG2E
+    return tl.where(seen, logits, float("-inf"))

@@ -1,0 +1,107 @@
+"""Quality against measured speed: pruned structures against dropped layers, repaired with the same data and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from sparsecse.encoders import Encoder
+from sparsecse.masks import keep_layers
+from sparsecse.stages.siblings import choose_reconstruction
+from sparsecse.studies.setup import Setup
+from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.surgery import prune
+
+SPARSITIES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
+def spread_layers(total: int, kept: int) -> tuple[int, ...]:
+    """Which layers stay when a stack is thinned evenly, the first and the last among them where two or more stay."""
+    if kept == 1:
+        return (0,)
+    return tuple(round(i * (total - 1) / (kept - 1)) for i in range(kept))
+
+
+def cells(setup: Setup) -> list[Cell]:
+    """Ours at each sparsity, and the dense model with 5, 4, ... 1 of its layers, all repaired alike."""
+    total = len(setup.dense.model.encoder.layer)
+
+    def measured(kind: str, about: dict[str, Any], encoder: Encoder, key: str) -> dict[str, Any]:
+        speed = setup.speedups({key: encoder}, precision="float32")[key]
+        result = {"kind": kind, **about, **setup.measure(encoder, key), "speedup": speed}
+        if kind != "dense":
+            result["change"] = setup.interval(key, "dense")
+        return result
+
+    def ours(sparsity: float, key: str) -> dict[str, Any]:
+        mask = setup.mask(setup.scores(), sparsity)
+        encoder, _ = choose_reconstruction(setup.siblings, mask, prune(setup.dense, mask))
+        setup.repaired(encoder)
+        return measured("pruned", {"sparsity": sparsity}, encoder, key)
+
+    def fewer(kept: int, key: str) -> dict[str, Any]:
+        layers = spread_layers(total, kept)
+        encoder = prune(setup.dense, keep_layers(None, setup.dense.model.config.layer_sizes(), layers))
+        setup.repaired(encoder)
+        return measured("layers", {"layers": list(layers)}, encoder, key)
+
+    found = [Cell("dense", lambda: measured("dense", {}, setup.dense, "dense"))]
+    for kept in range(total - 1, 0, -1):
+        found.append(Cell(f"layers-{kept}", lambda a=(kept, f"layers-{kept}"): fewer(*a)))  # type: ignore[misc]
+    for sparsity in setup.settings.sparsities or SPARSITIES:
+        key = f"pruned-{sparsity:g}"
+        found.append(Cell(key, lambda a=(sparsity, key): ours(*a)))  # type: ignore[misc]
+    return found
+
+
+def _line(results: Results, kind: str) -> list[Any]:
+    return sorted(
+        (cell for cell in results.values() if cell["kind"] in (kind, "dense")), key=lambda cell: cell["speedup"]
+    )
+
+
+def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """One row for each model, the slowest first."""
+    rows = []
+    for cell in sorted(results.values(), key=lambda cell: (cell["kind"], cell["speedup"])):
+        what = {"dense": "dense", "layers": f"layers {cell.get('layers')}", "pruned": f"{cell.get('sparsity', 0):.0%} pruned"}
+        change = "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**cell["change"]) if "change" in cell else ""
+        rows.append([what[cell["kind"]], f"{cell['speedup']:.2f}x", f"{cell['dev']:.2f}", f"{cell['mean']:.2f}", change])
+    return ["model", "speed", "dev", "mean", "change (95 %)"], rows
+
+
+def at_speed(line: Sequence[Any], speed: float) -> float | None:
+    """The mean at a speed, between the measured models on both sides of it; None outside them."""
+    for below, above in pairwise(line):
+        if below["speedup"] <= speed <= above["speedup"]:
+            share = (speed - below["speedup"]) / max(1e-9, above["speedup"] - below["speedup"])
+            return below["mean"] + share * (above["mean"] - below["mean"])
+    return None
+
+
+def paragraph(results: Results) -> str:
+    """Who is ahead at which speed, read off between the measured points."""
+    parts = []
+    for speed in (1.2, 1.5, 2.0, 2.5, 3.0):
+        ours, theirs = (at_speed(_line(results, kind), speed) for kind in ("pruned", "layers"))
+        if ours is not None and theirs is not None:
+            parts.append(f"at {speed:g}x {ours - theirs:+.2f}")
+    return (
+        "Pruned structures against dropped layers at equal speed (mean Spearman, interpolated): " + ", ".join(parts) + "."
+    )
+
+
+def draw(results: Results, axes: Any) -> None:
+    """Two lines from the dense model on."""
+    for kind, label in (("pruned", "pruned heads and neurons"), ("layers", "dropped layers")):
+        line = _line(results, kind)
+        axes.plot([c["speedup"] for c in line], [c["mean"] for c in line], marker="o", label=f"{label}, repaired")
+    axes.axhline(results["dense"]["mean"], color="black", linewidth=1, linestyle="--", label="dense")
+    axes.set_xlabel("times as fast as the dense model (same runtime, float32)")
+    axes.set_ylabel("mean Spearman x100 of the test tasks")
+    axes.legend()
+    axes.grid(alpha=0.3)
+
+
+STUDY = Study("frontier", "Quality against measured speed", cells, paragraph, table, draw)

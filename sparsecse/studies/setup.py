@@ -1,0 +1,198 @@
+"""What every study works on: the model, the dev pairs, the test tasks, the repair's sentences, and how cells measure."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sparsecse.datasets import PairSet
+from sparsecse.encoders import Encoder, fingerprint
+from sparsecse.errors import InputError
+from sparsecse.evaluation import spearman
+from sparsecse.kernels import uniformity
+from sparsecse.masks import Budget, Mask, select
+from sparsecse.objectives import alignment
+from sparsecse.runtime import Runtime
+from sparsecse.scoring import Scores
+from sparsecse.stages.siblings import Siblings, choose_teachers
+from sparsecse.studies.intervals import paired_interval
+from sparsecse.surgery import prune
+from sparsecse.training import TrainingResult, TrainingSettings, train
+
+ScoreWith = Callable[..., Scores]
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What a study may be told; each takes what it needs, and has defaults of its own for what is None.
+
+    sparsities: fractions of heads and neurons removed. methods: scoring methods. seeds: how many seeds.
+    training: the repair of each cell, or None for no repair.
+    """
+
+    sparsities: tuple[float, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    seeds: int | None = None
+    training: TrainingSettings | None = None
+
+
+@dataclass
+class Setup:
+    """One model with its data.
+
+    dense: the encoder that is pruned; name: as the user calls it.
+    score_pairs: the graded pairs for scores and choices; tasks: {name: pairs} for the results, never for choices.
+    sentences: for the repair; score_with: (encoder, pairs, method=, seed=, weight=) -> Scores.
+    cosines: folder where the cosines of cells are kept for paired intervals.
+    """
+
+    name: str
+    dense: Encoder
+    score_pairs: PairSet
+    tasks: Mapping[str, PairSet]
+    sentences: Sequence[str]
+    score_with: ScoreWith
+    cosines: Path
+    settings: StudySettings = field(default_factory=StudySettings)
+    progress: Callable[[str], Callable[[int, int], None]] = lambda label: lambda done, total: None
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for cells to belong together."""
+        tasks = "".join(pairs.fingerprint() for pairs in self.tasks.values())
+        training = self.settings.training
+        return {
+            "model": self.name,
+            "model_hash": fingerprint(self.dense),
+            "data": self.score_pairs.fingerprint(),
+            "tasks": hashlib.sha256(tasks.encode()).hexdigest()[:16],
+            "training": None if training is None else {**asdict(training), "seed": None},
+            "sentences": hashlib.sha256("\n".join(self.sentences).encode()).hexdigest()[:16] if training else None,
+        }
+
+    # -- scores and cuts
+
+    @cached_property
+    def _scores(self) -> dict[tuple[Any, ...], Scores]:
+        return {}
+
+    def scores(self, method: str = "taylor", *, seed: int = 0, weight: float = 0.5) -> Scores:
+        """The model's scores; taken once."""
+        key = (method, seed, weight)
+        if key not in self._scores:
+            if method == "reversed":
+                plain = self.scores("taylor", weight=weight)
+                scores = Scores(tuple(-x for x in plain.heads), tuple(-x for x in plain.neurons))
+            else:
+                scores = self.score_with(self.dense, self.score_pairs, method=method, seed=seed, weight=weight)
+            self._scores[key] = scores
+        return self._scores[key]
+
+    def mask(self, scores: Scores, sparsity: float) -> Mask:
+        """The paper's mask: that fraction of heads and of neurons."""
+        return select(scores, Budget.of(scores.sizes(), sparsity=sparsity))
+
+    def cut(self, scores: Scores, sparsity: float) -> Encoder:
+        """The encoder without the lowest-scored structures; at 0 the dense one."""
+        return prune(self.dense, self.mask(scores, sparsity)) if sparsity else self.dense
+
+    @cached_property
+    def siblings(self) -> Siblings:
+        """The cuts by the paper's scores, for the choice of teachers."""
+        return Siblings(self.dense, self.scores(), [self.score_pairs])
+
+    @cached_property
+    def teachers(self) -> list[Encoder]:
+        """The dense model and the cuts that the repair learns from, the same for every cell."""
+        sparsities, _ = choose_teachers(self.siblings)
+        return [self.siblings.encoder(sparsity) for sparsity in sparsities]
+
+    def dev(self, encoder: Encoder) -> float:
+        """Spearman x100 on the pairs that choices are made on."""
+        return spearman(Runtime(encoder, "float32"), self.score_pairs)
+
+    def repaired(self, encoder: Encoder, *, seed: int = 0, teachers: Sequence[Encoder] | None = None) -> TrainingResult:
+        """Repair an encoder in place with the study's training settings."""
+        training = self.settings.training
+        if training is None:
+            raise InputError("This study repairs what it prunes; give --steps above 0 and --train-data.")
+        return train(
+            encoder,
+            [(sentence,) for sentence in self.sentences],
+            TrainingSettings(**{**asdict(training), "seed": seed}),
+            teacher=self.teachers if teachers is None else teachers,
+            dev_score=self.dev,
+        )
+
+    # -- measurements
+
+    @cached_property
+    def _golds(self) -> dict[str, np.ndarray]:
+        return {task: np.asarray(pairs.scores, dtype=np.float64) for task, pairs in self.tasks.items()}
+
+    def measure(self, encoder: Encoder, key: str) -> dict[str, Any]:
+        """Spearman x100 of every task, their mean, dev, alignment and uniformity; the cosines are kept under `key`."""
+        sentences = list(dict.fromkeys(sentence for pairs in self.tasks.values() for sentence in pairs.sentences()))
+        vectors = F.normalize(torch.as_tensor(Runtime(encoder, "float32").encode(sentences)).float(), dim=-1)
+        table = _Known(sentences, vectors)
+        found = {task: spearman(table, pairs) for task, pairs in self.tasks.items()}
+        cosines = {
+            task: (table.rows(pairs.first) * table.rows(pairs.second)).sum(dim=1).numpy()
+            for task, pairs in self.tasks.items()
+        }
+        self.cosines.mkdir(parents=True, exist_ok=True)
+        np.savez(self.cosines / f"{key.replace('/', '_')}.npz", **cosines)
+        # On the task with the most pairs scored as positive; the same for every cell.
+        positives = {task: pairs.positives() for task, pairs in self.tasks.items()}
+        task = max(positives, key=lambda name: len(positives[name]))
+        own = table.rows(self.tasks[task].sentences())
+        rows = torch.tensor(positives[task])
+        return {
+            "tasks": found,
+            "mean": sum(found.values()) / len(found),
+            "dev": self.dev(encoder),
+            "alignment": float(alignment(own[rows[:, 0]], own[rows[:, 1]])),
+            "uniformity": float(uniformity(own, t=2.0)),
+        }
+
+    def interval(self, key: str, other: str) -> dict[str, float]:
+        """The difference in mean Spearman of two measured cells, with its interval over pairs."""
+        ours, theirs = (np.load(self.cosines / f"{name.replace('/', '_')}.npz") for name in (key, other))
+        return paired_interval(self._golds, ours, theirs)
+
+    def speedups(self, encoders: Mapping[str, Encoder], *, repeats: int = 7, precision: str = "float32") -> dict[str, float]:
+        """How many times faster than the dense model each encoder embeds 256 sentences, in one interleaved run."""
+        sentences = list(self.sentences[:256]) or self.score_pairs.sentences()[:256]
+        ids = self.dense.tokenize(sentences)
+        runtimes = {"": Runtime(self.dense, precision)} | {
+            name: Runtime(encoder, precision) for name, encoder in encoders.items()
+        }
+        best = dict.fromkeys(runtimes, float("inf"))
+        for _ in range(repeats):
+            for name, runtime in runtimes.items():
+                start = time.perf_counter()
+                runtime.encode_ids(ids)
+                best[name] = min(best[name], time.perf_counter() - start)
+        return {name: best[""] / best[name] for name in encoders}
+
+
+class _Known:
+    """An encoder of sentences whose vectors are there already."""
+
+    def __init__(self, sentences: Sequence[str], vectors: torch.Tensor):
+        self._row = {sentence: row for row, sentence in enumerate(sentences)}
+        self._vectors = vectors
+
+    def rows(self, sentences: Sequence[str]) -> torch.Tensor:
+        return self._vectors[[self._row[sentence] for sentence in sentences]]
+
+    def encode(self, sentences: list[str], *, batch_size: int) -> torch.Tensor:
+        return self.rows(sentences)

@@ -1,0 +1,129 @@
+"""A study as a list of cells: each is measured once and written at once, so that a killed study goes on where it was."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsecse.benchmarking.machine import machine, versions
+from sparsecse.errors import InputError
+from sparsecse.files import atomic_file, read_json, write_json, write_text
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Cell key -> what was measured."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement. key: unique in its study, and enough to say what was measured; run: measures it."""
+
+    key: str
+    run: Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, how it is measured, and how the answer is shown.
+
+    title: the question in a line.
+    cells: (setup) -> the measurements, in order.
+    paragraph: what the results say in a few sentences, made from the numbers alone.
+    table: the header and the rows of the results.
+    draw: (results, matplotlib axes) -> None.
+    """
+
+    name: str
+    title: str
+    cells: Callable[[Any], Sequence[Cell]]
+    paragraph: Callable[[Results], str]
+    table: Callable[[Results], tuple[Sequence[str], Sequence[Sequence[str]]]]
+    draw: Callable[[Results, Any], None]
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """The JSON file of a study; `InputError` where it is none."""
+    content = read_json(path)
+    if not isinstance(content, dict) or "results" not in content or "study" not in content:
+        raise InputError(f"{path} is not the file of a study; move it away or give another --out.")
+    return content
+
+
+def run_study(
+    study: Study,
+    setup: Any,
+    out: Path,
+    *,
+    report: Callable[[str, int, int], None] = lambda key, done, total: None,
+) -> dict[str, Any]:
+    """Measure the cells that `<out>/<name>.json` does not have yet, writing the file after each.
+
+    Args:
+        setup: what the cells measure; its `identity()` must be that of the file, if there is one.
+        report: called with (key, cells done, cells in all) before each cell and at the end.
+
+    Raises:
+        InputError: the file belongs to another model, data or repair.
+    """
+    path = out / f"{study.name}.json"
+    identity = setup.identity()
+    content: dict[str, Any] = {"study": study.name, "title": study.title, **identity, "results": {}}
+    if path.exists():
+        before = read_study(path)
+        for name, value in identity.items():
+            if before.get(name) != value:
+                raise InputError(
+                    f"{path} was measured with another {name} ({before.get(name)}, now {value}); give another --out."
+                )
+        content = before
+    content |= {"machine": machine(), "versions": versions(("numpy", "scipy"))}
+    cells = study.cells(setup)
+    for number, cell in enumerate(cells):
+        if cell.key in content["results"]:
+            continue
+        report(cell.key, number, len(cells))
+        start = time.monotonic()
+        measured = cell.run()
+        content["results"][cell.key] = {**measured, "seconds": round(time.monotonic() - start, 1)}
+        content["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        write_json(path, content)
+    report("", len(cells), len(cells))
+    return content
+
+
+def write_report(study: Study, content: Mapping[str, Any], out: Path) -> list[Path]:
+    """Write `<name>.md` (paragraph and table) and, where matplotlib is installed, `<name>.png`; returns what was written."""
+    results = content["results"]
+    header, rows = study.table(results)
+    lines = [
+        f"# {study.title}",
+        "",
+        study.paragraph(results),
+        "",
+        "| " + " | ".join(header) + " |",
+        "| " + " | ".join(["---"] * len(header)) + " |",
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+        f"{content['model']}, {content.get('date', '')[:10]}, {content['machine']['cpu']}; "
+        f"seconds in all: {sum(cell['seconds'] for cell in results.values()):.0f}.",
+    ]
+    written = [out / f"{study.name}.md"]
+    write_text(written[0], "\n".join(lines) + "\n")
+    try:
+        import matplotlib
+    except ImportError:
+        return written
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    study.draw(results, axes)
+    axes.set_title(study.title, fontsize=10)
+    written.append(out / f"{study.name}.png")
+    with atomic_file(written[1]) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
+    return written
