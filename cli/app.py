@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from sparsecse import __version__
-from sparsecse.cli import bench, evaluate, export, finetune, inspect, pack, prune, push, rewind, run, score, train
+from sparsecse.cli import (
+    bench,
+    evaluate,
+    export,
+    finetune,
+    inspect,
+    pack,
+    prune,
+    push,
+    rewind,
+    run,
+    score,
+    study,
+    train,
+)
 from sparsecse.cli.output import note
 from sparsecse.errors import InputError
 
@@ -41,6 +55,7 @@ for command, name in (
     (inspect.inspect, "inspect"),
     (export.export, "export"),
     (push.push, "push"),
+    (study.study, "study"),
 ):
     app.command(name)(command)
 

@@ -21,6 +21,14 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
+def rows_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of ready-made cells."""
+    table = _table(title, header)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def score_table(scores: Scores) -> Table:
     """Per layer: how many of its heads and neurons are among the lowest 1, 5, 10, 20 and 50 % of all."""
     percents = [f"{sparsity:.0%}" for sparsity in SPARSITIES]

@@ -65,9 +65,15 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """One row for each model, the slowest first."""
     rows = []
     for cell in sorted(results.values(), key=lambda cell: (cell["kind"], cell["speedup"])):
-        what = {"dense": "dense", "layers": f"layers {cell.get('layers')}", "pruned": f"{cell.get('sparsity', 0):.0%} pruned"}
+        what = {
+            "dense": "dense",
+            "layers": f"layers {cell.get('layers')}",
+            "pruned": f"{cell.get('sparsity', 0):.0%} pruned",
+        }
         change = "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**cell["change"]) if "change" in cell else ""
-        rows.append([what[cell["kind"]], f"{cell['speedup']:.2f}x", f"{cell['dev']:.2f}", f"{cell['mean']:.2f}", change])
+        rows.append(
+            [what[cell["kind"]], f"{cell['speedup']:.2f}x", f"{cell['dev']:.2f}", f"{cell['mean']:.2f}", change]
+        )
     return ["model", "speed", "dev", "mean", "change (95 %)"], rows
 
 
@@ -88,7 +94,9 @@ def paragraph(results: Results) -> str:
         if ours is not None and theirs is not None:
             parts.append(f"at {speed:g}x {ours - theirs:+.2f}")
     return (
-        "Pruned structures against dropped layers at equal speed (mean Spearman, interpolated): " + ", ".join(parts) + "."
+        "Pruned structures against dropped layers at equal speed (mean Spearman, interpolated): "
+        + ", ".join(parts)
+        + "."
     )
 
 

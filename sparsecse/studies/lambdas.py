@@ -63,10 +63,11 @@ def paragraph(results: Results) -> str:
 
     best, chosen = (max(weights, key=lambda weight: mean(weight, name)) for name in ("mean", "dev"))
     ends = ", ".join(f"{weight:g}: {mean(weight, 'mean') - results['dense']['mean']:+.2f}" for weight in weights)
+    alone = [mean(weight, "mean") - mean(0.5, "mean") for weight in (1.0, 0.0)]
     return (
-        f"Averaged over the sparsities, the change of the mean against dense is, by lambda, {ends}. The best lambda on the "
-        f"test tasks is {best:g}; dev would choose {chosen:g}. Alignment alone (1) and uniformity alone (0) differ from "
-        f"the even mix by {mean(1.0, 'mean') - mean(0.5, 'mean'):+.2f} and {mean(0.0, 'mean') - mean(0.5, 'mean'):+.2f}."
+        f"Averaged over the sparsities, the change of the mean against dense is, by lambda, {ends}. The best lambda on "
+        f"the test tasks is {best:g}; dev would choose {chosen:g}. Alignment alone (1) and uniformity alone (0) differ "
+        f"from the even mix by {alone[0]:+.2f} and {alone[1]:+.2f}."
     )
 
 

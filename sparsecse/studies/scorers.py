@@ -66,7 +66,9 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     dense = results["dense"]["mean"]
     header = ["sparsity", "repair", "method", "seeds", "dev", "mean", "against dense", "ours ahead by (95 %)"]
     rows = [["0%", "no", "dense", "1", f"{results['dense']['dev']:.2f}", f"{dense:.2f}", "", ""]]
-    groups = sorted(_grouped(results).items(), key=lambda item: (item[0][0], item[0][1], -_mean([c["mean"] for c in item[1]])))
+    groups = sorted(
+        _grouped(results).items(), key=lambda item: (item[0][0], item[0][1], -_mean([c["mean"] for c in item[1]]))
+    )
     for (sparsity, repaired, method), group in groups:
         means = [cell["mean"] for cell in group]
         spread = f" ({min(means):.2f} to {max(means):.2f})" if len(means) > 1 else ""
@@ -95,7 +97,11 @@ def paragraph(results: Results) -> str:
     groups = _grouped(results)
     sentences = []
     for sparsity, repaired in sorted({key[:2] for key in groups}):
-        means = {key[2]: _mean([c["mean"] for c in group]) for key, group in groups.items() if key[:2] == (sparsity, repaired)}
+        means = {
+            key[2]: _mean([c["mean"] for c in group])
+            for key, group in groups.items()
+            if key[:2] == (sparsity, repaired)
+        }
         best = max(means, key=lambda method: means[method])
         rivals = {method: mean for method, mean in means.items() if method != OURS}
         label = f"At {sparsity:.0%} {'with' if repaired else 'without'} repair"
@@ -108,8 +114,8 @@ def paragraph(results: Results) -> str:
             if all(cell["ours_ahead"]["low"] > 0 for cell in groups[(sparsity, repaired, method)])
         ]
         sentences.append(
-            f"{label} {best} is best; {OURS} is {means[OURS] - rivals[rival]:+.2f} against {rival}, the best other, and "
-            f"surely ahead (interval above 0) of {len(beaten)} of {len(rivals)}."
+            f"{label} {best} is best; {OURS} is {means[OURS] - rivals[rival]:+.2f} against {rival}, the best other, "
+            f"and surely ahead (interval above 0) of {len(beaten)} of {len(rivals)}."
         )
     return " ".join(sentences)
 

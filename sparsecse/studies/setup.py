@@ -1,4 +1,4 @@
-"""What every study works on: the model, the dev pairs, the test tasks, the repair's sentences, and how cells measure."""
+"""What every study works on: the model, dev pairs, test tasks and sentences, and how its cells measure."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ from sparsecse.kernels import uniformity
 from sparsecse.masks import Budget, Mask, select
 from sparsecse.objectives import alignment
 from sparsecse.runtime import Runtime
-from sparsecse.scoring import Scores
+from sparsecse.scoring import Objective, Scores, ScoringSettings, Structure, leave_one_out, scoring_method
 from sparsecse.stages.siblings import Siblings, choose_teachers
 from sparsecse.studies.intervals import paired_interval
 from sparsecse.surgery import prune
 from sparsecse.training import TrainingResult, TrainingSettings, train
-
-ScoreWith = Callable[..., Scores]
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Setup:
 
     dense: the encoder that is pruned; name: as the user calls it.
     score_pairs: the graded pairs for scores and choices; tasks: {name: pairs} for the results, never for choices.
-    sentences: for the repair; score_with: (encoder, pairs, method=, seed=, weight=) -> Scores.
+    sentences: for the repair.
     cosines: folder where the cosines of cells are kept for paired intervals.
     """
 
@@ -60,7 +58,6 @@ class Setup:
     score_pairs: PairSet
     tasks: Mapping[str, PairSet]
     sentences: Sequence[str]
-    score_with: ScoreWith
     cosines: Path
     settings: StudySettings = field(default_factory=StudySettings)
     progress: Callable[[str], Callable[[int, int], None]] = lambda label: lambda done, total: None
@@ -92,17 +89,30 @@ class Setup:
                 plain = self.scores("taylor", weight=weight)
                 scores = Scores(tuple(-x for x in plain.heads), tuple(-x for x in plain.neurons))
             else:
-                scores = self.score_with(self.dense, self.score_pairs, method=method, seed=seed, weight=weight)
+                scores = self.score_model(self.dense, method, seed=seed, weight=weight)
             self._scores[key] = scores
         return self._scores[key]
+
+    def score_model(self, encoder: Encoder, method: str = "taylor", *, seed: int = 0, weight: float = 0.5) -> Scores:
+        """Scores of any encoder on the study's pairs."""
+        settings = ScoringSettings(objective=Objective(weight), seed=seed)
+        return scoring_method(method).score(encoder, self.score_pairs, settings, self.progress(f"Scoring by {method}"))
+
+    def leave_one_out(self, structures: Sequence[Structure]) -> list[dict[str, Any]]:
+        """What truly happens when each structure is removed alone, as JSON."""
+        done = self.progress("Removing one at a time")
+        return [
+            asdict(row) for row in leave_one_out(self.dense, self.score_pairs, Objective(), structures, progress=done)
+        ]
 
     def mask(self, scores: Scores, sparsity: float) -> Mask:
         """The paper's mask: that fraction of heads and of neurons."""
         return select(scores, Budget.of(scores.sizes(), sparsity=sparsity))
 
-    def cut(self, scores: Scores, sparsity: float) -> Encoder:
-        """The encoder without the lowest-scored structures; at 0 the dense one."""
-        return prune(self.dense, self.mask(scores, sparsity)) if sparsity else self.dense
+    def cut(self, scores: Scores, sparsity: float, encoder: Encoder | None = None) -> Encoder:
+        """An encoder (by default the dense one) without the lowest-scored structures; at 0 itself."""
+        encoder = encoder or self.dense
+        return prune(encoder, self.mask(scores, sparsity)) if sparsity else encoder
 
     @cached_property
     def siblings(self) -> Siblings:
@@ -168,7 +178,9 @@ class Setup:
         ours, theirs = (np.load(self.cosines / f"{name.replace('/', '_')}.npz") for name in (key, other))
         return paired_interval(self._golds, ours, theirs)
 
-    def speedups(self, encoders: Mapping[str, Encoder], *, repeats: int = 7, precision: str = "float32") -> dict[str, float]:
+    def speedups(
+        self, encoders: Mapping[str, Encoder], *, repeats: int = 7, precision: str = "float32"
+    ) -> dict[str, float]:
         """How many times faster than the dense model each encoder embeds 256 sentences, in one interleaved run."""
         sentences = list(self.sentences[:256]) or self.score_pairs.sentences()[:256]
         ids = self.dense.tokenize(sentences)

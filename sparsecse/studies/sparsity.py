@@ -88,10 +88,12 @@ def paragraph(results: Results) -> str:
     chosen = next(cell for cell in curve if cell["sparsity"] == auto)
     optima = {task: max(curve, key=lambda cell: cell["tasks"][task]) for task in dense["tasks"]}
     own = ", ".join(
-        f"{task} {cell['sparsity']:.0%} ({cell['tasks'][task] - dense['tasks'][task]:+.2f})" for task, cell in optima.items()
+        f"{task} {cell['sparsity']:.0%} ({cell['tasks'][task] - dense['tasks'][task]:+.2f})"
+        for task, cell in optima.items()
     )
+    best = max(curve, key=lambda cell: cell["dev"])
     text = [
-        f"Without repair, the dev score is best at {max(curve, key=lambda cell: cell['dev'])['sparsity']:.0%}; the largest "
+        f"Without repair, the dev score is best at {best['sparsity']:.0%}; the largest "
         f"sparsity within {TOLERANCE} of that is {auto:.0%}, where the mean of the test tasks is "
         f"{chosen['mean'] - dense['mean']:+.2f} against dense.",
         f"Each task's own best: {own}.",

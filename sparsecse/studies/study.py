@@ -1,4 +1,4 @@
-"""A study as a list of cells: each is measured once and written at once, so that a killed study goes on where it was."""
+"""A study as a list of cells, each written as soon as it is measured, so that a killed study goes on where it was."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def run_study(
 
 
 def write_report(study: Study, content: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write `<name>.md` (paragraph and table) and, where matplotlib is installed, `<name>.png`; returns what was written."""
+    """Write `<name>.md` (paragraph, table) and, with matplotlib, `<name>.png`; returns what was written."""
     results = content["results"]
     header, rows = study.table(results)
     lines = [

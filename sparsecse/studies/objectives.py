@@ -1,0 +1,94 @@
+"""Other contrastive families: the model trained on with each objective, then pruned by its own scores."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sparsecse.encoders import Encoder
+from sparsecse.errors import InputError
+from sparsecse.studies.setup import Setup
+from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.training import TrainingSettings, train
+
+OBJECTIVES = ("unsup", "moco", "byol")
+SPARSITIES = (0.05, 0.1, 0.2, 0.3)
+
+
+def cells(setup: Setup) -> list[Cell]:
+    """Each objective's model, dense and cut at each sparsity by its own scores, without repair."""
+    known: dict[str, tuple[Encoder, Any]] = {}
+    training = setup.settings.training
+    if training is None:
+        raise InputError("The study objectives trains; give --steps above 0 and --train-data.")
+
+    def trained(objective: str) -> tuple[Encoder, Any]:
+        if objective not in known:
+            model = copy.deepcopy(setup.dense.model)
+            encoder = Encoder(model, setup.dense.tokenizer, setup.dense.settings, setup.dense.source)
+            settings = TrainingSettings(**{**asdict(training), "objective": {objective: 1.0}})
+            train(encoder, [(sentence,) for sentence in setup.sentences], settings)
+            known.clear()
+            known[objective] = encoder, setup.score_model(encoder)
+        return known[objective]
+
+    def measure(objective: str, sparsity: float, key: str) -> dict[str, Any]:
+        encoder, scores = trained(objective)
+        pruned = setup.cut(scores, sparsity, encoder)
+        measured = setup.measure(pruned, key)
+        change = {"change": setup.interval(key, f"{objective}/0")} if sparsity else {}
+        return {"objective": objective, "sparsity": sparsity, **measured, **change}
+
+    found = []
+    for objective in OBJECTIVES:
+        for sparsity in (0.0, *(setup.settings.sparsities or SPARSITIES)):
+            key = f"{objective}/{sparsity:g}"
+            found.append(Cell(key, lambda a=(objective, sparsity, key): measure(*a)))  # type: ignore[misc]
+    return found
+
+
+def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """One row for each objective and sparsity."""
+    rows = [
+        [
+            cell["objective"],
+            f"{cell['sparsity']:.0%}",
+            f"{cell['dev']:.2f}",
+            f"{cell['mean']:.2f}",
+            "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**cell["change"]) if "change" in cell else "",
+            f"{cell['alignment']:.3f}",
+            f"{cell['uniformity']:.3f}",
+        ]
+        for cell in results.values()
+    ]
+    return ["objective", "sparsity", "dev", "mean", "change (95 %)", "alignment", "uniformity"], rows
+
+
+def paragraph(results: Results) -> str:
+    """For each objective where its curve is highest."""
+    text = []
+    for objective in dict.fromkeys(cell["objective"] for cell in results.values()):
+        own = [cell for cell in results.values() if cell["objective"] == objective]
+        best = max(own, key=lambda cell: cell["mean"])
+        dense = next(cell for cell in own if not cell["sparsity"])
+        text.append(
+            f"Trained with {objective}, the mean is highest at {best['sparsity']:.0%} "
+            f"({best['mean'] - dense['mean']:+.2f} against the same model whole, {dense['mean']:.2f})."
+        )
+    return " ".join(text)
+
+
+def draw(results: Results, axes: Any) -> None:
+    """A line for each objective."""
+    for objective in dict.fromkeys(cell["objective"] for cell in results.values()):
+        line = sorted((c["sparsity"], c["mean"]) for c in results.values() if c["objective"] == objective)
+        axes.plot([100 * x for x, _ in line], [y for _, y in line], marker="o", label=objective)
+    axes.set_xlabel("heads and neurons removed, %")
+    axes.set_ylabel("mean Spearman x100 of the test tasks")
+    axes.legend()
+    axes.grid(alpha=0.3)
+
+
+STUDY = Study("objectives", "Sparsity after other contrastive objectives", cells, paragraph, table, draw)

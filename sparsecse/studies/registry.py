@@ -1,0 +1,7 @@
+"""All studies by name."""
+
+from sparsecse.studies import frontier, lambdas, objectives, oracle, rewind, scorers, sparsity
+
+STUDIES = {
+    module.STUDY.name: module.STUDY for module in (sparsity, scorers, oracle, lambdas, rewind, objectives, frontier)
+}
