@@ -7,7 +7,7 @@ from sparsecse.stages.models import load_dense
 from sparsecse.stages.options import DataOptions, ModelOptions, resolve_model
 from sparsecse.stages.pack import newest_folder, pack
 from sparsecse.stages.pipeline import Plan, run
-from sparsecse.stages.prune import MASK_FILE, Cut, load_mask, prune, rewind
+from sparsecse.stages.prune import MASK_FILE, Cut, choose, load_mask, prune, rewind
 from sparsecse.stages.score import SCORES_FILE, load_scores, score
 from sparsecse.stages.train import finetune, train_dense, training_summary
 
@@ -20,6 +20,7 @@ __all__ = [
     "Plan",
     "bench_models",
     "bench_run",
+    "choose",
     "evaluate_run",
     "finetune",
     "inspect_model",

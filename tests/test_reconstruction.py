@@ -1,0 +1,108 @@
+"""Least-squares reconstruction: the closed form itself, nearer states for every family, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from sparsecse.encoders import Encoder
+from sparsecse.errors import InputError
+from sparsecse.masks import Budget, keep_layers, select
+from sparsecse.reconstruction import _LeastSquares, reconstruct
+from sparsecse.scoring import random
+from sparsecse.surgery import prune
+
+
+def distance(first: Encoder, second: Encoder, sentences: list[str]) -> float:
+    return float((first.encode(sentences) - second.encode(sentences)).square().mean())
+
+
+def test_the_fit_is_ridge_regression_around_the_weights():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(5, 3).double()
+    before = copy.deepcopy(linear)
+    x, wanted = torch.randn(40, 5).double() + 2, torch.randn(40, 3).double()
+    with torch.no_grad():
+        sums = _LeastSquares(linear)
+        for part in range(0, 40, 15):
+            sums.add(x[part : part + 15], wanted[part : part + 15])
+        sums.fit(0.3)
+    centred = x - x.mean(dim=0)
+    penalty = 0.3 * centred.square().sum(dim=0).mean()
+
+    def loss(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        fit = (x @ weight.T + bias - wanted).square().sum()
+        return fit + penalty * (weight - before.weight).square().sum()
+
+    gradients = torch.autograd.grad(loss(linear.weight, linear.bias), (linear.weight, linear.bias))
+    assert all(gradient.abs().max() < 1e-9 for gradient in gradients)
+    assert loss(linear.weight, linear.bias) < loss(before.weight, before.bias)
+
+
+def test_a_model_that_is_its_own_reference_stays_as_it_is(encoder, sentences):
+    own = copy.deepcopy(encoder)
+    reconstruct(own, encoder, encoder.tokenize(sentences))
+    for name, tensor in encoder.model.state_dict().items():
+        torch.testing.assert_close(own.model.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_vectors_come_nearer_for_every_family(encoder, sentences):
+    scores = random(encoder, 0)
+    pruned = prune(encoder, select(scores, Budget.of(scores.sizes(), sparsity=0.5)))
+    before = distance(pruned, encoder, sentences)
+    reconstruct(pruned, encoder, encoder.tokenize(sentences), strength=0.01)
+    assert distance(pruned, encoder, sentences) < 0.7 * before
+    assert not pruned.training
+
+
+def test_layers_that_left_and_layers_that_lost_all(bert, sentences):
+    sizes = bert.model.config.layer_sizes()
+    mask = keep_layers(None, sizes, [0, 2])
+    pruned = prune(bert, mask)
+    before = distance(pruned, bert, sentences)
+    reconstruct(pruned, bert, bert.tokenize(sentences), layers=mask.kept_layers(), strength=0.01)
+    assert distance(pruned, bert, sentences) < before
+
+    heads = [torch.zeros_like(x) if i == 1 else x for i, x in enumerate(keep_layers(None, sizes, [0, 1, 2]).heads)]
+    neurons = [torch.zeros_like(x) if i == 1 else x for i, x in enumerate(keep_layers(None, sizes, [0, 1, 2]).neurons)]
+    emptied = prune(bert, type(mask)(tuple(heads), tuple(neurons)))
+    before = distance(emptied, bert, sentences)
+    reconstruct(emptied, bert, bert.tokenize(sentences), strength=0.01)
+    assert distance(emptied, bert, sentences) < before
+
+
+def test_the_batches_do_not_matter(bert, sentences):
+    scores = random(bert, 1)
+    cut = select(scores, Budget.of(scores.sizes(), sparsity=0.5))
+    vectors = []
+    for batch_size in (1, 3, 256):
+        pruned = prune(bert, cut)
+        reconstruct(pruned, bert, bert.tokenize(sentences), batch_size=batch_size)
+        vectors.append(pruned.encode(sentences))
+    torch.testing.assert_close(vectors[0], vectors[2], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(vectors[1], vectors[2], atol=1e-4, rtol=1e-3)
+
+
+def test_it_reports_every_half_layer(bert, sentences):
+    seen = []
+    reconstruct(
+        copy.deepcopy(bert), bert, bert.tokenize(sentences), progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strength": 0.0}, "not above 0"),
+        ({"token_ids": []}, "no calibration sentence"),
+        ({"layers": [0, 1]}, "hidden size and layers must fit"),
+        ({"layers": [0, 1, 5]}, "hidden size and layers must fit"),
+    ],
+)
+def test_what_it_refuses(bert, sentences, changes, message):
+    arguments = {"token_ids": bert.tokenize(sentences), **changes}
+    with pytest.raises(InputError, match=message):
+        reconstruct(copy.deepcopy(bert), bert, **arguments)
