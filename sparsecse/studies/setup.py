@@ -19,9 +19,10 @@ from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.kernels import uniformity
+from sparsecse.kernels.dispatch import fast_bfloat16
 from sparsecse.masks import Budget, Mask, select
 from sparsecse.objectives import alignment
-from sparsecse.runtime import Runtime
+from sparsecse.runtime import Runtime, native
 from sparsecse.scoring import Objective, Scores, ScoringSettings, Structure, leave_one_out, scoring_method
 from sparsecse.stages.siblings import Siblings, choose_teachers
 from sparsecse.studies.intervals import paired_interval
@@ -71,9 +72,16 @@ class Setup:
             "model_hash": fingerprint(self.dense),
             "data": self.score_pairs.fingerprint(),
             "tasks": hashlib.sha256(tasks.encode()).hexdigest()[:16],
+            "precision": self.precision,
             "training": None if training is None else {**asdict(training), "seed": None},
             "sentences": hashlib.sha256("\n".join(self.sentences).encode()).hexdigest()[:16] if training else None,
         }
+
+    @cached_property
+    def precision(self) -> str:
+        """What vectors are measured in: bfloat16 where the processor is fast in it, which moves a mean by some 0.01."""
+        could = native.obstacle(self.dense.model) is None and fast_bfloat16()
+        return "bfloat16" if could else "float32"
 
     # -- scores and cuts
 
@@ -127,7 +135,7 @@ class Setup:
 
     def dev(self, encoder: Encoder) -> float:
         """Spearman x100 on the pairs that choices are made on."""
-        return spearman(Runtime(encoder, "float32"), self.score_pairs)
+        return spearman(Runtime(encoder, self.precision), self.score_pairs)
 
     def repaired(self, encoder: Encoder, *, seed: int = 0, teachers: Sequence[Encoder] | None = None) -> TrainingResult:
         """Repair an encoder in place with the study's training settings."""
@@ -151,7 +159,7 @@ class Setup:
     def measure(self, encoder: Encoder, key: str) -> dict[str, Any]:
         """Spearman x100 of every task, their mean, dev, alignment and uniformity; the cosines are kept under `key`."""
         sentences = list(dict.fromkeys(sentence for pairs in self.tasks.values() for sentence in pairs.sentences()))
-        vectors = F.normalize(torch.as_tensor(Runtime(encoder, "float32").encode(sentences)).float(), dim=-1)
+        vectors = F.normalize(torch.as_tensor(Runtime(encoder, self.precision).encode(sentences)).float(), dim=-1)
         table = _Known(sentences, vectors)
         found = {task: spearman(table, pairs) for task, pairs in self.tasks.items()}
         cosines = {
