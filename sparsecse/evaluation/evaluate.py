@@ -212,9 +212,10 @@ def spearman(encoder: SentenceEncoder, pairs: PairSet, *, batch_size: int = 64) 
     if pairs.scores is None:
         raise InputError(f"{pairs.name} has no gold scores; give pairs with a score column.")
     sentences = pairs.sentences()
-    embedded = F.normalize(_embed(encoder, sentences, batch_size, lambda count: None), dim=1)
-    vectors = dict(zip(sentences, embedded.double(), strict=True))
-    cosines = torch.stack([vectors[a] @ vectors[b] for a, b in zip(pairs.first, pairs.second, strict=True)])
+    vectors = F.normalize(_embed(encoder, sentences, batch_size, lambda count: None), dim=1).double()
+    row = {sentence: index for index, sentence in enumerate(sentences)}
+    first, second = (vectors[[row[sentence] for sentence in side]] for side in (pairs.first, pairs.second))
+    cosines = (first * second).sum(dim=1)
     return _spearman(cosines, torch.tensor(pairs.scores, dtype=torch.float64), pairs.name)
 
 
