@@ -98,7 +98,51 @@ Dtype = Annotated[
 _PRUNE = "pruning"
 Sparsity = Annotated[
     float | None,
-    typer.Option("--sparsity", help="Fraction of the heads and of the neurons to remove.", rich_help_panel=_PRUNE),
+    typer.Option(
+        "--sparsity",
+        help="Fraction to remove of the heads and of the neurons, or of what --budget names.",
+        rich_help_panel=_PRUNE,
+    ),
+]
+BudgetOf = Annotated[
+    str,
+    typer.Option(
+        "--budget",
+        help="What --sparsity is a fraction of: structures (heads and neurons apart), or what the encoder's layers "
+        "cost, embeddings not counted: parameters, multiply-adds, latency (timed on this machine).",
+        rich_help_panel=_PRUNE,
+    ),
+]
+Align = Annotated[
+    int,
+    typer.Option(
+        "--align",
+        help="Neurons leave in chunks, so that each layer keeps a multiple of this, or all it has; the count removed "
+        "is the nearest such one.",
+        rich_help_panel=_PRUNE,
+    ),
+]
+Protect = Annotated[
+    str | None,
+    typer.Option(
+        "--protect",
+        help="Layers and heads that never leave: 0,5.3 is layer 0 and head 3 of layer 5.",
+        rich_help_panel=_PRUNE,
+    ),
+]
+AverageLength = Annotated[
+    int,
+    typer.Option(
+        "--average-length", help="Tokens of a sentence, for multiply-adds and latency.", rich_help_panel=_PRUNE
+    ),
+]
+LatencyPrecision = Annotated[
+    str,
+    typer.Option(
+        "--latency-precision",
+        help="Precision in which --budget latency times the layers: float32, bfloat16, int8.",
+        rich_help_panel=_PRUNE,
+    ),
 ]
 HeadSparsity = Annotated[
     float | None, typer.Option("--head-sparsity", help="Fraction of the heads to remove.", rich_help_panel=_PRUNE)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sparsecse.cli import options
+from sparsecse.cli.cutting import CutOptions, takes_cut_options
 from sparsecse.cli.output import note, progress, show, step_progress
 from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
 from sparsecse.cli.training import TrainingOptions, takes_training_options
@@ -46,6 +47,7 @@ RunTasks = Annotated[
 
 
 @takes_training_options()
+@takes_cut_options
 def run(
     model: options.Model,
     *,
@@ -58,15 +60,7 @@ def run(
     tasks: RunTasks = None,
     method: options.Method = "taylor",
     lambda_: options.Lambda = 0.5,
-    sparsity: options.Sparsity = None,
-    head_sparsity: options.HeadSparsity = None,
-    neuron_sparsity: options.NeuronSparsity = None,
-    keep_heads: options.KeepHeads = None,
-    keep_neurons: options.KeepNeurons = None,
-    portable: options.Portable = False,
-    layers: options.Layers = None,
-    vocab: options.Vocab = None,
-    vocab_size: options.VocabSize = None,
+    cut: CutOptions,
     rewind_to: RewindTo = None,
     repair: Repair = True,
     training: TrainingOptions,
@@ -84,7 +78,7 @@ def run(
     """Score, prune, rewind, fine-tune, evaluate, pack and time a model; goes on where an earlier call stopped."""
     with session(workdir, threads) as run_directory:
         from sparsecse import stages
-        from sparsecse.reports import bench_table, evaluation_tables, mask_table, size_table
+        from sparsecse.reports import bench_table, budget_line, evaluation_tables, mask_table, size_table
         from sparsecse.scoring import Objective
 
         settings = training.settings(seed)
@@ -93,17 +87,7 @@ def run(
             model=model_options(run_directory, model, pooling, normalize, max_length, prompt),
             data=pairs,
             train_data=data_options(train_data, None, data_dir, None) if train_data else pairs,
-            cut=stages.Cut(
-                sparsity,
-                head_sparsity,
-                neuron_sparsity,
-                keep_heads,
-                keep_neurons,
-                portable,
-                options.split_layers(layers),
-                tuple(vocab or ()),
-                vocab_size,
-            ),
+            cut=cut.cut(),
             tasks=tasks or ("demo-test" if data == "demo" else "sts"),
             training=settings if repair else None,
             method=method,
@@ -121,6 +105,7 @@ def run(
         packed = done["pack"][0].info
         tables = [
             mask_table(done["prune"][0].info),
+            *budget_line(done["prune"][0].info),
             *evaluation_tables({"dense": results["dense"], "pruned": results["pruned"]}),
         ]
         if "bench" in done:

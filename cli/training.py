@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, get_type_hints
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import takes
 
 if TYPE_CHECKING:
     from sparsecse.training import TrainingSettings
@@ -68,33 +67,7 @@ class TrainingOptions:
 def takes_training_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Put every option of `TrainingOptions` in the place of a command's parameter `training`.
 
-    Typer reads a command's options from its signature, so that this writes one with them in it.
-
     Args:
         defaults: this command's own, by the names of the fields.
     """
-    annotations = get_type_hints(TrainingOptions, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=defaults.get(field.name, field.default),
-            annotation=annotations[field.name],
-        )
-        for field in fields(TrainingOptions)
-    ]
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def with_options(**given: Any) -> None:
-            training = TrainingOptions(**{parameter.name: given.pop(parameter.name) for parameter in shared})
-            command(training=training, **given)
-
-        signature = inspect.signature(command, eval_str=True)
-        parameters: list[inspect.Parameter] = []
-        for parameter in signature.parameters.values():
-            parameters += shared if parameter.name == "training" else [parameter]
-        with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return with_options
-
-    return decorate
+    return takes("training", TrainingOptions, **defaults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_file
+from sparsecse.removal import Limits, Order, order_of, orders
 from sparsecse.scoring import Scores
 
 
@@ -113,9 +115,14 @@ def _removed(kind: str, total: int, sparsity: float | None, own: float | None, k
     name, fraction = ("--sparsity", sparsity) if own is None else (f"--{kind}-sparsity", own)
     if fraction is None:
         return 0
-    if not 0 <= fraction < 1:
-        raise InputError(f"{name} {fraction:g} is outside 0 to 1 (1 excluded): it is the fraction that is removed.")
+    check_fraction(name, fraction)
     return round(fraction * total)
+
+
+def check_fraction(option: str, fraction: float) -> None:
+    """Refuse a fraction to remove that is outside 0 to 1 (1 excluded), NaN too."""
+    if not 0 <= fraction < 1:
+        raise InputError(f"{option} {fraction:g} is outside 0 to 1 (1 excluded): it is the fraction that is removed.")
 
 
 def lowest(layers: Sequence[torch.Tensor], count: int) -> tuple[torch.Tensor, ...]:
@@ -129,18 +136,38 @@ def lowest(layers: Sequence[torch.Tensor], count: int) -> tuple[torch.Tensor, ..
     return marked.split([len(layer) for layer in layers])
 
 
-def select(scores: Scores, budget: Budget) -> Mask:
-    """Keep all but the lowest-scored heads and the lowest-scored neurons that the budget removes."""
+def select(scores: Scores, budget: Budget, limits: Limits | None = None) -> Mask:
+    """Keep all but the lowest-scored heads and the lowest-scored neurons that the budget removes.
+
+    Args:
+        limits: where `align` is above 1, the number of neurons removed is the nearest that whole chunks give, at most
+            half a chunk from the budget's; what is protected stays.
+
+    Raises:
+        InputError: the budget removes more than may leave.
+    """
+    heads, neurons = orders(scores, limits or Limits())
     return Mask(
-        tuple(~mark for mark in lowest(scores.heads, budget.heads)),
-        tuple(~mark for mark in lowest(scores.neurons, budget.neurons)),
+        heads.after(_steps(heads, budget.heads, "heads")), neurons.after(_steps(neurons, budget.neurons, "neurons"))
     )
 
 
-def select_portable(scores: Scores, sparsity: float) -> Mask:
+def _steps(order: Order, count: int, kind: str) -> int:
+    if count > (free := int(order.ends[-1])):
+        total = sum(order.sizes)
+        reach = math.floor(free / total * 10000) / 10000
+        raise InputError(
+            f"{count} of {total} {kind} cannot be removed: {free} may leave, a fraction of {reach:.4f}; "
+            f"give at most that, or protect less."
+        )
+    return order.nearest(count)
+
+
+def select_portable(scores: Scores, sparsity: float, align: int = 1) -> Mask:
     """Keep every head and, in every layer alike, all but the round(sparsity * count) lowest-scored neurons.
 
-    What is left has the shape of a stock checkpoint, which needs no modelling code of ours.
+    What is left has the shape of a stock checkpoint, which needs no modelling code of ours. With `align` the number
+    that stays is the nearest multiple of it, or all.
 
     Raises:
         InputError: the layers do not have equally many heads and neurons.
@@ -150,11 +177,13 @@ def select_portable(scores: Scores, sparsity: float) -> Mask:
         raise InputError("--portable needs a model whose layers are all alike; score the dense model.")
     (_, count), *_ = sizes
     removed = Budget.of([(0, count)], neuron_sparsity=sparsity).neurons
-    if removed == count:
+    alone = [order_of([neurons], [torch.zeros(count, dtype=torch.bool)], align) for neurons in scores.neurons]
+    steps = [order.nearest(removed) for order in alone]
+    if count and steps[0] == alone[0].steps:
         raise InputError(f"--portable with sparsity {sparsity:g} would leave no neuron; give a smaller one.")
     return Mask(
         tuple(torch.ones(len(heads), dtype=torch.bool) for heads in scores.heads),
-        tuple(~lowest([neurons], removed)[0] for neurons in scores.neurons),
+        tuple(order.after(gone)[0] for order, gone in zip(alone, steps, strict=True)),
     )
 
 

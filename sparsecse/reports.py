@@ -57,6 +57,24 @@ def mask_table(info: Mapping[str, Any]) -> Table:
     return table
 
 
+def budget_line(info: Mapping[str, Any]) -> list[str]:
+    """What was asked and what was removed, in one line; none where there was no budget. info: of the stage `prune`."""
+    if "budget" not in info:
+        return []
+    budget = info["budget"]
+    asked = dict(budget["asked"])
+    kind = asked.pop("of")
+    names = {"sparsity": f"{kind} removed", "keep_heads": "heads kept", "keep_neurons": "neurons kept"}
+    names |= {"head_sparsity": "heads removed", "neuron_sparsity": "neurons removed"}
+    wanted = [f"{value if 'keep' in name else f'{value:.1%}'} {names[name]}" for name, value in asked.items()]
+    removed = dict(budget["removed"])
+    seconds = removed.pop("seconds_per_pass", None)
+    parts = [f"{value:.1%} of {name}" for name, value in removed.items()]
+    if seconds is not None and seconds[1] > 0:
+        parts.append(f"predicted {seconds[0] / seconds[1]:.2f}x as fast")
+    return [f"Asked: {', '.join(wanted)}. Removed from the layers: {', '.join(parts)}."]
+
+
 def vocabulary_table(report: Mapping[str, Any]) -> Table:
     """What a smaller vocabulary keeps; report: `VocabularyReport.to_json()`."""
     coverage = report["coverage"]

@@ -11,7 +11,7 @@ from sparsecse.packing import count_parameters
 from sparsecse.stages.options import ModelOptions, resolve_model
 from sparsecse.workdir import Workdir
 
-_STAGES = ("train", "score", "prune", "rewind", "finetune", "eval", "pack", "bench")
+_STAGES = ("train", "score", "latency", "prune", "rewind", "finetune", "eval", "pack", "bench")
 
 
 def inspect_model(options: ModelOptions) -> dict[str, Any]:

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from sparsecse.budgets import AVERAGE_LENGTH, COSTS, CostModel, select_by_cost
 from sparsecse.encoders import Encoder, fingerprint, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import file_hash, write_json
 from sparsecse.masks import Budget, Mask, keep_layers, of_layers, select, select_portable
 from sparsecse.packing import count_parameters
+from sparsecse.removal import Limits
+from sparsecse.runtime.precision import PRECISIONS
 from sparsecse.scoring import Scores
+from sparsecse.stages.costs import TABLE_FILE, closed_form, latency_table, reached
 from sparsecse.stages.models import load_dense, load_model, save_model
 from sparsecse.stages.options import ModelOptions, Progress, kept_step, resolve_model, silent
 from sparsecse.stages.score import SCORES_FILE, load_scores
@@ -37,6 +41,9 @@ class Cut:
     portable: keep all heads and the same number of neurons in every layer, so that the result is a stock checkpoint.
     layers: the layers that stay; None keeps all.
     vocab: text files whose tokens stay; empty keeps the whole vocabulary. vocab_size: at most that many tokens.
+    cost: of `budgets.COSTS`, what `sparsity` is a fraction of.
+    align, protect: see `removal.Limits.of`.
+    average_length: tokens of a sentence, for multiply-adds and latency. latency_precision: of the timed runtime.
     """
 
     sparsity: float | None = None
@@ -48,9 +55,15 @@ class Cut:
     layers: tuple[int, ...] | None = None
     vocab: tuple[str, ...] = ()
     vocab_size: int | None = None
+    cost: str = "structures"
+    align: int = 1
+    protect: tuple[str, ...] = ()
+    average_length: int = AVERAGE_LENGTH
+    latency_precision: str = "float32"
     reconstruct: bool = False
 
     def __post_init__(self) -> None:
+        self._check_budget()
         if self.vocab_size is not None and not self.vocab:
             raise InputError("--vocab-size needs the corpus whose tokens stay; give --vocab FILE.")
         others = (self.head_sparsity, self.keep_heads, self.keep_neurons)
@@ -58,6 +71,29 @@ class Cut:
             raise InputError("--portable takes --sparsity (or --neuron-sparsity) alone: it removes neurons, no heads.")
         if self.reconstruct and not self.needs_scores:
             raise InputError("--reconstruct makes up for heads and neurons that leave; give --sparsity with it.")
+
+    def _check_budget(self) -> None:
+        if self.cost not in COSTS:
+            raise InputError(f"--budget '{self.cost}' is unknown; choose one of {', '.join(COSTS)}.")
+        for option, value in (("--align", self.align), ("--average-length", self.average_length)):
+            if value < 1:
+                raise InputError(f"{option} {value} is less than 1; give a whole number above 0.")
+        if self.latency_precision not in PRECISIONS:
+            raise InputError(
+                f"--latency-precision '{self.latency_precision}' is unknown; choose one of {', '.join(PRECISIONS)}."
+            )
+        others = (self.head_sparsity, self.neuron_sparsity, self.keep_heads, self.keep_neurons)
+        if self.cost != "structures" and (self.sparsity is None or self.portable or any(x is not None for x in others)):
+            raise InputError(
+                f"--budget {self.cost} takes --sparsity alone: heads and neurons compete for it; "
+                f"leave out --portable and what is said of one kind."
+            )
+        if self.portable and self.protect:
+            raise InputError(
+                "--portable keeps all layers alike, so that --protect has no place in it; drop one of them."
+            )
+        if not self.needs_scores and (self.align != 1 or self.protect):
+            raise InputError("--align and --protect say how a budget is met, and there is none; give --sparsity.")
 
     @property
     def fraction(self) -> float | None:
@@ -74,17 +110,41 @@ class Cut:
     def needs_scores(self) -> bool:
         return any(value is not None for value in self.budget.values())
 
-    def mask(self, scores: Scores | None, sizes: Sequence[tuple[int, int]]) -> Mask:
-        """The mask for a model of those sizes; without scores only whole layers leave."""
+    @property
+    def budget_settings(self) -> dict[str, Any]:
+        """What decides the mask besides the counts that it removes, and what its cost is counted by."""
+        chosen: dict[str, Any] = {}
+        if self.cost != "structures":
+            chosen |= {"budget": self.cost, "sparsity": self.sparsity}
+        if self.cost == "latency":
+            chosen["latency_precision"] = self.latency_precision
+        if self.align != 1:
+            chosen["align"] = self.align
+        if self.protect:
+            chosen["protect"] = list(self.protect)
+        if self.average_length != AVERAGE_LENGTH:
+            chosen["average_length"] = self.average_length
+        return chosen
+
+    def mask(
+        self, scores: Scores | None, sizes: Sequence[tuple[int, int]], models: Mapping[str, CostModel] | None = None
+    ) -> Mask:
+        """The mask for a model of those sizes; without scores only whole layers leave.
+
+        models: the cost model of `cost`, under that name, where it is not "structures".
+        """
         layers = range(len(sizes)) if self.layers is None else self.layers
         whole = keep_layers(None, sizes, layers)
         if scores is None:
             return whole
         own = of_layers(scores, layers)
+        limits = Limits.of(sizes, self.align, self.protect).of_layers(layers)
         if self.portable:
-            mask = select_portable(own, self.fraction or 0.0)
+            mask = select_portable(own, self.fraction or 0.0, self.align)
+        elif self.cost == "structures":
+            mask = select(own, Budget.of(own.sizes(), **self.budget), limits)
         else:
-            mask = select(own, Budget.of(own.sizes(), **self.budget))
+            mask = select_by_cost(own, (models or {})[self.cost], self.sparsity or 0.0, limits)
         return keep_layers(mask, sizes, layers)
 
 
@@ -154,9 +214,16 @@ def prune(
         settings["model"] = model.settings()
     if not cut_.needs_scores and cut_.layers is None and not cut_.vocab:
         Budget.of(sizes)  # refuses, and says which options there are
-    mask = cut_.mask(scores if cut_.needs_scores else None, sizes)
+    models: dict[str, CostModel] = {}
+    if cut_.cost != "structures":
+        dense = load_dense(workdir)
+        models = _cost_models(workdir, cut_, dense, progress)
+        if cut_.cost == "latency":
+            inputs[f"latency/{TABLE_FILE}"] = workdir.output_hash("latency", TABLE_FILE)
+    mask = cut_.mask(scores if cut_.needs_scores else None, sizes, models)
     for kind, marks in (("heads", mask.heads), ("neurons", mask.neurons)):
         settings[f"removed_{kind}"] = int((~torch.cat(marks)).sum())
+    settings |= cut_.budget_settings
     if cut_.portable:
         settings["portable"] = True
     if cut_.layers is not None:
@@ -173,6 +240,13 @@ def prune(
         whole = dense or load_dense(workdir)
         mask.save(folder / MASK_FILE)
         info: dict[str, Any] = {"kept": mask.kept(), "sizes": mask.sizes(), "layers": mask.kept_layers()}
+        if cut_.needs_scores:
+            used = models or _cost_models(workdir, cut_, whole, progress)
+            info["budget"] = {
+                "asked": {name: value for name, value in cut_.budget.items() if value is not None} | {"of": cut_.cost},
+                "removed": reached(mask, used),
+                "average_length": cut_.average_length,
+            }
         narrowed = whole
         if cut_.vocab:
             # Before the cut: tokens are weighed by the model that knows them best.
@@ -193,6 +267,14 @@ def prune(
         }
 
     return workdir.run_stage("prune", inputs, settings, work)
+
+
+def _cost_models(workdir: Workdir, cut_: Cut, dense: Encoder, progress: Progress) -> dict[str, CostModel]:
+    models = closed_form(dense, cut_.average_length)
+    if cut_.cost == "latency":
+        precision, length = cut_.latency_precision, cut_.average_length
+        models["latency"] = latency_table(workdir, dense, precision=precision, average_length=length, progress=progress)
+    return models
 
 
 def load_mask(workdir: Workdir) -> Mask:

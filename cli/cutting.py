@@ -1,0 +1,59 @@
+"""The options that say what to remove, said once for `prune` and `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparsecse.cli import options
+from sparsecse.cli.groups import takes
+
+if TYPE_CHECKING:
+    from sparsecse.stages import Cut
+
+
+@dataclass(frozen=True)
+class CutOptions:
+    """What the command line says of a cut."""
+
+    sparsity: options.Sparsity = None
+    budget: options.BudgetOf = "structures"
+    head_sparsity: options.HeadSparsity = None
+    neuron_sparsity: options.NeuronSparsity = None
+    keep_heads: options.KeepHeads = None
+    keep_neurons: options.KeepNeurons = None
+    align: options.Align = 1
+    protect: options.Protect = None
+    average_length: options.AverageLength = 20
+    latency_precision: options.LatencyPrecision = "float32"
+    portable: options.Portable = False
+    layers: options.Layers = None
+    vocab: options.Vocab = None
+    vocab_size: options.VocabSize = None
+
+    def cut(self) -> Cut:
+        """What to remove; `InputError` where options contradict each other."""
+        from sparsecse.stages import Cut
+
+        return Cut(
+            self.sparsity,
+            self.head_sparsity,
+            self.neuron_sparsity,
+            self.keep_heads,
+            self.keep_neurons,
+            self.portable,
+            options.split_layers(self.layers),
+            tuple(self.vocab or ()),
+            self.vocab_size,
+            cost=self.budget,
+            align=self.align,
+            protect=options.split_list(self.protect) or (),
+            average_length=self.average_length,
+            latency_precision=self.latency_precision,
+        )
+
+
+def takes_cut_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Put every option of `CutOptions` in the place of a command's parameter `cut`."""
+    return takes("cut", CutOptions)(command)

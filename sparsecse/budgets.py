@@ -1,0 +1,115 @@
+"""Budgets in which heads and neurons compete: what each layer costs, and the cheapest cut that comes down to it."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from sparsecse.encoders import SparseCSEConfig
+from sparsecse.errors import InputError
+from sparsecse.masks import Mask, check_fraction
+from sparsecse.removal import Limits, orders
+from sparsecse.scoring import Scores
+
+COSTS = ("structures", "parameters", "multiply-adds", "latency")
+"""What a sparsity can be a fraction of; "structures" counts heads and neurons apart (`masks.Budget`)."""
+
+AVERAGE_LENGTH = 20
+"""Tokens of an average sentence, special tokens included: about that of the STS sets."""
+
+_ROUNDING = 1e-12
+
+
+class CostModel(Protocol):
+    """What the layers of an encoder cost, in any unit; no embeddings, no pooling."""
+
+    def cost(self, layer_sizes: Sequence[tuple[int, int]]) -> float:
+        """The cost of layers with these (heads, neurons); it never rises when a head or a neuron leaves."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinearCost:
+    """So much for each head, for each neuron, and for each layer whatever it has."""
+
+    head: float
+    neuron: float
+    layer: float = 0.0
+
+    def cost(self, layer_sizes: Sequence[tuple[int, int]]) -> float:
+        return sum(heads * self.head + neurons * self.neuron + self.layer for heads, neurons in layer_sizes)
+
+
+def parameter_cost(config: SparseCSEConfig) -> LinearCost:
+    """Parameters of the layers: a head's three projections with biases and its part of the output projection, a
+    neuron's row, bias and column; of each layer two output biases and two LayerNorms."""
+    hidden, head_size = config.hidden_size, config.attention_head_size
+    return LinearCost(head_size * (4 * hidden + 3), 2 * hidden + 1, 6 * hidden)
+
+
+def multiply_add_cost(config: SparseCSEConfig, average_length: int = AVERAGE_LENGTH) -> LinearCost:
+    """Multiply-adds of the layers' matrix products per token of a sentence of that length.
+
+    A head has four projections, and for each token of the sentence a product with its key and one with its value.
+    """
+    hidden, head_size = config.hidden_size, config.attention_head_size
+    return LinearCost(4 * hidden * head_size + 2 * average_length * head_size, 2 * hidden)
+
+
+def removed_fraction(model: CostModel, before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]]) -> float:
+    """The fraction of the layers' cost that is gone; 0 where they cost nothing."""
+    whole = model.cost(before)
+    return 1 - model.cost(after) / whole if whole else 0.0
+
+
+def select_by_cost(scores: Scores, model: CostModel, sparsity: float, limits: Limits | None = None) -> Mask:
+    """Remove the heads and neurons with the least sum of scores after which the layers cost at most 1 - sparsity.
+
+    Within a kind the lowest-scored leave first, neurons in chunks of `limits.align`. For every number of heads that may
+    leave, bisection finds the least number of chunks that meets the budget, and the best of these pairs is taken; of
+    equals the one with fewer heads gone. So it is exact among the cuts that follow the two orders, with no more neurons
+    gone than are needed. Scores of heads and neurons are added up as they are.
+
+    Args:
+        model: what layers cost.
+        sparsity: the fraction of the cost to remove, 0 to 1 (1 excluded).
+
+    Raises:
+        InputError: a sparsity out of range, or one that cannot be met with what may leave.
+    """
+    check_fraction("--sparsity", sparsity)
+    heads, neurons = orders(scores, limits or Limits())
+
+    def cost(head_steps: int, neuron_steps: int) -> float:
+        left = zip(heads.left[head_steps].tolist(), neurons.left[neuron_steps].tolist(), strict=True)
+        return model.cost(list(left))
+
+    whole = cost(0, 0)
+    target = (1 - sparsity + _ROUNDING) * whole
+    if (least := cost(heads.steps, neurons.steps)) > target:
+        # Rounded down, so that the number in the message can be given.
+        reach = math.floor((1 - least / whole) * 10000) / 10000
+        raise InputError(
+            f"--sparsity {sparsity:g} cannot be met: all that may leave, heads and neurons, is {reach:.4f} of what "
+            f"the layers cost; give at most that, or protect less."
+        )
+
+    def meets(head_steps: int, neuron_steps: int) -> bool:
+        return cost(head_steps, neuron_steps) <= target
+
+    best: tuple[float, int, int] | None = None
+    most = neurons.steps
+    for head_steps in range(heads.steps + 1):
+        if not meets(head_steps, most):
+            continue
+        # With more heads gone, never more neurons are needed than before.
+        most = bisect_left(range(most), True, key=partial(meets, head_steps))
+        candidate = float(heads.scores[head_steps] + neurons.scores[most]), head_steps, most
+        if best is None or candidate[0] < best[0]:
+            best = candidate
+    assert best is not None
+    return Mask(heads.after(best[1]), neurons.after(best[2]))
