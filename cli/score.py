@@ -15,8 +15,8 @@ Precision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="Of passes over the data (not leave-one-out): float32, bfloat16, or auto: bfloat16 where the CPU is fast in "
-        "it.",
+        help="Of the passes over data: float32, bfloat16, or auto: bfloat16 where the CPU is fast in it. leave-one-out "
+        "computes in float32.",
         rich_help_panel="scoring",
     ),
 ]

@@ -61,7 +61,7 @@ def single_heads(encoder: Encoder) -> list[Structure]:
 
 
 def neuron_groups(scores: Scores, group_size: int) -> list[Structure]:
-    """Each layer's neurons in the order of their scores, `group_size` at a time; a layer's last group may be smaller."""
+    """Each layer's neurons in the order of their scores, `group_size` at a time; a layer's last may be fewer."""
     groups = []
     for layer, neurons in enumerate(scores.neurons):
         order = torch.sort(neurons.cpu(), stable=True).indices
