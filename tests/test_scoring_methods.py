@@ -23,6 +23,7 @@ from sparsecse.scoring import (
     leave_one_out,
     leave_one_out_scores,
     neuron_groups,
+    oracle,
     scoring_method,
     single_heads,
 )
@@ -169,11 +170,11 @@ def test_activations_are_averaged_over_tokens(encoder, pairs):
     heads, neurons = [], []
     for number, layer in enumerate(encoder.model.encoder.layer):
         context = torch.cat(seen["heads", number])
-        weight = layer.attention.output.dense.weight
+        weight = layer.attention.output.dense.weight.detach()
         parts = [slice(8 * head, 8 * head + 8) for head in range(4)]
         heads.append(torch.stack([context[:, p].norm(dim=1).mean() * weight[:, p].norm() for p in parts]))
         mean = torch.cat(seen["neurons", number]).abs().mean(dim=0)
-        neurons.append(mean * layer.output.dense.weight.norm(dim=0))
+        neurons.append(mean * layer.output.dense.weight.detach().norm(dim=0))
     assert_close(scores_of("activation", encoder, pairs), [*heads, *neurons], rtol=1e-9)
 
 
@@ -273,13 +274,13 @@ def test_leave_one_out_scores_share_a_groups_change(bert, pairs):
 
 def test_leave_one_out_goes_on_where_it_stopped(bert, pairs, tmp_path, monkeypatch):
     measured = []
-    vectors = leave_one_out.__globals__["_States"].vectors
+    vectors = oracle._States.vectors
 
     def counted(self, structure=None):
         measured.append(structure)
         return vectors(self, structure)
 
-    monkeypatch.setattr("sparsecse.scoring.leave_one_out._States.vectors", counted)
+    monkeypatch.setattr("sparsecse.scoring.oracle._States.vectors", counted)
     structures = [*single_heads(bert), Structure("neurons", 1, (3, 4))]
     whole = list(leave_one_out(bert, pairs, OBJECTIVE, structures))
     assert len(measured) == 14

@@ -39,14 +39,14 @@ def activation(
     ):
         frozen.encode_ids(token_ids, batch_size=settings.batch_size, progress=progress)
     tokens = sum(map(len, token_ids))
-    heads, neurons = [], []
+    found: dict[str, list[torch.Tensor]] = {"heads": [], "neurons": []}
     for number, layer in enumerate(encoder.model.encoder.layer):
         for kind, projection, width in (
-            (heads, layer.attention.output.dense, config.attention_head_size),
-            (neurons, layer.output.dense, 1),
+            ("heads", layer.attention.output.dense, config.attention_head_size),
+            ("neurons", layer.output.dense, 1),
         ):
-            mean = sums[2 * number + (kind is neurons)] / tokens
+            mean = sums[2 * number + (kind == "neurons")] / tokens
             if len(mean):
                 mean *= projection.weight.detach().double().unflatten(1, (-1, width)).norm(dim=(0, 2))
-            kind.append(mean)
-    return Scores(tuple(heads), tuple(neurons))
+            found[kind].append(mean)
+    return Scores(tuple(found["heads"]), tuple(found["neurons"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ def l1(encoder: Encoder) -> Scores:
 
 
 @torch.no_grad()
-def _weight_sums(encoder: Encoder, function: Callable[[torch.Tensor], torch.Tensor]) -> Scores:
+def _weight_sums(encoder: Encoder, function: Callable[[Any], torch.Tensor]) -> Scores:
     """The sum of an elementwise function over the weights that would leave with each structure."""
     size = encoder.model.config.attention_head_size
     heads, neurons = [], []

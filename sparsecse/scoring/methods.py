@@ -12,7 +12,7 @@ from sparsecse.errors import InputError
 from sparsecse.scoring.activation import activation
 from sparsecse.scoring.baselines import l1, magnitude, random
 from sparsecse.scoring.fisher import fisher, fisher_block
-from sparsecse.scoring.leave_one_out import leave_one_out_scores
+from sparsecse.scoring.oracle import leave_one_out_scores
 from sparsecse.scoring.scores import Scores
 from sparsecse.scoring.settings import ScoringSettings
 from sparsecse.scoring.taylor import contributions, taylor_batch, taylor_mixed
