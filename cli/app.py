@@ -25,6 +25,7 @@ from sparsecse.cli import (
     study,
     train,
 )
+from sparsecse.cli.help import LookedUp
 from sparsecse.cli.output import note
 from sparsecse.errors import InputError
 
@@ -57,7 +58,7 @@ for command, name in (
     (push.push, "push"),
     (study.study, "study"),
 ):
-    app.command(name)(command)
+    app.command(name, cls=LookedUp)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -60,6 +60,7 @@ def run(
     tasks: RunTasks = None,
     method: options.Method = "taylor",
     lambda_: options.Lambda = 0.5,
+    group_size: options.GroupSize = 64,
     cut: CutOptions,
     rewind_to: RewindTo = None,
     repair: Repair = True,
@@ -79,7 +80,7 @@ def run(
     with session(workdir, threads) as run_directory:
         from sparsecse import stages
         from sparsecse.reports import bench_table, budget_line, evaluation_tables, mask_table, size_table
-        from sparsecse.scoring import Objective
+        from sparsecse.scoring import Objective, ScoringSettings
 
         settings = training.settings(seed)
         pairs = data_options(data, split, data_dir, columns)
@@ -91,8 +92,9 @@ def run(
             tasks=tasks or ("demo-test" if data == "demo" else "sts"),
             training=settings if repair else None,
             method=method,
-            objective=Objective(lambda_, positive_minimum=positive_minimum),
-            seed=seed,
+            scoring=ScoringSettings(
+                Objective(lambda_, positive_minimum=positive_minimum), seed=seed, group_size=group_size
+            ),
             rewind_to=rewind_to,
             out=out,
             bench_sentences=256 if bench else 0,
