@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
@@ -18,6 +18,7 @@ class CutOptions:
     """What the command line says of a cut."""
 
     sparsity: options.Sparsity = None
+    tolerance: options.Tolerance = 0.1
     budget: options.BudgetOf = "structures"
     head_sparsity: options.HeadSparsity = None
     neuron_sparsity: options.NeuronSparsity = None
@@ -31,13 +32,18 @@ class CutOptions:
     layers: options.Layers = None
     vocab: options.Vocab = None
     vocab_size: options.VocabSize = None
+    reconstruct: options.Reconstruct = False
+    rounds: options.Rounds = 1
+    schedule: options.Schedule = "linear"
 
     def cut(self) -> Cut:
         """What to remove; `InputError` where options contradict each other."""
         from sparsecse.stages import Cut
 
+        sparsity = options.fraction_or_auto(self.sparsity, "--sparsity")
+        auto = sparsity == "auto"
         return Cut(
-            self.sparsity,
+            None if auto else sparsity,  # type: ignore[arg-type]
             self.head_sparsity,
             self.neuron_sparsity,
             self.keep_heads,
@@ -51,9 +57,13 @@ class CutOptions:
             protect=options.split_list(self.protect) or (),
             average_length=self.average_length,
             latency_precision=self.latency_precision,
+            reconstruct=self.reconstruct,
+            auto_tolerance=self.tolerance if auto else None,
+            rounds=self.rounds,
+            schedule=self.schedule,
         )
 
 
-def takes_cut_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Put every option of `CutOptions` in the place of a command's parameter `cut`."""
-    return takes("cut", CutOptions)(command)
+def takes_cut_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put every option of `CutOptions` in the place of a command's parameter `cut`; see `groups.takes`."""
+    return takes("cut", CutOptions, **defaults)

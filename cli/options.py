@@ -98,11 +98,43 @@ Dtype = Annotated[
 # pruning
 _PRUNE = "pruning"
 Sparsity = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--sparsity",
-        help="Fraction to remove of the heads and of the neurons, or of what --budget names.",
+        help="Fraction to remove of the heads and of the neurons, or of what --budget names; or auto, the largest that "
+        "costs at most --tolerance on dev.",
+        metavar="FRACTION|auto",
         rich_help_panel=_PRUNE,
+    ),
+]
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        "--tolerance",
+        help="With --sparsity auto: points of Spearman x100 on dev, below the best sparsity's, that may be lost.",
+        rich_help_panel=_PRUNE,
+    ),
+]
+Reconstruct = Annotated[
+    bool,
+    typer.Option(
+        "--reconstruct/--no-reconstruct",
+        help="Fit the output projections again in closed form after the cut, where dev gains from it.",
+        rich_help_panel=_PRUNE,
+    ),
+]
+Rounds = Annotated[
+    int,
+    typer.Option(
+        "--rounds",
+        help="Rounds in which the budget is spent, with new scores (and reconstruction) between.",
+        rich_help_panel=_PRUNE,
+    ),
+]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        "--schedule", help="What each round removes: linear (alike) or cubic (most at first).", rich_help_panel=_PRUNE
     ),
 ]
 BudgetOf = Annotated[
@@ -254,7 +286,12 @@ MlpHead = Annotated[
         "--mlp-head/--no-mlp-head", help="SimCSE's MLP over the vectors, in training only.", rich_help_panel=_TRAIN
     ),
 ]
-Precision = Annotated[str, typer.Option("--precision", help="float32, or bfloat16 (autocast).", rich_help_panel=_TRAIN)]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="float32, bfloat16 (autocast), or auto: bfloat16 where it is fast.", rich_help_panel=_TRAIN
+    ),
+]
 EvalEvery = Annotated[
     int, typer.Option("--eval-every", help="Steps between dev scores and checkpoints.", rich_help_panel=_TRAIN)
 ]
@@ -270,7 +307,8 @@ Teacher = Annotated[
     list[str] | None,
     typer.Option(
         "--teacher",
-        help="Model to distil from, by default the dense one (train has none); given more than once, their mean.",
+        help="Model to distil from; given more than once, their mean. By default the dense model (`dense`) averaged with "
+        "cuts of it, as many as are best on dev (train has none).",
         rich_help_panel=_TRAIN,
     ),
 ]
@@ -299,6 +337,16 @@ def split_numbers(text: str, option: str) -> tuple[int, ...]:
     if not numbers or min(numbers) < 1:
         raise InputError(f"{option} {text} is not a list of whole numbers above 0 such as 1,32.")
     return numbers
+
+
+def fraction_or_auto(text: str | None, option: str) -> float | str | None:
+    """`0.2` as a number, `auto` as it is; None stays None."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{option} {text} is neither a fraction such as 0.2 nor auto.") from None
 
 
 def split_layers(text: str | None) -> tuple[int, ...] | None:

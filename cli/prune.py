@@ -10,7 +10,7 @@ from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session
 
 
-@takes_cut_options
+@takes_cut_options()
 def prune(
     model: options.CutModel = "",
     *,

@@ -47,7 +47,7 @@ RunTasks = Annotated[
 
 
 @takes_training_options()
-@takes_cut_options
+@takes_cut_options(reconstruct=True)
 def run(
     model: options.Model,
     *,

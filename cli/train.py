@@ -29,7 +29,13 @@ KeepSteps = Annotated[
 
 
 @takes_training_options(
-    objective="unsup", learning_rate=3e-5, warmup_ratio=0.0, train_max_length=32, mlp_head=True, eval_every=125
+    objective="unsup",
+    learning_rate=3e-5,
+    warmup_ratio=0.0,
+    train_max_length=32,
+    mlp_head=True,
+    eval_every=125,
+    patience=0,
 )
 def train(
     model: options.Model,

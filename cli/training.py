@@ -18,7 +18,7 @@ class TrainingOptions:
     """What the command line says of a training run; the defaults are those of a repair."""
 
     objective: options.Objective = "distill"
-    learning_rate: options.LearningRate = 5e-5
+    learning_rate: options.LearningRate = 1e-4
     batch_size: options.TrainBatchSize = 64
     gradient_accumulation: options.Accumulation = 1
     epochs: options.Epochs = 1.0
@@ -32,9 +32,9 @@ class TrainingOptions:
     queue_size: options.QueueSize = 160
     dropout: options.Dropout = None
     mlp_head: options.MlpHead = False
-    precision: options.Precision = "float32"
+    precision: options.Precision = "auto"
     eval_every: options.EvalEvery = 50
-    patience: options.Patience = 0
+    patience: options.Patience = 6
 
     def settings(self, seed: int, keep_steps: tuple[int, ...] = ()) -> TrainingSettings:
         """The settings of the run; `InputError` where an option's value is not one."""

@@ -12,6 +12,7 @@ from sparsecse.evaluation import spearman
 from sparsecse.masks import Budget, select
 from sparsecse.scoring import contributions
 from sparsecse.stages import Cut, DataOptions, ModelOptions
+from sparsecse.stages.rounds import fractions, prune_in_rounds
 from sparsecse.stages.siblings import (
     GRID,
     Siblings,
@@ -109,8 +110,76 @@ def test_prune_reconstructs_and_records_it(run):
     assert {"dev", "dev_before", "reference_sparsity", "strength"} == set(record.info["reconstruction"])
     assert record.info["kept"] == plain.info["kept"]
     assert stages.prune(run, Cut(sparsity=0.5, reconstruct=True))[1]
+
+
+def test_reconstruction_needs_scores(tmp_path, sentence_folder):
     with pytest.raises(InputError, match="--reconstruct"):
-        Cut(layers=(0, 1), reconstruct=True)
+        stages.prune(
+            Workdir(tmp_path / "unscored"), Cut(layers=(0, 1), reconstruct=True), ModelOptions(str(sentence_folder))
+        )
+
+
+def test_auto_prunes_what_the_curve_allows(run):
+    record, reused = stages.prune(run, Cut(auto_tolerance=0.5))
+    chosen = run.need("choose").info["sparsity"]
+    assert not reused and record.settings["tolerance"] == 0.5
+    assert record.settings["removed_neurons"] == round(chosen * sum(neurons for _, neurons in record.info["sizes"]))
+    assert stages.prune(run, Cut(auto_tolerance=0.5))[1]
+    assert run.newest_model() == ("prune", [])
+    stages.choose(run, 0.7)
+    if run.need("choose").outputs["curve.json"] != record.inputs["choose/curve.json"]:
+        assert run.stale("prune")
+
+
+@pytest.mark.parametrize("reconstructing", [False, True])
+def test_rounds_spend_the_same_budget(run, reconstructing):
+    once, _ = stages.prune(run, Cut(sparsity=0.5))
+    record, reused = stages.prune(run, Cut(sparsity=0.5, rounds=3, schedule="cubic", reconstruct=reconstructing))
+    assert not reused and (record.settings["rounds"], record.settings["schedule"]) == (3, "cubic")
+    for kind in (0, 1):
+        assert sum(kept[kind] for kept in record.info["kept"]) == sum(kept[kind] for kept in once.info["kept"])
+    model = load_encoder(run.folder("prune") / "model")
+    assert [list(x) for x in model.model.config.layer_sizes()] == [list(x) for x in record.info["kept"]]
+    if not reconstructing:
+        # The mask alone, applied to the dense model, is the model.
+        again = prune(stages.load_dense(run), stages.load_mask(run))
+        for name, tensor in again.model.state_dict().items():
+            assert torch.equal(model.model.state_dict()[name], tensor)
+
+
+def test_one_round_more_scores_what_is_left(run, pairs):
+    scores = stages.load_scores(run)
+    dense = stages.load_dense(run)
+    mask, encoder = prune_in_rounds(
+        dense, scores, Budget(4, 20), 2, "linear", lambda own: contributions(own, pairs, precision="float32")
+    )
+    half = select(scores, Budget(2, 10))
+    rest = contributions(prune(dense, half), pairs, precision="float32")
+    left = select(rest, Budget(2, 10))
+    assert encoder.model.config.layer_sizes() == left.kept() == mask.kept()
+    assert [int(x.sum()) for x in mask.neurons] == [int(x.sum()) for x in left.neurons]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "schedule", "expected"),
+    [(1, "cubic", [1.0]), (4, "linear", [0.25, 0.5, 0.75, 1.0]), (2, "cubic", [0.875, 1.0])],
+)
+def test_schedules(rounds, schedule, expected):
+    assert fractions(rounds, schedule) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"sparsity": 0.5, "rounds": 0},
+        {"sparsity": 0.5, "rounds": 2, "schedule": "sudden"},
+        {"sparsity": 0.5, "rounds": 2, "align": 4},
+        {"layers": (0, 1), "rounds": 2},
+    ],
+)
+def test_rounds_that_cannot_be(bad):
+    with pytest.raises(InputError, match="--rounds|--schedule"):
+        Cut(**bad)
 
 
 def test_the_repair_learns_from_the_model_and_its_cuts(run, tmp_path, sentences):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,17 @@ from sparsecse.scoring import Scores
 from sparsecse.stages.costs import TABLE_FILE, closed_form, latency_table, reached
 from sparsecse.stages.models import load_dense, load_model, save_model
 from sparsecse.stages.options import ModelOptions, Progress, kept_step, resolve_model, silent
-from sparsecse.stages.score import SCORES_FILE, load_scores
-from sparsecse.stages.siblings import Siblings, choose_reconstruction, choose_sparsity, dev_fingerprint, dev_sets
+from sparsecse.stages.rounds import fractions, prune_in_rounds
+from sparsecse.stages.score import SCORES_FILE, load_scores, score_again, score_data
+from sparsecse.stages.siblings import (
+    REFERENCES,
+    Siblings,
+    choose_reconstruction,
+    choose_reference,
+    choose_sparsity,
+    dev_fingerprint,
+    dev_sets,
+)
 from sparsecse.surgery import prune as cut
 from sparsecse.vocabulary import Corpus, fit_vocabulary, prune_vocabulary
 from sparsecse.workdir import Record, Workdir
@@ -38,6 +47,8 @@ class Cut:
 
     sparsity ... keep_neurons: see `masks.Budget.of`.
     reconstruct: fit the output projections again after the cut, where that is better on dev.
+    auto_tolerance: in place of `sparsity`: the largest one whose dev score is within that of the best (`choose`).
+    rounds, schedule: spend the budget in rounds with new scores before each; see `rounds.fractions`.
     portable: keep all heads and the same number of neurons in every layer, so that the result is a stock checkpoint.
     layers: the layers that stay; None keeps all.
     vocab: text files whose tokens stay; empty keeps the whole vocabulary. vocab_size: at most that many tokens.
@@ -61,6 +72,9 @@ class Cut:
     average_length: int = AVERAGE_LENGTH
     latency_precision: str = "float32"
     reconstruct: bool = False
+    auto_tolerance: float | None = None
+    rounds: int = 1
+    schedule: str = "linear"
 
     def __post_init__(self) -> None:
         self._check_budget()
@@ -69,8 +83,13 @@ class Cut:
         others = (self.head_sparsity, self.keep_heads, self.keep_neurons)
         if self.portable and (any(value is not None for value in others) or self.fraction is None):
             raise InputError("--portable takes --sparsity (or --neuron-sparsity) alone: it removes neurons, no heads.")
-        if self.reconstruct and not self.needs_scores:
-            raise InputError("--reconstruct makes up for heads and neurons that leave; give --sparsity with it.")
+        fractions(self.rounds, self.schedule)
+        apart = self.cost == "structures" and self.align == 1 and not self.protect and not self.vocab
+        if self.rounds > 1 and (not self.needs_scores or self.portable or self.layers is not None or not apart):
+            raise InputError(
+                "--rounds spends --sparsity (or what is said of one kind) in rounds; leave out --budget, --align, "
+                "--protect, --portable, --layers and --vocab."
+            )
 
     def _check_budget(self) -> None:
         if self.cost not in COSTS:
@@ -108,7 +127,7 @@ class Cut:
 
     @property
     def needs_scores(self) -> bool:
-        return any(value is not None for value in self.budget.values())
+        return self.auto_tolerance is not None or any(value is not None for value in self.budget.values())
 
     @property
     def budget_settings(self) -> dict[str, Any]:
@@ -196,6 +215,11 @@ def prune(
     dense = scores = None
     inputs: dict[str, str] = {}
     settings: dict[str, Any] = {}
+    if cut_.auto_tolerance is not None:
+        chosen, _ = choose(workdir, cut_.auto_tolerance, progress=progress)
+        cut_ = replace(cut_, sparsity=chosen.info["sparsity"], auto_tolerance=None)
+        inputs["choose/curve.json"] = workdir.output_hash("choose", "curve.json")
+        settings["tolerance"] = chosen.settings["tolerance"]
     if workdir.record("score") is not None:
         if model is not None:
             raise InputError(f"{workdir.path} already has a scored model; leave MODEL out or give another --workdir.")
@@ -220,8 +244,8 @@ def prune(
         models = _cost_models(workdir, cut_, dense, progress)
         if cut_.cost == "latency":
             inputs[f"latency/{TABLE_FILE}"] = workdir.output_hash("latency", TABLE_FILE)
-    mask = cut_.mask(scores if cut_.needs_scores else None, sizes, models)
-    for kind, marks in (("heads", mask.heads), ("neurons", mask.neurons)):
+    one_shot = cut_.mask(scores if cut_.needs_scores else None, sizes, models)
+    for kind, marks in (("heads", one_shot.heads), ("neurons", one_shot.neurons)):
         settings[f"removed_{kind}"] = int((~torch.cat(marks)).sum())
     settings |= cut_.budget_settings
     if cut_.portable:
@@ -232,12 +256,19 @@ def prune(
         corpus = Corpus(cut_.vocab)
         settings |= {"vocab": list(cut_.vocab), "vocab_size": cut_.vocab_size}
         inputs["vocab"] = "".join(file_hash(path) for path in corpus.paths)
+    if cut_.rounds > 1:
+        settings |= {"rounds": cut_.rounds, "schedule": cut_.schedule}
     if cut_.reconstruct:
+        if scores is None:
+            raise InputError("--reconstruct follows the scored model; run `sparsecse score` first.")
         settings["reconstruct"] = True
         inputs["dev"] = dev_fingerprint(dev_sets(workdir))
 
     def work(folder: Path) -> Mapping[str, Any]:
         whole = dense or load_dense(workdir)
+        mask, smaller = one_shot, None
+        if cut_.rounds > 1 and scores is not None:
+            mask, smaller = _in_rounds(workdir, cut_, whole, scores, progress)
         mask.save(folder / MASK_FILE)
         info: dict[str, Any] = {"kept": mask.kept(), "sizes": mask.sizes(), "layers": mask.kept_layers()}
         if cut_.needs_scores:
@@ -255,7 +286,7 @@ def prune(
             kept = whole.tokenizer.convert_tokens_to_ids(tokens)
             save_file({"kept": torch.tensor(kept)}, folder / VOCABULARY_FILE)
             info["vocabulary"] = report.to_json()
-        smaller = cut(narrowed, mask)
+        smaller = smaller or cut(narrowed, mask)
         if cut_.reconstruct and scores is not None:
             siblings = Siblings(narrowed, scores, dev_sets(workdir))
             smaller, info["reconstruction"] = choose_reconstruction(siblings, mask, smaller, progress("Reconstructing"))
@@ -267,6 +298,25 @@ def prune(
         }
 
     return workdir.run_stage("prune", inputs, settings, work)
+
+
+def _in_rounds(workdir: Workdir, cut_: Cut, dense: Encoder, scores: Scores, progress: Progress) -> tuple[Mask, Encoder]:
+    data = score_data(workdir).pairs()
+    reference = None
+    if cut_.reconstruct:
+        siblings = Siblings(dense, scores, dev_sets(workdir))
+        reference = siblings.encoder(choose_reference(siblings, max(cut_.fraction or 0.0, REFERENCES[-1])))
+    return prune_in_rounds(
+        dense,
+        scores,
+        Budget.of(scores.sizes(), **cut_.budget),
+        cut_.rounds,
+        cut_.schedule,
+        lambda encoder: score_again(workdir, encoder, data),
+        reference=reference,
+        calibration=data,
+        progress=progress("Pruning in rounds"),
+    )
 
 
 def _cost_models(workdir: Workdir, cut_: Cut, dense: Encoder, progress: Progress) -> dict[str, CostModel]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sparsecse.encoders import fingerprint
+from sparsecse.datasets import PairSet
+from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
-from sparsecse.scoring import TABLE_FILE, Scores, ScoringSettings, resolved_precision, scoring_method
+from sparsecse.scoring import TABLE_FILE, Objective, Scores, ScoringSettings, resolved_precision, scoring_method
 from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
 from sparsecse.workdir import Record, Workdir
 
@@ -74,6 +75,16 @@ def load_scores(workdir: Workdir) -> Scores:
     """The scores of a run directory."""
     workdir.need("score")
     return Scores.load(workdir.folder("score") / SCORES_FILE)
+
+
+def score_again(workdir: Workdir, encoder: Encoder, pairs: PairSet) -> Scores:
+    """Scores of another encoder (a cut of the scored one) by the recorded method and settings."""
+    settings = workdir.need("score").settings
+    known = {field.name for field in fields(ScoringSettings)}
+    values = {name: value for name, value in settings.items() if name in known}
+    if "objective" in values:
+        values["objective"] = Objective(**values["objective"])
+    return scoring_method(settings["method"]).score(encoder, pairs, ScoringSettings(**values))
 
 
 def score_data(workdir: Workdir) -> DataOptions:

@@ -153,6 +153,12 @@ def choose_teachers(siblings: Siblings) -> tuple[tuple[float, ...], dict[str, fl
     return max(tried, key=lambda members: tried[members]), named
 
 
+def choose_reference(siblings: Siblings, removed: float) -> float:
+    """The sparsity, below what is removed, whose cut is best on dev: what a heavier cut is best led towards."""
+    lighter = [sparsity for sparsity in REFERENCES if not sparsity or sparsity < removed]
+    return max(lighter, key=lambda sparsity: _mean(siblings.dev_scores(sparsity)))
+
+
 def choose_reconstruction(
     siblings: Siblings,
     mask: Mask,
@@ -171,8 +177,7 @@ def choose_reconstruction(
     where the cut without repair is as good, to `LEAST_GAIN`).
     """
     removed = 1 - sum(int(neurons.sum()) for neurons in mask.neurons) / max(1, sum(map(len, mask.neurons)))
-    lighter = [sparsity for sparsity in REFERENCES if not sparsity or sparsity < removed]
-    reference = max(lighter, key=lambda sparsity: _mean(siblings.dev_scores(sparsity)))
+    reference = choose_reference(siblings, removed)
     teacher = siblings.encoder(reference)
     token_ids = cut.tokenize(siblings.dev[0].sentences()[:CALIBRATION_SENTENCES])
     before = _mean(dev_scores(Runtime(cut, "float32"), siblings.dev))

@@ -28,7 +28,7 @@ def cells(setup: Setup) -> list[Cell]:
         if objective not in known:
             model = copy.deepcopy(setup.dense.model)
             encoder = Encoder(model, setup.dense.tokenizer, setup.dense.settings, setup.dense.source)
-            settings = TrainingSettings(**{**asdict(training), "objective": {objective: 1.0}})
+            settings = TrainingSettings(**{**asdict(training), "objective": {objective: 1.0}, "patience": 0})
             train(encoder, [(sentence,) for sentence in setup.sentences], settings)
             known.clear()
             known[objective] = encoder, setup.score_model(encoder)

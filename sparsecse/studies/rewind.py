@@ -32,7 +32,7 @@ def _settings(setup: Setup, seed: int) -> TrainingSettings:
     if "distill" in training.objective:
         values["objective"] = {"unsup": 1.0}
     steps = training.steps(len(setup.sentences))
-    return TrainingSettings(**{**values, "keep_steps": (steps // 4, steps // 2)})
+    return TrainingSettings(**{**values, "patience": 0, "keep_steps": (steps // 4, steps // 2)})
 
 
 def cells(setup: Setup) -> list[Cell]:

@@ -72,14 +72,10 @@ class BatchLoss(nn.Module):
         if self.average is not None:
             self.average.update(self.encoder, self.head)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        enabled = self.settings.precision == "bfloat16"
-        return torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=enabled)
-
     def _vectors(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> list[torch.Tensor]:
         texts = [text for column in columns for text in column]
         batch = encoder.pack(encoder.tokenize(texts, self.settings.max_length))
-        with self._autocast():
+        with self.settings.autocast(self.encoder.device):
             vectors = encoder.forward_packed(batch)
         return list(vectors.float().split(len(columns[0])))
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from sparsecse.errors import InputError
+from sparsecse.kernels.dispatch import fast_bfloat16
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 OBJECTIVES = {
     "unsup": "unsupervised SimCSE: a sentence and itself under another dropout mask are the positive pair",
@@ -56,14 +61,15 @@ class TrainingSettings:
     similarity_weight: of the similarity matrices' error in distillation.
     dropout: dropout probability while training; None keeps the model's own.
     mlp_head: put SimCSE's linear + tanh over the vectors in contrastive objectives; it is dropped after training.
-    precision: "float32" or "bfloat16" (autocast; the weights stay float32).
+    precision: "float32", "bfloat16" (autocast; the weights stay float32), or "auto": bfloat16 where the device is fast in
+        it.
     eval_every: steps between dev scores and checkpoints.
     patience: dev scores in a row without a new best after which training ends; 0 means never.
     keep_steps: steps whose weights are written out, to rewind to.
     """
 
     objective: Mapping[str, float] = field(default_factory=lambda: {"distill": 1.0})
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     batch_size: int = 64
     gradient_accumulation: int = 1
     epochs: float = 1.0
@@ -101,8 +107,15 @@ class TrainingSettings:
         check(self.queue_size >= 1, "queue-size", self.queue_size, "at least 1")
         check(self.patience >= 0, "patience", self.patience, "0 (never stop early) or more")
         check(self.eval_every >= 1, "eval-every", self.eval_every, "at least 1")
-        check(self.precision in ("float32", "bfloat16"), "precision", self.precision, "float32 or bfloat16")
+        check(self.precision in PRECISIONS, "precision", self.precision, "float32, bfloat16 or auto")
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which forward passes on a device run."""
+        enabled = self.precision == "bfloat16"
+        if self.precision == "auto":
+            enabled = fast_bfloat16() if device.type == "cpu" else torch.cuda.is_bf16_supported()
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
     def steps(self, examples: int) -> int:
         """Optimiser steps for a data set of that many examples."""

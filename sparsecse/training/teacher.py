@@ -50,8 +50,7 @@ class Teacher:
                 if progress is not None:
                     progress(before + done, len(self._encoders) * len(texts))
 
-            enabled = self._settings.precision == "bfloat16"
-            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=enabled):
+            with self._settings.autocast(encoder.device):
                 ids = encoder.tokenize(texts, self._settings.max_length)
                 vectors = encoder.encode_ids(ids, batch_size=self._settings.batch_size, progress=report)
             total += F.normalize(vectors.cpu(), dim=-1)
