@@ -11,6 +11,7 @@ import typer
 
 from sparsecse import __version__
 from sparsecse.cli import bench, evaluate, export, finetune, inspect, pack, prune, push, rewind, run, score, train
+from sparsecse.cli.help import LookedUp
 from sparsecse.cli.output import note
 from sparsecse.errors import InputError
 
@@ -42,7 +43,7 @@ for command, name in (
     (export.export, "export"),
     (push.push, "push"),
 ):
-    app.command(name)(command)
+    app.command(name, cls=LookedUp)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sparsecse.cli.help import METHODS_HELP
 from sparsecse.errors import InputError
 
 _MODEL = "model"
@@ -134,9 +135,13 @@ Method = Annotated[
     str,
     typer.Option(
         "--method",
-        help="taylor: the paper's contribution; magnitude: weight norm; random.",
+        help=METHODS_HELP,
         rich_help_panel="scoring",
     ),
+]
+GroupSize = Annotated[
+    int,
+    typer.Option("--group-size", help="Neurons that leave-one-out removes together.", rich_help_panel="scoring"),
 ]
 Lambda = Annotated[
     float,

@@ -58,6 +58,7 @@ def run(
     tasks: RunTasks = None,
     method: options.Method = "taylor",
     lambda_: options.Lambda = 0.5,
+    group_size: options.GroupSize = 64,
     sparsity: options.Sparsity = None,
     head_sparsity: options.HeadSparsity = None,
     neuron_sparsity: options.NeuronSparsity = None,
@@ -85,7 +86,7 @@ def run(
     with session(workdir, threads) as run_directory:
         from sparsecse import stages
         from sparsecse.reports import bench_table, evaluation_table, mask_table, size_table
-        from sparsecse.scoring import Objective
+        from sparsecse.scoring import Objective, ScoringSettings
 
         settings = training.settings(seed)
         pairs = data_options(data, split, data_dir, columns)
@@ -107,8 +108,9 @@ def run(
             tasks=tasks or ("demo-test" if data == "demo" else "sts"),
             training=settings if repair else None,
             method=method,
-            objective=Objective(lambda_, positive_minimum=positive_minimum),
-            seed=seed,
+            scoring=ScoringSettings(
+                Objective(lambda_, positive_minimum=positive_minimum), seed=seed, group_size=group_size
+            ),
             rewind_to=rewind_to,
             out=out,
             bench_sentences=256 if bench else 0,

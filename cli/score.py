@@ -15,7 +15,8 @@ Precision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="Of --method taylor: float32, bfloat16, or auto: bfloat16 where the CPU is fast in it.",
+        help="Of the passes over data: float32, bfloat16, or auto: bfloat16 where the CPU is fast in it. leave-one-out "
+        "computes in float32.",
         rich_help_panel="scoring",
     ),
 ]
@@ -30,6 +31,7 @@ def score(
     positive_minimum: options.PositiveMinimum = 4.0,
     method: options.Method = "taylor",
     lambda_: options.Lambda = 0.5,
+    group_size: options.GroupSize = 64,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,
     precision: Precision = "auto",
@@ -48,17 +50,20 @@ def score(
     with session(workdir, threads) as run:
         from sparsecse import stages
         from sparsecse.reports import score_table
-        from sparsecse.scoring import Objective
+        from sparsecse.scoring import Objective, ScoringSettings
 
         record, reused = stages.score(
             run,
             model_options(run, model, pooling, normalize, max_length, prompt),
             data_options(data, split, data_dir, columns),
             method=method,
-            objective=Objective(lambda_, positive_minimum=positive_minimum),
-            seed=seed,
-            batch_size=batch_size,
-            precision=precision,
+            scoring=ScoringSettings(
+                Objective(lambda_, positive_minimum=positive_minimum),
+                seed=seed,
+                batch_size=batch_size,
+                precision=precision,
+                group_size=group_size,
+            ),
             progress=progress,
         )
         scores = stages.load_scores(run)

@@ -7,7 +7,7 @@ projection, so a gate is a hook before that projection, the same for every famil
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,3 +108,47 @@ def gated(model: SparseCSEModel, gates: Gates, cu_lengths: torch.Tensor | None =
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def closed(layer: nn.Module, kind: str, indices: torch.Tensor, width: int) -> Iterator[None]:
+    """Run one layer of a model with some of its structures removed: with their gates at 0.
+
+    kind: "heads" or "neurons"; indices: their numbers in the layer; width: size of a head.
+    """
+    projection, width = _projection(layer, kind, width)
+    gate = torch.ones(projection.in_features // width, dtype=projection.weight.dtype)
+    gate[indices] = 0
+    handle = _multiply(projection, gate.to(projection.weight.device), width, None)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def observed(model: SparseCSEModel, observe: Callable[[str, int, torch.Tensor], None]) -> Iterator[None]:
+    """Show what gates would multiply: `observe` is called with "heads" or "neurons", the layer, and the tensor.
+
+    The tensor is [total_tokens, structures, width] for packed tokens; width is 1 for neurons.
+    """
+    handles = []
+    try:
+        for number, layer in enumerate(model.encoder.layer):
+            for kind, count in zip(("heads", "neurons"), model.config.layer_sizes()[number], strict=True):
+                if count:
+                    projection, width = _projection(layer, kind, model.config.attention_head_size)
+
+                    def hook(_: nn.Module, inputs: Any, kind: str = kind, n: int = number, w: int = width) -> None:
+                        observe(kind, n, inputs[0].unflatten(-1, (-1, w)))
+
+                    handles.append(projection.register_forward_pre_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _projection(layer: Any, kind: str, head_size: int) -> tuple[Any, int]:
+    """The output projection that a kind of structure feeds, and the width of one structure there."""
+    return (layer.attention.output.dense, head_size) if kind == "heads" else (layer.output.dense, 1)

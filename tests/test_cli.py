@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 from sparsecse.cli import finetune, main, run, train
 from sparsecse.cli.options import Pooling
 from sparsecse.encoders import POOLING_MODES
+from sparsecse.scoring import METHODS
 
 
 @pytest.fixture
@@ -169,6 +171,7 @@ def test_bench_prints_rows(call, sentence_folder):
         (["score", "{model}", "--data", "stsb", "--data-dir", "."], "--data-dir"),
         (["score", "{model}", "--data", "demo", "--method", "best"], "--method 'best'"),
         (["score", "{model}", "--data", "demo", "--lambda", "2"], "--lambda 2"),
+        (["score", "{model}", "--data", "demo", "--group-size", "0"], "--group-size 0"),
         (["score", "{model}", "--data", "demo", "--precision", "half"], "--precision 'half'"),
         (["score", "{model}", "--data", "demo", "--workdir", "empty.tsv"], "empty.tsv is a file"),
         (["prune", "--sparsity", "0.2"], "sparsecse score"),
@@ -226,6 +229,30 @@ def test_debug_shows_the_traceback(tmp_path):
     command.remove("--debug")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_scoring_method(call, sentence_folder, pairs_file, tmp_path, name):
+    options = ["--lambda", "0.4", "--seed", "3", "--group-size", "9", "--precision", "float32", "--json"]
+    code, out, _ = call("score", sentence_folder, "--data", pairs_file, "--method", name, *options)
+    record = json.loads(out)
+    assert code == 0 and record["settings"]["method"] == name
+    given = {"seed": 3, "group_size": 9, "precision": "float32"}
+    recorded = {option: record["settings"][option] for option in given if option in record["settings"]}
+    assert recorded == {option: value for option, value in given.items() if option in METHODS[name].uses}
+    weight = record["settings"].get("objective", {}).get("alignment_weight")
+    assert weight == (0.4 if "objective" in METHODS[name].uses else None)
+    assert ("leave-one-out.jsonl" in record["outputs"]) == METHODS[name].resumes
+    assert call("prune", "--sparsity", "0.25")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["score", "run"])
+def test_help_names_every_scoring_method(call, command):
+    code, out, _ = call(command, "--help")
+    text = re.sub(r"[\s│|]+", "", out)
+    assert code == 0
+    for name, method in METHODS.items():
+        assert re.sub(r"[\s|]+", "", f"{name}: {method.description}") in text
 
 
 def test_help_is_quick_and_names_every_pooling(call):

@@ -20,6 +20,7 @@ from sparsecse import stages
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, atomic_file
+from sparsecse.scoring import ScoringSettings
 from sparsecse.stages import Cut, DataOptions, ModelOptions
 from sparsecse.stages.options import training_data
 from sparsecse.training import TrainingSettings
@@ -60,10 +61,10 @@ def test_pruning_again_does_not_score_again(run):
 def test_another_precision_scores_again_and_is_recorded(run, sentence_folder, pairs_file):
     model, data = ModelOptions(str(sentence_folder)), DataOptions(str(pairs_file))
     assert run.need("score").settings["precision"] == "auto"
-    record, reused = stages.score(run, model, data, precision="bfloat16")
+    record, reused = stages.score(run, model, data, scoring=ScoringSettings(precision="bfloat16"))
     assert not reused
     assert record.settings["precision"] == record.info["precision"] == "bfloat16"
-    assert stages.score(run, model, data, precision="bfloat16")[1]
+    assert stages.score(run, model, data, scoring=ScoringSettings(precision="bfloat16"))[1]
 
 
 def test_the_newest_model_follows_from_the_stages_before_it(run, text_file, tmp_path):

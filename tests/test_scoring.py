@@ -140,10 +140,10 @@ def test_bfloat16_keeps_the_ranks_and_the_encoder(bert, pairs, monkeypatch):
         a, b = (torch.cat(getattr(scores, kind)).argsort().argsort().double() for scores in (exact, rough))
         assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.95  # random weights, few sentences: ranks lie close
     assert bert.model.dtype == torch.float32 and all(p.requires_grad for p in bert.parameters())
-    monkeypatch.setattr("sparsecse.scoring.taylor.fast_bfloat16", lambda: True)
+    monkeypatch.setattr("sparsecse.scoring.settings.fast_bfloat16", lambda: True)
     assert resolved_precision(bert) == "bfloat16"
     assert resolved_precision(bert, "float32") == resolved_precision(bert.double()) == "float32"
-    monkeypatch.setattr("sparsecse.scoring.taylor.fast_bfloat16", lambda: False)
+    monkeypatch.setattr("sparsecse.scoring.settings.fast_bfloat16", lambda: False)
     assert resolved_precision(bert.float()) == "float32"
     with pytest.raises(InputError, match="--precision 'half'"):
         contributions(bert, pairs, precision="half")

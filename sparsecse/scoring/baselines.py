@@ -1,6 +1,9 @@
-"""Scores that look at no data: the norm of a structure's weights, and chance."""
+"""Scores that look at no data: the norms of a structure's weights, and chance."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -8,24 +11,35 @@ from sparsecse.encoders import Encoder
 from sparsecse.scoring.scores import Scores
 
 
-@torch.no_grad()
 def magnitude(encoder: Encoder) -> Scores:
     """L2 norm of the weights that would leave with a head (query, key, value, output) or a neuron (in, out)."""
+    sums = _weight_sums(encoder, torch.square)
+    return Scores(tuple(total.sqrt() for total in sums.heads), tuple(total.sqrt() for total in sums.neurons))
+
+
+def l1(encoder: Encoder) -> Scores:
+    """L1 norm of the weights that `magnitude` takes (Torch-Pruning's importance with p = 1, without its scaling)."""
+    return _weight_sums(encoder, torch.abs)
+
+
+@torch.no_grad()
+def _weight_sums(encoder: Encoder, function: Callable[[Any], torch.Tensor]) -> Scores:
+    """The sum of an elementwise function over the weights that would leave with each structure."""
     size = encoder.model.config.attention_head_size
     heads, neurons = [], []
     for layer in encoder.model.encoder.layer:
-        squares = torch.zeros(0)
+        total = torch.zeros(0)
         if layer.attention.self is not None:
             attention = layer.attention.self
-            rows = [linear.weight.square().sum(dim=1) for linear in (attention.query, attention.key, attention.value)]
-            rows.append(layer.attention.output.dense.weight.square().sum(dim=0))
-            squares = torch.stack(rows).sum(dim=0).unflatten(0, (-1, size)).sum(dim=1)
-        heads.append(squares.sqrt())
-        squares = torch.zeros(0)
+            rows = [function(linear.weight).sum(dim=1) for linear in (attention.query, attention.key, attention.value)]
+            rows.append(function(layer.attention.output.dense.weight).sum(dim=0))
+            total = torch.stack(rows).sum(dim=0).unflatten(0, (-1, size)).sum(dim=1)
+        heads.append(total)
+        total = torch.zeros(0)
         if layer.intermediate is not None:
-            squares = layer.intermediate.dense.weight.square().sum(dim=1)
-            squares = squares + layer.output.dense.weight.square().sum(dim=0)
-        neurons.append(squares.sqrt())
+            total = function(layer.intermediate.dense.weight).sum(dim=1)
+            total = total + function(layer.output.dense.weight).sum(dim=0)
+        neurons.append(total)
     return Scores(tuple(heads), tuple(neurons))
 
 

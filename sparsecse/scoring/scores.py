@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,12 @@ class Scores:
                         f"and check the model's weights if it happens again."
                     )
 
+    @classmethod
+    def of(cls, tensors: Sequence[torch.Tensor], values: Mapping[str, float] | None = None) -> Scores:
+        """From one tensor per layer for heads, followed by one per layer for neurons."""
+        layers = len(tensors) // 2
+        return cls(tuple(tensors[:layers]), tuple(tensors[layers:]), values or {})
+
     def sizes(self) -> list[tuple[int, int]]:
         """For each layer its (number of heads, number of neurons)."""
         return [(len(heads), len(neurons)) for heads, neurons in zip(self.heads, self.neurons, strict=True)]
@@ -66,3 +72,9 @@ class Scores:
                 f"{path} is not a score file that can be read ({error}); run `sparsecse score` again."
             ) from None
         return cls(heads, neurons, values)
+
+
+def unit_layers(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Each tensor divided by its L2 norm; one of zeros, or of nothing, stays as it is."""
+    norms = [tensor.norm() for tensor in tensors]
+    return [tensor / norm if norm > 0 else tensor for tensor, norm in zip(tensors, norms, strict=True)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.datasets import load_sentences
-from sparsecse.scoring import Objective
+from sparsecse.scoring import ScoringSettings
 from sparsecse.stages.bench import bench_run
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
@@ -37,8 +37,7 @@ class Plan:
     tasks: str
     training: TrainingSettings | None
     method: str = "taylor"
-    objective: Objective = field(default_factory=Objective)
-    seed: int = 0
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
     rewind_to: str | None = None
     out: Path | None = None
     bench_sentences: int = 256
@@ -60,8 +59,7 @@ def run(
             plan.model,
             plan.data,
             method=plan.method,
-            objective=plan.objective,
-            seed=plan.seed,
+            scoring=plan.scoring,
             progress=progress,
         )
     }
@@ -76,7 +74,7 @@ def run(
         done["finetune"] = finetune(
             workdir, plan.train_data, plan.training, progress=step_progress, teacher_progress=progress
         )
-    minimum = plan.objective.positive_minimum
+    minimum = plan.scoring.objective.positive_minimum
     done["eval"] = evaluate_run(workdir, plan.tasks, data_dir=data_dir, positive_minimum=minimum, progress=progress)
     done["pack"] = pack(workdir, plan.out)
     if plan.bench_sentences:

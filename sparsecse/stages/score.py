@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sparsecse.encoders import fingerprint
 from sparsecse.errors import InputError
-from sparsecse.scoring import (
-    METHODS,
-    Objective,
-    Scores,
-    check_precision,
-    contributions,
-    magnitude,
-    random,
-    resolved_precision,
-)
+from sparsecse.scoring import TABLE_FILE, Scores, ScoringSettings, resolved_precision, scoring_method
 from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
 from sparsecse.workdir import Record, Workdir
 
@@ -31,23 +23,19 @@ def score(
     data: DataOptions,
     *,
     method: str = "taylor",
-    objective: Objective | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    precision: str = "auto",
+    scoring: ScoringSettings | None = None,
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
-    """Score every head and neuron of the model; see `scoring` for the methods.
+    """Score every head and neuron of the model; see `scoring.METHODS` for the methods.
 
-    The record's settings hold the precision that was asked for, its info the one it came to.
+    The record's settings hold what the method uses of `scoring`; of the precision they hold the one that was asked for,
+    and the record's info the one it came to.
 
     Raises:
-        InputError: the run directory holds the scores of another model.
+        InputError: an unknown method, or the run directory holds the scores of another model.
     """
-    if method not in METHODS:
-        raise InputError(f"--method '{method}' is unknown; choose one of {', '.join(METHODS)}.")
-    check_precision(precision)
-    objective = objective or Objective()
+    chosen = scoring_method(method)
+    scoring = scoring or ScoringSettings()
     encoder = model.load()
     model_hash = fingerprint(encoder)
     before = workdir.record("score")
@@ -56,35 +44,30 @@ def score(
             f"{workdir.path} belongs to another model ({before.settings['model']['name']}); "
             f"give a --workdir of its own to {model.name}, or delete {workdir.path} to start over."
         )
-    settings: dict[str, Any] = {"model": model.settings(), "method": method}
-    inputs = {"model": model_hash}
     pairs = data.pairs()
-    inputs["data"] = pairs.fingerprint()
-    settings["data"] = data.settings()
-    if method == "taylor":
-        settings["objective"] = asdict(objective)
-        settings["precision"] = precision
-    if method == "random":
-        settings["seed"] = seed
+    inputs = {"model": model_hash, "data": pairs.fingerprint()}
+    settings: dict[str, Any] = {"model": model.settings(), "method": method, "data": data.settings()}
+    settings |= {name: value for name, value in asdict(scoring).items() if name in chosen.uses}
 
     def work(folder: Path) -> Mapping[str, Any]:
         info: dict[str, Any] = {"data": pairs.source, "pairs": len(pairs)}
-        if method == "taylor":
-            info["precision"] = resolved_precision(encoder, precision)
-            scores = contributions(
-                encoder,
-                pairs,
-                objective,
-                batch_size=batch_size,
-                precision=info["precision"],
-                progress=progress("Scoring"),
-            )
-        else:
-            scores = magnitude(encoder) if method == "magnitude" else random(encoder, seed)
+        own = scoring
+        if "precision" in chosen.uses:
+            info["precision"] = resolved_precision(encoder, scoring.precision)
+            own = replace(own, precision=info["precision"])
+        if chosen.resumes:
+            own = replace(own, partial=workdir.partial("score", inputs, settings))
+        scores = chosen.score(encoder, pairs, own, progress("Scoring"))
         scores.save(folder / SCORES_FILE, {"method": method, "model": model.name})
+        if own.partial is not None:
+            # Copied, not moved: a kill before this stage has its name would lose the table for the next attempt.
+            shutil.copy(own.partial / TABLE_FILE, folder / TABLE_FILE)
         return {"sizes": scores.sizes(), **scores.values, **info}
 
-    return workdir.run_stage("score", inputs, settings, work)
+    record, reused = workdir.run_stage("score", inputs, settings, work)
+    if chosen.resumes:  # another method's hours are not this one's to drop
+        workdir.drop_partials("score")
+    return record, reused
 
 
 def load_scores(workdir: Workdir) -> Scores:

@@ -1,0 +1,182 @@
+"""One pass over the data that hands every sentence's gate gradients, dL/dg_x, to whoever sums them up."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from sparsecse import kernels
+from sparsecse.datasets import PairSet
+from sparsecse.encoders import Encoder, PackedBatch
+from sparsecse.gates import Gates, gated
+from sparsecse.objectives import alignment
+from sparsecse.scoring import memory
+from sparsecse.scoring.settings import Objective, resolved_precision
+
+
+class Accumulator(Protocol):
+    """Sums up gate gradients of sentences that come in any order, some at a time; see `accumulators`."""
+
+    def add(self, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> None:
+        """Take in some sentences, each of the set exactly once.
+
+        Args:
+            rows: [sentences], their positions in `PairSet.sentences()`.
+            gradients: [sentences, structures], float32 or more, of each layer's heads, then of each layer's neurons.
+        """
+
+
+def objective_value(
+    unit: torch.Tensor, positives: torch.Tensor, objective: Objective
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """L of unit vectors [N, d] with positive pairs as rows [P, 2]: itself, and align, uniform and objective."""
+    align = alignment(unit[positives[:, 0]], unit[positives[:, 1]])
+    uniform = kernels.uniformity(unit, t=objective.temperature)
+    loss = objective.alignment_weight * align + (1 - objective.alignment_weight) * uniform
+    return loss, {"alignment": align.item(), "uniformity": uniform.item(), "objective": loss.item()}
+
+
+def upstream_gradient(
+    vectors: torch.Tensor, positives: torch.Tensor, objective: Objective
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """dL/df(x) of every sentence for the objective over the whole set, and the values of its parts.
+
+    Args:
+        vectors: [N, d], not necessarily of unit length.
+        positives: [P, 2] rows of positive pairs.
+
+    Returns:
+        gradient [N, d], and align, uniform and objective.
+    """
+    leaf = vectors.detach().requires_grad_()
+    loss, values = objective_value(F.normalize(leaf, dim=-1), positives, objective)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return gradient, values
+
+
+def accumulate(
+    encoder: Encoder,
+    pairs: PairSet,
+    wanted: Mapping[Objective, Sequence[Accumulator]],
+    *,
+    batch_size: int = 64,
+    precision: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Objective, dict[str, float]]:
+    """Give every sentence's dL/dg_x, each sentence having its own copy of the gates, to an objective's accumulators.
+
+    The uniformity is the exact one over all pairs of distinct sentences: the vectors of all come first, then the
+    objective's gradient with respect to each, then one backward pass per batch that carries it to the gates (gradient
+    caching, Gao et al. 2021). As many forward passes as there is memory for are kept for that; the other sentences
+    pass forward twice. What a sentence's gradients are does not depend on `batch_size` and memory, up to rounding.
+
+    Args:
+        encoder: the dense (or already pruned) encoder; is left as it is.
+        pairs: graded pairs; their distinct sentences are the set, those at or above the minimum the positives.
+        wanted: accumulators by objective; each further objective costs a backward pass more, but no forward pass.
+        batch_size: sentences of average length in a pass; see `Encoder.batches`.
+        precision: one of `PRECISIONS`; see `resolved_precision`.
+        progress: called with (sentences done, sentences in all); each sentence is passed over twice.
+
+    Returns:
+        for each objective its value and its parts: alignment, uniformity and objective.
+    """
+    sentences = pairs.sentences()
+    positives = {o: torch.tensor(pairs.positives(o.positive_minimum), device=encoder.device) for o in wanted}
+    token_ids = encoder.tokenize(sentences)
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(done, 2 * len(sentences))
+
+    vectors = torch.empty(len(sentences), encoder.model.config.hidden_size, device=encoder.device)
+    with frozen_encoder(encoder, resolved_precision(encoder, precision)) as frozen:
+        kept, others, done = [], [], 0
+        space = memory.room(encoder.device) // memory.bytes_per_token(frozen.model)
+        for rows, batch in frozen.batches(token_ids, batch_size):
+            space -= len(batch.input_ids)
+            if space < 0:
+                others += rows.tolist()
+                continue
+            kept.append(_Pass.forward(frozen, rows, batch))
+            vectors[kept[-1].rows] = kept[-1].output.detach().float()
+            done += len(batch)
+            report(done)
+        other_ids, first = [token_ids[row] for row in others], done
+        other_rows = torch.tensor(others, dtype=torch.long, device=encoder.device)
+        vectors[other_rows] = frozen.encode_ids(
+            other_ids, batch_size=batch_size, progress=lambda passed, _: report(first + passed)
+        )
+
+        found = {o: upstream_gradient(vectors, positives[o], o) for o in wanted}
+        upstream = [(found[o][0], accumulators) for o, accumulators in wanted.items()]
+        batches = frozen.batches(other_ids, batch_size)
+        second = (_Pass.forward(frozen, other_rows[rows], batch) for rows, batch in batches)
+        done = len(sentences)
+        for one in itertools.chain(_taken_out(kept), second):
+            one.backward(upstream)
+            done += len(one.rows)
+            report(done)
+    return {o: values for o, (_, values) in found.items()}
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A batch's forward pass, ready for its backward pass.
+
+    rows: [sentences], their positions in the set; gates: a copy for each; output: [sentences, hidden_size].
+    """
+
+    rows: torch.Tensor
+    gates: Gates
+    output: torch.Tensor
+
+    @classmethod
+    def forward(cls, encoder: Encoder, rows: torch.Tensor, batch: PackedBatch) -> _Pass:
+        gates = Gates.ones(encoder.model, batch=len(batch))
+        with gated(encoder.model, gates, batch.cu_lengths):
+            return cls(rows.to(encoder.device), gates, encoder.forward_packed(batch))
+
+    def backward(self, upstream: Sequence[tuple[torch.Tensor, Sequence[Accumulator]]]) -> None:
+        """One backward pass per upstream gradient [N, d], to its accumulators; frees what the forward pass kept."""
+        gates = self.gates.tensors()
+        used = [gate for gate in gates if gate.shape[-1]]
+        for i, (gradient, accumulators) in enumerate(upstream, start=1):
+            own = gradient[self.rows].to(self.output.dtype)
+            of_used = iter(torch.autograd.grad(self.output, used, own, retain_graph=i < len(upstream)))
+            gradients = [next(of_used) if gate.shape[-1] else gate.detach() for gate in gates]
+            gradients = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+            for accumulator in accumulators:
+                accumulator.add(self.rows, gradients)
+
+
+def _taken_out(passes: list[_Pass]) -> Iterator[_Pass]:
+    while passes:
+        yield passes.pop()
+
+
+@contextlib.contextmanager
+def frozen_encoder(encoder: Encoder, precision: str) -> Iterator[Encoder]:
+    """The encoder without dropout and without gradients for its weights; a copy where its numbers are to be shorter.
+
+    Without gradients for the weights nothing is kept for them during the forward pass.
+    """
+    if precision == "bfloat16":
+        # Cast once: autocast would cast every weight again for every batch.
+        model = copy.deepcopy(encoder.model)
+        encoder = Encoder(model, encoder.tokenizer, encoder.settings, encoder.source).to(torch.bfloat16)
+    was_training = encoder.training
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    try:
+        yield encoder.eval().requires_grad_(False)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        encoder.train(was_training)
