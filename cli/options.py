@@ -307,8 +307,8 @@ Teacher = Annotated[
     list[str] | None,
     typer.Option(
         "--teacher",
-        help="Model to distil from; given more than once, their mean. By default the dense model (`dense`) averaged with "
-        "cuts of it, as many as are best on dev (train has none).",
+        help="Model to distil from; given more than once, their mean. By default the dense model (`dense`) "
+        "averaged with cuts of it, as many as are best on dev (train has none).",
         rich_help_panel=_TRAIN,
     ),
 ]

@@ -178,7 +178,7 @@ def test_schedules(rounds, schedule, expected):
     ],
 )
 def test_rounds_that_cannot_be(bad):
-    with pytest.raises(InputError, match="--rounds|--schedule"):
+    with pytest.raises(InputError, match=r"--rounds|--schedule"):
         Cut(**bad)
 
 

@@ -61,8 +61,7 @@ class TrainingSettings:
     similarity_weight: of the similarity matrices' error in distillation.
     dropout: dropout probability while training; None keeps the model's own.
     mlp_head: put SimCSE's linear + tanh over the vectors in contrastive objectives; it is dropped after training.
-    precision: "float32", "bfloat16" (autocast; the weights stay float32), or "auto": bfloat16 where the device is fast in
-        it.
+    precision: "float32", "bfloat16" (autocast; the weights stay float32), or "auto": bfloat16 where it is fast.
     eval_every: steps between dev scores and checkpoints.
     patience: dev scores in a row without a new best after which training ends; 0 means never.
     keep_steps: steps whose weights are written out, to rewind to.
