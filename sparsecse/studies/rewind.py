@@ -32,6 +32,10 @@ def _settings(setup: Setup, seed: int) -> TrainingSettings:
     if "distill" in training.objective:
         values["objective"] = {"unsup": 1.0}
     steps = training.steps(len(setup.sentences))
+    if steps < 4:
+        raise InputError(
+            f"The study rewind keeps a quarter and a half of its steps; give --steps 4 or more, not {steps}."
+        )
     return TrainingSettings(**{**values, "patience": 0, "keep_steps": (steps // 4, steps // 2)})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,14 +70,14 @@ def run_study(
         InputError: the file belongs to another model, data or repair.
     """
     path = out / f"{study.name}.json"
-    identity = setup.identity()
+    identity = json.loads(json.dumps(setup.identity()))  # as the file has it: lists for tuples
     content: dict[str, Any] = {"study": study.name, "title": study.title, **identity, "results": {}}
     if path.exists():
         before = read_study(path)
         for name, value in identity.items():
             if before.get(name) != value:
                 raise InputError(
-                    f"{path} was measured with another {name} ({before.get(name)}, now {value}); give another --out."
+                    f"{path} was measured with another {name}; give the settings that it records, or another --out."
                 )
         content = before
     content |= {"machine": machine(), "versions": versions(("numpy", "scipy"))}
@@ -91,7 +92,7 @@ def run_study(
         content["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         write_json(path, content)
     report("", len(cells), len(cells))
-    return content
+    return read_study(path)  # the same whether cells were measured now or before
 
 
 def write_report(study: Study, content: Mapping[str, Any], out: Path) -> list[Path]:
