@@ -130,7 +130,7 @@ def test_correlation_with_the_oracle_has_the_right_sign():
 
 @pytest.fixture
 def setup(tmp_path, sentence_folder, pairs, sentences) -> Setup:
-    training = TrainingSettings(batch_size=4, max_steps=4, eval_every=2, precision="float32")
+    training = TrainingSettings(batch_size=4, max_steps=4, eval_every=2, queue_size=4, precision="float32")
     return Setup(
         name="tiny",
         dense=load_encoder(sentence_folder),

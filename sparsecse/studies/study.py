@@ -95,8 +95,12 @@ def run_study(
     return read_study(path)  # the same whether cells were measured now or before
 
 
-def write_report(study: Study, content: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write `<name>.md` (paragraph, table) and, with matplotlib, `<name>.png`; returns what was written."""
+def write_report(study: Study, content: Mapping[str, Any], out: Path, *, name: str | None = None) -> list[Path]:
+    """Write `<name>.md` (paragraph, table) and, with matplotlib, `<name>.png`; returns what was written.
+
+    name: of the files; the study's by default.
+    """
+    name = name or study.name
     results = content["results"]
     header, rows = study.table(results)
     lines = [
@@ -111,7 +115,7 @@ def write_report(study: Study, content: Mapping[str, Any], out: Path) -> list[Pa
         f"{content['model']}, {content.get('date', '')[:10]}, {content['machine']['cpu']}; "
         f"seconds in all: {sum(cell['seconds'] for cell in results.values()):.0f}.",
     ]
-    written = [out / f"{study.name}.md"]
+    written = [out / f"{name}.md"]
     write_text(written[0], "\n".join(lines) + "\n")
     try:
         import matplotlib
@@ -123,7 +127,7 @@ def write_report(study: Study, content: Mapping[str, Any], out: Path) -> list[Pa
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     study.draw(results, axes)
     axes.set_title(study.title, fontsize=10)
-    written.append(out / f"{study.name}.png")
+    written.append(out / f"{name}.png")
     with atomic_file(written[1]) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     plt.close(figure)

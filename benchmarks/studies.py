@@ -1,0 +1,25 @@
+"""Write the table, the paragraph and the plot of every study in `results/studies` again, from its JSON file alone.
+
+    python benchmarks/studies.py
+
+`studies.sh` measures them. A file `<name>.json` or `<name>-<variant>.json` gives `.md` and `.png` beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sparsecse.studies import STUDIES, read_study, write_report
+
+FOLDER = Path(__file__).parent / "results" / "studies"
+
+
+def main() -> None:
+    for path in sorted(FOLDER.glob("*.json")):
+        content = read_study(path)
+        for written in write_report(STUDIES[content["study"]], content, FOLDER, name=path.stem):
+            print(written)
+
+
+if __name__ == "__main__":
+    main()
