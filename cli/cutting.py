@@ -43,7 +43,7 @@ class CutOptions:
         sparsity = options.fraction_or_auto(self.sparsity, "--sparsity")
         auto = sparsity == "auto"
         return Cut(
-            None if auto else sparsity,  # type: ignore[arg-type]
+            None if auto else sparsity,
             self.head_sparsity,
             self.neuron_sparsity,
             self.keep_heads,

@@ -278,7 +278,11 @@ HardNegativeWeight = Annotated[
 ]
 Dropout = Annotated[
     float | None,
-    typer.Option("--dropout", help="Dropout while training; by default the model's own.", rich_help_panel=_TRAIN),
+    typer.Option(
+        "--dropout",
+        help="Dropout while training; by default 0 for distill alone, else the model's own.",
+        rich_help_panel=_TRAIN,
+    ),
 ]
 MlpHead = Annotated[
     bool,

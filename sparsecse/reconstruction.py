@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from sparsecse.encoders import Encoder, PackedBatch
 from sparsecse.errors import InputError
@@ -58,13 +57,13 @@ class _Stream:
 
     def __init__(self, encoder: Encoder, batches: Sequence[PackedBatch]):
         self._batches = batches
-        self._layers = list(encoder.model.encoder.layer)
+        self._layers: list[Any] = list(encoder.model.encoder.layer)
         reach = encoder.model.config.max_position_embeddings
         self._biases = encoder.model.encoder.relative_biases(torch.arange(1 - reach, reach, device=encoder.device))
         embeddings = encoder.model.embeddings
         self.states = [embeddings(batch.input_ids, position_ids=batch.position_ids) for batch in batches]
 
-    def half(self, layer: int, attention: bool) -> tuple[nn.Module, list[torch.Tensor]]:
+    def half(self, layer: int, attention: bool) -> tuple[Any, list[torch.Tensor]]:
         """The output block of a layer's attention or feed-forward half, and what its projection takes, per batch."""
         module = self._layers[layer]
         if attention:

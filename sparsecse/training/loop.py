@@ -260,7 +260,9 @@ def train(
         raise InputError(f"--patience {settings.patience} counts dev scores, and there is no dev set; give --dev.")
     teachers = [teacher] if isinstance(teacher, Encoder) else list(teacher or ())
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
-    with _dropout(encoder, settings.dropout):
+    # What a teacher says of a sentence is known: there noise only blurs it.
+    dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
+    with _dropout(encoder, dropout):
         trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint)
         if not trainer.resume():
             trainer.measure(dev_score)

@@ -59,7 +59,7 @@ class TrainingSettings:
     momentum: what the momentum encoder of "moco" and "byol" keeps of itself at a step (ESimCSE, Wu et al. 2022: 0.995).
     queue_size: earlier keys that "moco" has as negatives (ESimCSE: 2.5 batches).
     similarity_weight: of the similarity matrices' error in distillation.
-    dropout: dropout probability while training; None keeps the model's own.
+    dropout: dropout probability while training; None is 0 for distillation alone, and else the model's own.
     mlp_head: put SimCSE's linear + tanh over the vectors in contrastive objectives; it is dropped after training.
     precision: "float32", "bfloat16" (autocast; the weights stay float32), or "auto": bfloat16 where it is fast.
     eval_every: steps between dev scores and checkpoints.
