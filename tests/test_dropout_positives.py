@@ -96,6 +96,25 @@ def test_masks_come_again_whatever_is_kept_in_memory(bert, views, monkeypatch):
     assert_same(scores(30 * bytes_per_token(bert.model)), everything, rtol=1e-4)
 
 
+def test_what_a_pass_with_dropout_keeps_is_what_is_reckoned(encoder, sentences):
+    encoder.train().requires_grad_(False)
+    batch = encoder.pack(encoder.tokenize(sentences))
+    own = {parameter.data_ptr() for parameter in encoder.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and len(tensor) >= len(batch.input_ids):
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    gates = Gates.ones(encoder.model, batch=len(batch))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), gated(encoder.model, gates, batch.cu_lengths):
+        encoder.forward_packed(batch)
+    reckoned = len(batch.input_ids) * bytes_per_token(encoder.model)
+    assert 0.7 * reckoned < sum(kept.values()) < 1.25 * reckoned
+
+
 def test_the_seed_and_the_probability_decide_the_masks(bert, sentences, tmp_path):
     bert.eval()
     scores = [
@@ -116,6 +135,12 @@ def test_the_seed_and_the_probability_decide_the_masks(bert, sentences, tmp_path
 def test_every_method_but_the_oracle_scores_views(bert, views, method):
     scores = METHODS[method].score(bert, views, ScoringSettings(precision="float32"))
     assert scores.sizes() == bert.model.config.layer_sizes()
+
+
+def test_bfloat16_scores_views_alike(bert, views):
+    exact, rough = (contributions(bert, views, precision=precision) for precision in ("float32", "bfloat16"))
+    rank = spearmanr(torch.cat(exact.neurons), torch.cat(rough.neurons)).statistic
+    assert rank > 0.9 and rough.values["alignment"] == pytest.approx(exact.values["alignment"], rel=0.1)
 
 
 def test_the_oracle_refuses_views(bert, views):

@@ -21,6 +21,8 @@ from sparsecse.objectives import alignment
 from sparsecse.scoring import memory
 from sparsecse.scoring.settings import Objective, resolved_precision
 
+_DROPOUT = 0.1  # for the views of a model that has no dropout of its own; BERT's
+
 
 class Accumulator(Protocol):
     """Sums up gate gradients of sentences that come in any order, some at a time; see `accumulators`."""
@@ -32,9 +34,6 @@ class Accumulator(Protocol):
             rows: [sentences], their positions in `PairSet.sentences()`.
             gradients: [sentences, structures], float32 or more, of each layer's heads, then of each layer's neurons.
         """
-
-
-_DROPOUT = 0.1  # for the views of a model that has no dropout of its own; BERT's
 
 
 def objective_value(

@@ -176,7 +176,8 @@ def finetune(
             inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        taught_by, teacher_info = named, {}
+        taught_by: list[Encoder] = named
+        teacher_info: dict[str, Any] = {}
         if distils and not named:
             taught_by, teacher_info = _self_ensemble(workdir, pairs)
         encoder = load_model(workdir, source)

@@ -44,18 +44,26 @@ def cells(setup: Setup) -> list[Cell]:
     def file(name: str) -> Path:
         return setup.cosines / f"scores-{name}.safetensors"
 
-    def score(name: str) -> dict[str, Any]:
-        pairs = sets[name]
-        scores = setup.score_model(setup.dense, pairs=pairs)
+    def take(name: str) -> Scores:
+        scores = setup.score_model(setup.dense, pairs=sets[name])
         setup.cosines.mkdir(parents=True, exist_ok=True)
         scores.save(file(name))
+        return scores
+
+    def load(name: str) -> Scores:
+        if not file(name).exists():
+            take(name)
+        return Scores.load(file(name))
+
+    def score(name: str) -> dict[str, Any]:
+        pairs, scores = sets[name], take(name)
         views = isinstance(pairs, DropoutViews)
         count = len(pairs) if views else len(pairs.sentences())
         about = {"set": name, "positives": "dropout" if views else "gold", "sentences": count, **scores.values}
         return {"kind": "scores", "data": pairs.fingerprint(), **about}
 
     def agree(first: str, second: str) -> dict[str, Any]:
-        a, b = (Scores.load(file(name)) for name in (first, second))
+        a, b = load(first), load(second)
         found = {
             kind: float(spearmanr(*(torch.cat(getattr(scores, kind)).numpy() for scores in (a, b))).statistic)
             for kind in ("heads", "neurons")
@@ -63,7 +71,7 @@ def cells(setup: Setup) -> list[Cell]:
         return {"kind": "agreement", "first": first, "second": second, **found}
 
     def measure(name: str, sparsity: float, key: str) -> dict[str, Any]:
-        measured = setup.measure(setup.cut(Scores.load(file(name)), sparsity), key)
+        measured = setup.measure(setup.cut(load(name), sparsity), key)
         return {
             "kind": "cut",
             "set": name,
@@ -115,14 +123,17 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         ]
         rows.append(row)
     header = ["scored on", "positives", "sentences"]
-    header += [f"{kind}: {what}" for kind in ("heads", "neurons") for what in ("with the first", "lowest with any")]
+    header += [f"{kind}{what}" for kind in ("heads", "neurons") for what in ("", ", lowest")]
     return [*header, *(f"{sparsity:.0%}" for sparsity in sparsities)], rows
 
 
 def paragraph(results: Results) -> str:
     """How far the scores agree between graded sets and without gold scores, and what that does to the cuts."""
     positives = {cell["set"]: cell["positives"] for cell in _of(results, "scores")}
-    text = [f"The model was scored on {len(positives)} sets."]
+    text = [
+        f"The model was scored on {len(positives)} sets; the table has the rank correlations of each set's scores with "
+        f"those of {next(iter(positives))}, and the lowest with any set."
+    ]
     for label, wanted in (
         ("Between sets with gold scores", {"gold"}),
         ("Between a set with gold scores and one without", {"gold", "dropout"}),

@@ -173,7 +173,7 @@ class Setup:
         vectors = F.normalize(torch.as_tensor(Runtime(encoder, self.precision).encode(sentences)).float(), dim=-1)
         table = _Known(sentences, vectors)
         found = {task: spearman(table, pairs) for task, pairs in self.tasks.items()}
-        cosines = {
+        cosines: dict[str, Any] = {
             task: (table.rows(pairs.first) * table.rows(pairs.second)).sum(dim=1).numpy()
             for task, pairs in self.tasks.items()
         }
