@@ -57,6 +57,28 @@ Data = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+ScoreData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="What to score on. Graded pairs: stsb, sickr, sts12 ... sts16, demo, or a TSV/CSV/JSONL/Parquet file; or "
+        "sentences alone: text (also .gz), or a table with the column sentence.",
+        rich_help_panel=_DATA,
+    ),
+]
+Positives = Annotated[
+    str | None,
+    typer.Option(
+        "--positives",
+        help="What alignment brings together: gold (pairs with a high gold score) or dropout (each sentence with "
+        "itself under another dropout mask); by default gold where --data has gold scores, else dropout.",
+        rich_help_panel=_DATA,
+    ),
+]
+Limit = Annotated[
+    int,
+    typer.Option("--limit", help="With dropout positives: the most sentences, drawn by --seed.", rich_help_panel=_DATA),
+]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a named set.", rich_help_panel=_DATA)]
 DataDir = Annotated[
     str | None,
@@ -120,6 +142,15 @@ Reconstruct = Annotated[
     typer.Option(
         "--reconstruct/--no-reconstruct",
         help="Fit the output projections again in closed form after the cut, where dev gains from it.",
+        rich_help_panel=_PRUNE,
+    ),
+]
+ChoiceDev = Annotated[
+    str | None,
+    typer.Option(
+        "--dev",
+        help="Graded pairs that --sparsity auto and --reconstruct choose by; by default those of the scores, and the "
+        "dev sets of STS-B and SICK-R in their --data-dir.",
         rich_help_panel=_PRUNE,
     ),
 ]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from sparsecse.cli import options
 from sparsecse.cli.cutting import CutOptions, takes_cut_options
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
 
 
 @takes_cut_options()
@@ -15,6 +15,8 @@ def prune(
     model: options.CutModel = "",
     *,
     cut: CutOptions,
+    dev: options.ChoiceDev = None,
+    data_dir: options.DataDir = None,
     pooling: options.Pooling = None,
     normalize: options.Normalize = None,
     max_length: options.MaxLength = None,
@@ -29,7 +31,8 @@ def prune(
         from sparsecse.reports import budget_line, mask_table, vocabulary_table
 
         chosen = model_options(run, model, pooling, normalize, max_length, prompt) if model else None
-        record, reused = stages.prune(run, cut.cut(), chosen, progress=progress)
+        pairs = data_options(dev, None, data_dir, None) if dev else None
+        record, reused = stages.prune(run, cut.cut(), chosen, dev=pairs, progress=progress)
         if reused:
             note(f"{run.path} already holds this cut.")
         info = record.info

@@ -51,11 +51,13 @@ RunTasks = Annotated[
 def run(
     model: options.Model,
     *,
-    data: options.Data = "stsb",
+    data: options.ScoreData = "stsb",
     split: options.Split = None,
     data_dir: options.DataDir = None,
     columns: options.Columns = None,
     positive_minimum: options.PositiveMinimum = 4.0,
+    positives: options.Positives = None,
+    limit: options.Limit = 3000,
     train_data: TrainData = None,
     tasks: RunTasks = None,
     method: options.Method = "taylor",
@@ -76,7 +78,10 @@ def run(
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
-    """Score, prune, rewind, fine-tune, evaluate, pack and time a model; goes on where an earlier call stopped."""
+    """Score, prune, rewind, fine-tune, evaluate, pack and time a model; goes on where an earlier call stopped.
+
+    Without gold scores in --data nothing is reconstructed, and the repair keeps its last weights.
+    """
     with session(workdir, threads) as run_directory:
         from sparsecse import stages
         from sparsecse.reports import bench_table, budget_line, evaluation_tables, mask_table, size_table
@@ -93,7 +98,11 @@ def run(
             training=settings if repair else None,
             method=method,
             scoring=ScoringSettings(
-                Objective(lambda_, positive_minimum=positive_minimum), seed=seed, group_size=group_size
+                Objective(lambda_, positive_minimum=positive_minimum),
+                seed=seed,
+                group_size=group_size,
+                positives=positives,
+                limit=limit,
             ),
             rewind_to=rewind_to,
             out=out,
@@ -103,6 +112,8 @@ def run(
         done = stages.run(run_directory, plan, progress=progress, step_progress=step_progress("Fine-tuning"))
         for stage, (record, reused) in done.items():
             note(f"{stage}: {'already there' if reused else f'{record.seconds:.0f} s'}")
+        if reason := done["prune"][0].info.get("reconstruction", {}).get("left_out"):
+            note(f"Nothing was reconstructed: {reason}")
         results = done["eval"][0].info
         packed = done["pack"][0].info
         tables = [

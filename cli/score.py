@@ -20,15 +20,26 @@ Precision = Annotated[
         rich_help_panel="scoring",
     ),
 ]
+ViewDropout = Annotated[
+    float | None,
+    typer.Option(
+        "--dropout",
+        help="Probability for dropout positives; by default the model's own, or 0.1 where that is 0.",
+        rich_help_panel="data",
+    ),
+]
 
 
 def score(
     model: options.Model = "",
-    data: options.Data = "stsb",
+    data: options.ScoreData = "stsb",
     split: options.Split = None,
     data_dir: options.DataDir = None,
     columns: options.Columns = None,
     positive_minimum: options.PositiveMinimum = 4.0,
+    positives: options.Positives = None,
+    dropout: ViewDropout = None,
+    limit: options.Limit = 3000,
     method: options.Method = "taylor",
     lambda_: options.Lambda = 0.5,
     group_size: options.GroupSize = 64,
@@ -44,6 +55,8 @@ def score(
     json: options.Json = False,
 ) -> None:
     """Score every attention head and feed-forward neuron by its contribution to alignment and uniformity.
+
+    Sentences without gold scores will do: each is then its own positive, under another dropout mask.
 
     Without MODEL, the model that `sparsecse train` left in the run directory is scored.
     """
@@ -63,6 +76,9 @@ def score(
                 batch_size=batch_size,
                 precision=precision,
                 group_size=group_size,
+                positives=positives,
+                dropout=dropout,
+                limit=limit,
             ),
             progress=progress,
         )

@@ -19,14 +19,17 @@ _STUDY = "study"
 Name = Annotated[
     str,
     typer.Argument(
-        help="sparsity, scorers, oracle, lambda, rewind, objectives or frontier.", metavar="NAME", show_default=False
+        help="sparsity, scorers, oracle, lambda, rewind, objectives, frontier or data.",
+        metavar="NAME",
+        show_default=False,
     ),
 ]
 TrainData = Annotated[
     str | None,
     typer.Option(
         "--train-data",
-        help="Sentences for the repair, or the training, of each cell; without them nothing is repaired.",
+        help="Sentences for the repair, or the training, of each cell; without them nothing is repaired. For data: to "
+        "score on.",
         rich_help_panel="data",
     ),
 ]
@@ -39,7 +42,8 @@ Methods = Annotated[
     typer.Option("--methods", help="Comma-separated scoring methods, for scorers and oracle.", rich_help_panel=_STUDY),
 ]
 Seeds = Annotated[
-    int | None, typer.Option("--seeds", min=1, help="How many seeds, for scorers and rewind.", rich_help_panel=_STUDY)
+    int | None,
+    typer.Option("--seeds", min=1, help="How many seeds, for scorers, rewind and data.", rich_help_panel=_STUDY),
 ]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder for NAME.json, NAME.md and NAME.png.", rich_help_panel="run directory")
@@ -88,7 +92,8 @@ def study(
     sparsity: quality, alignment, uniformity and speed from 1 to 99 %. scorers: the paper's score against its rivals and
     the controls. oracle: every score against the true effect of removals. lambda: alignment against uniformity.
     rewind: the paper's whole loop, rewound to each kept step, over seeds. objectives: other contrastive families.
-    frontier: quality against measured speed, against dropped layers.
+    frontier: quality against measured speed, against dropped layers. data: whether scores on other sets, and on
+    sentences without gold scores, agree.
 
     Test tasks are measured, never used for a choice. Interrupted, the same command goes on.
     """
@@ -112,6 +117,7 @@ def study(
         score_pairs=source.pairs(),
         tasks=found.pairs,
         sentences=sentences,
+        data_dir=data_dir,
         cosines=out / "cosines" / name,
         settings=StudySettings(
             sparsities=_fractions(sparsities),

@@ -12,11 +12,19 @@ from sparsecse.scoring.oracle import (
     single_heads,
 )
 from sparsecse.scoring.scores import Scores
-from sparsecse.scoring.settings import PRECISIONS, Objective, ScoringSettings, check_precision, resolved_precision
+from sparsecse.scoring.settings import (
+    POSITIVES,
+    PRECISIONS,
+    Objective,
+    ScoringSettings,
+    check_precision,
+    resolved_precision,
+)
 from sparsecse.scoring.taylor import contributions
 
 __all__ = [
     "METHODS",
+    "POSITIVES",
     "PRECISIONS",
     "TABLE_FILE",
     "Method",

@@ -13,12 +13,15 @@ import torch
 import torch.nn.functional as F
 
 from sparsecse import kernels
-from sparsecse.datasets import PairSet
+from sparsecse.datasets import DropoutViews, PairSet
+from sparsecse.dropout import own_dropout, seeded_masks, with_dropout
 from sparsecse.encoders import Encoder, PackedBatch
 from sparsecse.gates import Gates, gated
 from sparsecse.objectives import alignment
 from sparsecse.scoring import memory
 from sparsecse.scoring.settings import Objective, resolved_precision
+
+_DROPOUT = 0.1  # for the views of a model that has no dropout of its own; BERT's
 
 
 class Accumulator(Protocol):
@@ -34,29 +37,45 @@ class Accumulator(Protocol):
 
 
 def objective_value(
-    unit: torch.Tensor, positives: torch.Tensor, objective: Objective
+    unit: torch.Tensor, positives: torch.Tensor, objective: Objective, *, views: bool = False
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """L of unit vectors [N, d] with positive pairs as rows [P, 2]: itself, and align, uniform and objective."""
+    """L of unit vectors [N, d] with positive pairs as rows [P, 2]: itself, and align, uniform and objective.
+
+    views: each positive pair is one sentence twice, which then is no pair of the uniformity.
+    """
     align = alignment(unit[positives[:, 0]], unit[positives[:, 1]])
     uniform = kernels.uniformity(unit, t=objective.temperature)
+    if views:
+        uniform = _between_sentences(uniform, unit, positives, objective.temperature)
     loss = objective.alignment_weight * align + (1 - objective.alignment_weight) * uniform
     return loss, {"alignment": align.item(), "uniformity": uniform.item(), "objective": loss.item()}
 
 
+def _between_sentences(
+    uniform: torch.Tensor, unit: torch.Tensor, twins: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """The uniformity without the pairs [N / 2, 2] of a sentence with itself, from the one over all pairs of N views."""
+    count = len(unit)
+    squares = (unit[twins[:, 0]] - unit[twins[:, 1]]).square().sum(dim=-1).double()
+    others = uniform.double().exp() * (count * (count - 1)) - 2 * (-temperature * squares).exp().sum()
+    return (others / (count * (count - 2))).log().to(uniform.dtype)
+
+
 def upstream_gradient(
-    vectors: torch.Tensor, positives: torch.Tensor, objective: Objective
+    vectors: torch.Tensor, positives: torch.Tensor, objective: Objective, *, views: bool = False
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """dL/df(x) of every sentence for the objective over the whole set, and the values of its parts.
 
     Args:
         vectors: [N, d], not necessarily of unit length.
         positives: [P, 2] rows of positive pairs.
+        views: see `objective_value`.
 
     Returns:
         gradient [N, d], and align, uniform and objective.
     """
     leaf = vectors.detach().requires_grad_()
-    loss, values = objective_value(F.normalize(leaf, dim=-1), positives, objective)
+    loss, values = objective_value(F.normalize(leaf, dim=-1), positives, objective, views=views)
     (gradient,) = torch.autograd.grad(loss, leaf)
     return gradient, values
 
@@ -77,9 +96,13 @@ def accumulate(
     caching, Gao et al. 2021). As many forward passes as there is memory for are kept for that; the other sentences
     pass forward twice. What a sentence's gradients are does not depend on `batch_size` and memory, up to rounding.
 
+    `DropoutViews` pass with dropout, its masks seeded batch by batch, so that a second pass sees those of the first:
+    memory does not matter then either, while `batch_size` decides which masks a view gets.
+
     Args:
         encoder: the dense (or already pruned) encoder; is left as it is.
-        pairs: graded pairs; their distinct sentences are the set, those at or above the minimum the positives.
+        pairs: graded pairs; their distinct sentences are the set, those at or above the minimum the positives. Or
+            `DropoutViews`, whose views are the set; the uniformity is then over pairs of views of distinct sentences.
         wanted: accumulators by objective; each further objective costs a backward pass more, but no forward pass.
         batch_size: sentences of average length in a pass; see `Encoder.batches`.
         precision: one of `PRECISIONS`; see `resolved_precision`.
@@ -97,30 +120,34 @@ def accumulate(
             progress(done, 2 * len(sentences))
 
     vectors = torch.empty(len(sentences), encoder.model.config.hidden_size, device=encoder.device)
-    with frozen_encoder(encoder, resolved_precision(encoder, precision)) as frozen:
-        kept, others, done = [], [], 0
+    views = pairs if isinstance(pairs, DropoutViews) else None
+    with frozen_encoder(encoder, resolved_precision(encoder, precision)) as frozen, _masks(frozen, views) as masks:
+        kept: list[_Pass] = []
+        others: list[tuple[int, torch.Tensor, PackedBatch]] = []
+        done = 0
         space = memory.room(encoder.device) // memory.bytes_per_token(frozen.model)
-        for rows, batch in frozen.batches(token_ids, batch_size):
+        for number, (rows, batch) in enumerate(frozen.batches(token_ids, batch_size)):
             space -= len(batch.input_ids)
-            if space < 0:
-                others += rows.tolist()
-                continue
-            kept.append(_Pass.forward(frozen, rows, batch))
-            vectors[kept[-1].rows] = kept[-1].output.detach().float()
+            with masks(number), torch.set_grad_enabled(space >= 0):
+                if space >= 0:
+                    kept.append(_Pass.forward(frozen, rows, batch))
+                    vectors[kept[-1].rows] = kept[-1].output.detach().float()
+                else:
+                    others.append((number, rows, batch))
+                    vectors[rows.to(encoder.device)] = frozen.forward_packed(batch).float()
             done += len(batch)
             report(done)
-        other_ids, first = [token_ids[row] for row in others], done
-        other_rows = torch.tensor(others, dtype=torch.long, device=encoder.device)
-        vectors[other_rows] = frozen.encode_ids(
-            other_ids, batch_size=batch_size, progress=lambda passed, _: report(first + passed)
-        )
 
-        found = {o: upstream_gradient(vectors, positives[o], o) for o in wanted}
+        def again() -> Iterator[_Pass]:
+            for number, rows, batch in others:
+                with masks(number):
+                    one = _Pass.forward(frozen, rows, batch)
+                yield one
+
+        found = {o: upstream_gradient(vectors, positives[o], o, views=views is not None) for o in wanted}
         upstream = [(found[o][0], accumulators) for o, accumulators in wanted.items()]
-        batches = frozen.batches(other_ids, batch_size)
-        second = (_Pass.forward(frozen, other_rows[rows], batch) for rows, batch in batches)
         done = len(sentences)
-        for one in itertools.chain(_taken_out(kept), second):
+        for one in itertools.chain(_taken_out(kept), again()):
             one.backward(upstream)
             done += len(one.rows)
             report(done)
@@ -160,6 +187,22 @@ class _Pass:
 def _taken_out(passes: list[_Pass]) -> Iterator[_Pass]:
     while passes:
         yield passes.pop()
+
+
+@contextlib.contextmanager
+def _masks(
+    encoder: Encoder, views: DropoutViews | None
+) -> Iterator[Callable[[int], contextlib.AbstractContextManager[None]]]:
+    """Dropout for the views, none for graded pairs: a context for the passes of each batch, by the batch's number."""
+    if views is None:
+        yield lambda number: contextlib.nullcontext()
+        return
+    probability = views.dropout
+    if probability is None and not own_dropout(encoder):
+        probability = _DROPOUT
+    with with_dropout(encoder, probability):
+        encoder.train()  # `frozen_encoder`, within which this is, sets it back
+        yield lambda number: seeded_masks(encoder.device, views.seed, number)
 
 
 @contextlib.contextmanager

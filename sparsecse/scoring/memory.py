@@ -15,11 +15,13 @@ SHARE = 0.25
 def bytes_per_token(model: SparseCSEModel) -> int:
     """What autograd keeps of a gated forward pass for each token, where weights need no gradient.
 
-    In a layer: query, key, value and context, what the non-linearity takes and gives, and what both LayerNorms take.
+    In a layer: query, key, value and context, what the non-linearity takes and gives, and what both LayerNorms take; in
+    training mode also the masks of the dropout before both.
     """
     config = model.config
+    masks = 2 if model.training else 0
     numbers = sum(
-        4 * heads * config.attention_head_size + 2 * neurons + 2 * config.hidden_size
+        4 * heads * config.attention_head_size + 2 * neurons + (2 + masks) * config.hidden_size
         for heads, neurons in config.layer_sizes()
     )
     return numbers * model.dtype.itemsize

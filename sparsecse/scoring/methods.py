@@ -19,7 +19,10 @@ from sparsecse.scoring.taylor import contributions, taylor_batch, taylor_mixed
 
 
 class Score(Protocol):
-    """Scores every head and neuron of an encoder on graded pairs; progress is called with (done, in all)."""
+    """Scores every head and neuron of an encoder on graded pairs, or on dropout views.
+
+    progress is called with (done, in all).
+    """
 
     def __call__(
         self,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import nn
 
-from sparsecse.datasets import PairSet
+from sparsecse.datasets import DropoutViews, PairSet
 from sparsecse.encoders import Encoder, SparseCSEModel
 from sparsecse.errors import InputError
 from sparsecse.files import write_text
@@ -94,6 +94,7 @@ def leave_one_out(
     Yields:
         a `Removal` for each structure, layer by layer.
     """
+    _refuse_views(pairs)
     known = {} if table is None else _read(table)
     positives = torch.tensor(pairs.positives(objective.positive_minimum), device=encoder.device)
     whole = _States(encoder, pairs, batch_size)
@@ -130,6 +131,7 @@ def leave_one_out_scores(
     A group's change divided by its size is the score of each of its neurons. Within a group, each neuron is then put
     one rounding step of float32 above the one with the next lower contribution, so that ties are broken by it.
     """
+    _refuse_views(pairs)
     order = _order(encoder, pairs, settings)
     structures = [*single_heads(encoder), *neuron_groups(order, settings.group_size)]
     table = None if settings.partial is None else settings.partial / TABLE_FILE
@@ -152,6 +154,14 @@ def leave_one_out_scores(
         target = scores[removal.kind][removal.layer]
         target[list(removal.indices)] = own.to(target)
     return Scores(tuple(scores["heads"]), tuple(scores["neurons"]), order.values)
+
+
+def _refuse_views(pairs: PairSet) -> None:
+    if isinstance(pairs, DropoutViews):
+        raise InputError(
+            f"leave-one-out needs gold scores, and {pairs.source} was given without; give graded pairs with --data, or "
+            f"another --method."
+        )
 
 
 def _order(encoder: Encoder, pairs: PairSet, settings: ScoringSettings) -> Scores:

@@ -12,6 +12,7 @@ from sparsecse.errors import InputError
 from sparsecse.kernels.dispatch import fast_bfloat16
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+POSITIVES = ("gold", "dropout")
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,15 @@ class Objective:
 class ScoringSettings:
     """Settings of all scoring methods together; each uses some, as its `Method` says.
 
-    batch_size: sentences of average length in a pass; no method's result depends on it, up to rounding.
+    batch_size: sentences of average length in a pass; no method's result depends on it, up to rounding, except that it
+        decides the masks of dropout positives.
     precision: one of `PRECISIONS`; see `resolved_precision`.
     group_size: neurons that leave-one-out removes together.
     partial: folder that an interrupted leave-one-out goes on from; None keeps nothing.
+    positives: one of `POSITIVES`: pairs with a high gold score, or each sentence with itself under another dropout
+        mask; None is gold where the data has gold scores, dropout where not.
+    dropout: probability of dropout positives; None is the model's own, or 0.1 where that is 0.
+    limit: the most sentences that dropout positives are made of.
     """
 
     objective: Objective = field(default_factory=Objective)
@@ -48,8 +54,19 @@ class ScoringSettings:
     precision: str = "auto"
     group_size: int = 64
     partial: Path | None = None
+    positives: str | None = None
+    dropout: float | None = None
+    limit: int = 3000
 
     def __post_init__(self) -> None:
+        if self.positives is not None and self.positives not in POSITIVES:
+            raise InputError(f"--positives '{self.positives}' is unknown; choose one of {', '.join(POSITIVES)}.")
+        if self.dropout is not None and not 0 < self.dropout < 1:
+            raise InputError(
+                f"--dropout {self.dropout:g} makes no two views of a sentence; give a number above 0 and below 1."
+            )
+        if self.limit < 2:
+            raise InputError(f"--limit {self.limit} is below 2, the fewest sentences that have a uniformity.")
         check_precision(self.precision)
         if self.group_size < 1:
             raise InputError(f"--group-size {self.group_size} is below 1, the fewest neurons that can leave together.")

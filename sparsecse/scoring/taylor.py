@@ -30,11 +30,13 @@ def contributions(
     """Mean over sentences of |dL/dg| for every gate, each sentence having its own copy of the gates.
 
     The uniformity is the exact one over all pairs of distinct sentences, and the result does not depend on
-    `batch_size` and memory, up to rounding; see `gradients.accumulate`. An, Zhang and Song, arXiv 2311.03881.
+    `batch_size` and memory, up to rounding; see `gradients.accumulate`, also for dropout positives. An, Zhang and Song,
+    arXiv 2311.03881.
 
     Args:
         encoder: the dense (or already pruned) encoder; is left as it is.
-        pairs: graded pairs; their distinct sentences are the set, those at or above the minimum the positives.
+        pairs: graded pairs; their distinct sentences are the set, those at or above the minimum the positives. Or
+            `DropoutViews`.
         batch_size: sentences of average length in a pass; see `Encoder.batches`.
         precision: one of `PRECISIONS`; see `resolved_precision`.
         progress: called with (sentences done, sentences in all); each sentence is passed over twice.

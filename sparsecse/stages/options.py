@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import PAIR_SETS, PairSet, load_pairs, load_sentences, load_triplets
+from sparsecse.datasets import PAIR_SETS, PairSet, graded_pairs, load_pairs, load_sentences, load_triplets
 from sparsecse.datasets.pairs import canonical_name
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
@@ -58,6 +58,10 @@ class DataOptions:
 
     def pairs(self) -> PairSet:
         return load_pairs(self.name, split=self.split, data_dir=self.data_dir, columns=self.columns)
+
+    def graded(self) -> PairSet | None:
+        """The pairs where they have gold scores, else None; see `datasets.graded_pairs`."""
+        return graded_pairs(self.name, split=self.split, data_dir=self.data_dir, columns=self.columns)
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)

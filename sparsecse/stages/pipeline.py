@@ -49,6 +49,9 @@ def run(
 ) -> dict[str, tuple[Record, bool]]:
     """Score, prune, rewind, fine-tune, evaluate, pack and time; returns each stage's record and whether it was there.
 
+    On data without gold scores there is no reconstruction, which is chosen by them, and the repair keeps its last
+    weights.
+
     A rewind or repair of an earlier plan that this one does not have must not be taken for the newest model: it is
     moved aside (`Workdir.retire`).
     """
@@ -63,7 +66,7 @@ def run(
             progress=progress,
         )
     }
-    done["prune"] = prune(workdir, plan.cut, progress=progress)
+    done["prune"] = prune(workdir, plan.cut, where_possible=True, progress=progress)
     if plan.rewind_to is None:
         workdir.retire("rewind")
     else:

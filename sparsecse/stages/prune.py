@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsecse.budgets import AVERAGE_LENGTH, COSTS, CostModel, select_by_cost
+from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import file_hash, write_json
@@ -21,11 +22,12 @@ from sparsecse.runtime.precision import PRECISIONS
 from sparsecse.scoring import Scores
 from sparsecse.stages.costs import TABLE_FILE, closed_form, latency_table, reached
 from sparsecse.stages.models import load_dense, load_model, save_model
-from sparsecse.stages.options import ModelOptions, Progress, kept_step, resolve_model, silent
+from sparsecse.stages.options import DataOptions, ModelOptions, Progress, kept_step, resolve_model, silent
 from sparsecse.stages.rounds import fractions, prune_in_rounds
-from sparsecse.stages.score import SCORES_FILE, load_scores, score_again, score_data
+from sparsecse.stages.score import SCORES_FILE, load_scores, score_again, score_set
 from sparsecse.stages.siblings import (
     REFERENCES,
+    NoDevError,
     Siblings,
     choose_reconstruction,
     choose_reference,
@@ -167,13 +169,15 @@ class Cut:
         return keep_layers(mask, sizes, layers)
 
 
-def choose(workdir: Workdir, tolerance: float, *, progress: Progress = silent) -> tuple[Record, bool]:
+def choose(
+    workdir: Workdir, tolerance: float, dev_data: DataOptions | None = None, *, progress: Progress = silent
+) -> tuple[Record, bool]:
     """Stage `choose`: the largest sparsity that costs at most `tolerance` points on dev, without repair.
 
-    The record's info holds `sparsity`, and the `curve` that it was read from.
+    dev_data: see `siblings.dev_sets`. The record's info holds `sparsity`, and the `curve` that it was read from.
     """
     scores = load_scores(workdir)
-    dev = dev_sets(workdir)
+    dev = dev_sets(workdir, dev_data)
     inputs = {
         f"score/{SCORES_FILE}": workdir.output_hash("score", SCORES_FILE),
         "dev": dev_fingerprint(dev),
@@ -202,21 +206,30 @@ def _vocabulary_progress(progress: Progress) -> Callable[[str, int, int | None],
 
 
 def prune(
-    workdir: Workdir, cut_: Cut, model: ModelOptions | None = None, *, progress: Progress = silent
+    workdir: Workdir,
+    cut_: Cut,
+    model: ModelOptions | None = None,
+    *,
+    dev: DataOptions | None = None,
+    where_possible: bool = False,
+    progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Remove heads and neurons by their scores, whole layers, and tokens that a corpus does not need.
 
     Args:
         model: the model to cut where nothing was scored, which is enough for layers and the vocabulary.
+        dev: graded pairs for the choice of the sparsity and of the reconstruction; see `siblings.dev_sets`.
+        where_possible: leave out the reconstruction, with a note in the record, where there are no such pairs.
 
     Raises:
         InputError: nothing to remove is named; a budget without scores; a bad budget, layer or corpus.
     """
-    dense = scores = None
+    dense = scores = left_out = None
+    sets: list[PairSet] = []
     inputs: dict[str, str] = {}
     settings: dict[str, Any] = {}
     if cut_.auto_tolerance is not None:
-        chosen, _ = choose(workdir, cut_.auto_tolerance, progress=progress)
+        chosen, _ = choose(workdir, cut_.auto_tolerance, dev, progress=progress)
         cut_ = replace(cut_, sparsity=chosen.info["sparsity"], auto_tolerance=None)
         inputs["choose/curve.json"] = workdir.output_hash("choose", "curve.json")
         settings["tolerance"] = chosen.settings["tolerance"]
@@ -261,14 +274,21 @@ def prune(
     if cut_.reconstruct:
         if scores is None:
             raise InputError("--reconstruct follows the scored model; run `sparsecse score` first.")
-        settings["reconstruct"] = True
-        inputs["dev"] = dev_fingerprint(dev_sets(workdir))
+        try:
+            sets = dev_sets(workdir, dev)
+        except NoDevError as error:
+            if not where_possible:
+                raise
+            cut_, left_out = replace(cut_, reconstruct=False), str(error)
+        else:
+            inputs["dev"] = dev_fingerprint(sets)
+        settings["reconstruct"] = cut_.reconstruct
 
     def work(folder: Path) -> Mapping[str, Any]:
         whole = dense or load_dense(workdir)
         mask, smaller = one_shot, None
         if cut_.rounds > 1 and scores is not None:
-            mask, smaller = _in_rounds(workdir, cut_, whole, scores, progress)
+            mask, smaller = _in_rounds(workdir, cut_, whole, scores, sets, progress)
         mask.save(folder / MASK_FILE)
         info: dict[str, Any] = {"kept": mask.kept(), "sizes": mask.sizes(), "layers": mask.kept_layers()}
         if cut_.needs_scores:
@@ -288,8 +308,10 @@ def prune(
             info["vocabulary"] = report.to_json()
         smaller = smaller or cut(narrowed, mask)
         if cut_.reconstruct and scores is not None:
-            siblings = Siblings(narrowed, scores, dev_sets(workdir))
+            siblings = Siblings(narrowed, scores, sets)
             smaller, info["reconstruction"] = choose_reconstruction(siblings, mask, smaller, progress("Reconstructing"))
+        elif left_out is not None:
+            info["reconstruction"] = {"left_out": left_out}
         save_model(smaller, folder)
         return {
             **info,
@@ -300,11 +322,13 @@ def prune(
     return workdir.run_stage("prune", inputs, settings, work)
 
 
-def _in_rounds(workdir: Workdir, cut_: Cut, dense: Encoder, scores: Scores, progress: Progress) -> tuple[Mask, Encoder]:
-    data = score_data(workdir).pairs()
+def _in_rounds(
+    workdir: Workdir, cut_: Cut, dense: Encoder, scores: Scores, dev: Sequence[PairSet], progress: Progress
+) -> tuple[Mask, Encoder]:
+    data = score_set(workdir)
     reference = None
     if cut_.reconstruct:
-        siblings = Siblings(dense, scores, dev_sets(workdir))
+        siblings = Siblings(dense, scores, dev)
         reference = siblings.encoder(choose_reference(siblings, max(cut_.fraction or 0.0, REFERENCES[-1])))
     return prune_in_rounds(
         dense,

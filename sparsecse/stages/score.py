@@ -1,4 +1,4 @@
-"""Stage `score`: a model and graded pairs -> scores.safetensors."""
+"""Stage `score`: a model and graded pairs, or sentences alone -> scores.safetensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import PairSet
+from sparsecse.datasets import DropoutViews, PairSet, dropout_views
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.scoring import TABLE_FILE, Objective, Scores, ScoringSettings, resolved_precision, scoring_method
@@ -16,6 +16,36 @@ from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
 from sparsecse.workdir import Record, Workdir
 
 SCORES_FILE = "scores.safetensors"
+
+
+def scored_set(data: DataOptions, scoring: ScoringSettings) -> PairSet:
+    """What is scored on: the graded pairs, or `DropoutViews` of the sentences where there are none or they are wanted.
+
+    Raises:
+        InputError: gold positives are wanted of data without gold scores; a dropout for gold positives.
+    """
+    pairs = None if scoring.positives == "dropout" else data.graded()
+    if pairs is None and scoring.positives == "gold":
+        raise InputError(
+            f"{data.name} has no gold scores for --positives gold; add a column 'score' from 0 to 5, or leave "
+            f"--positives out."
+        )
+    if pairs is None:
+        return dropout_views(
+            data.name,
+            split=data.split,
+            data_dir=data.data_dir,
+            columns=data.columns,
+            limit=scoring.limit,
+            dropout=scoring.dropout,
+            seed=scoring.seed,
+        )
+    if scoring.dropout is not None:
+        raise InputError(
+            f"--dropout {scoring.dropout:g} is for dropout positives, and {pairs.source} has gold scores; leave it out "
+            f"or add --positives dropout."
+        )
+    return pairs
 
 
 def score(
@@ -27,10 +57,10 @@ def score(
     scoring: ScoringSettings | None = None,
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
-    """Score every head and neuron of the model; see `scoring.METHODS` for the methods.
+    """Score every head and neuron of the model; see `scoring.METHODS` for the methods, `scored_set` for the data.
 
-    The record's settings hold what the method uses of `scoring`; of the precision they hold the one that was asked for,
-    and the record's info the one it came to.
+    The record's settings hold what the method uses of `scoring`, and what dropout positives depend on; of the
+    precision they hold the one that was asked for, and the record's info the one it came to.
 
     Raises:
         InputError: an unknown method, or the run directory holds the scores of another model.
@@ -45,13 +75,18 @@ def score(
             f"{workdir.path} belongs to another model ({before.settings['model']['name']}); "
             f"give a --workdir of its own to {model.name}, or delete {workdir.path} to start over."
         )
-    pairs = data.pairs()
+    pairs = scored_set(data, scoring)
+    views = isinstance(pairs, DropoutViews)
     inputs = {"model": model_hash, "data": pairs.fingerprint()}
     settings: dict[str, Any] = {"model": model.settings(), "method": method, "data": data.settings()}
     settings |= {name: value for name, value in asdict(scoring).items() if name in chosen.uses}
+    if views:
+        # The batch size too, as it decides the masks.
+        own = {"positives": "dropout", "dropout": scoring.dropout, "limit": scoring.limit}
+        settings |= own | {"seed": scoring.seed, "batch_size": scoring.batch_size}
 
     def work(folder: Path) -> Mapping[str, Any]:
-        info: dict[str, Any] = {"data": pairs.source, "pairs": len(pairs)}
+        info: dict[str, Any] = {"data": pairs.source, "sentences" if views else "pairs": len(pairs)}
         own = scoring
         if "precision" in chosen.uses:
             info["precision"] = resolved_precision(encoder, scoring.precision)
@@ -77,18 +112,28 @@ def load_scores(workdir: Workdir) -> Scores:
     return Scores.load(workdir.folder("score") / SCORES_FILE)
 
 
-def score_again(workdir: Workdir, encoder: Encoder, pairs: PairSet) -> Scores:
-    """Scores of another encoder (a cut of the scored one) by the recorded method and settings."""
+def _recorded(workdir: Workdir) -> ScoringSettings:
     settings = workdir.need("score").settings
     known = {field.name for field in fields(ScoringSettings)}
     values = {name: value for name, value in settings.items() if name in known}
     if "objective" in values:
         values["objective"] = Objective(**values["objective"])
-    return scoring_method(settings["method"]).score(encoder, pairs, ScoringSettings(**values))
+    return ScoringSettings(**values)
+
+
+def score_set(workdir: Workdir) -> PairSet:
+    """The set that the scores were taken on, read again."""
+    return scored_set(score_data(workdir), _recorded(workdir))
+
+
+def score_again(workdir: Workdir, encoder: Encoder, pairs: PairSet) -> Scores:
+    """Scores of another encoder (a cut of the scored one) by the recorded method and settings."""
+    method = workdir.need("score").settings["method"]
+    return scoring_method(method).score(encoder, pairs, _recorded(workdir))
 
 
 def score_data(workdir: Workdir) -> DataOptions:
-    """The graded pairs that the scores were taken on."""
+    """The data that the scores were taken on."""
     settings = workdir.need("score").settings["data"]
     columns = settings["columns"]
     return DataOptions(**{**settings, "columns": tuple(columns) if columns else None})

@@ -18,6 +18,7 @@ from sparsecse.masks import Budget, Mask, select
 from sparsecse.reconstruction import reconstruct
 from sparsecse.runtime import Runtime
 from sparsecse.scoring import Scores
+from sparsecse.stages.options import DataOptions
 from sparsecse.stages.score import score_data
 from sparsecse.surgery import prune
 from sparsecse.workdir import Workdir
@@ -34,6 +35,10 @@ STRENGTHS = (0.1, 1.0)
 CALIBRATION_SENTENCES = 4000
 # What a reconstruction must gain on dev to be taken: less is chance, and costs on the tasks that dev does not show.
 LEAST_GAIN = 0.1
+
+
+class NoDevError(InputError):
+    """Nothing to choose by: no graded pairs."""
 
 
 class Siblings:
@@ -83,16 +88,28 @@ def dev_scores(encoder: Any, dev: Sequence[PairSet]) -> list[float]:
     return [spearman(encoder, pairs) for pairs in dev]
 
 
-def dev_sets(workdir: Workdir) -> list[PairSet]:
-    """The graded pairs that choices are made on: those of the scores, and the dev sets that lie beside them."""
+def dev_sets(workdir: Workdir, dev: DataOptions | None = None) -> list[PairSet]:
+    """The graded pairs that choices are made on: `dev`, or those of the scores and the dev sets that lie beside them.
+
+    Raises:
+        NoDevError: none of them has gold scores.
+    """
     data = score_data(workdir)
-    found = [data.pairs()]
+    if dev is not None:
+        pairs = dev.pairs()
+        if pairs.scores is None:
+            raise InputError(f"{pairs.source} has no gold scores for --dev; add a column 'score' from 0 to 5.")
+        return [pairs]
+    found = [data.graded()]
     for name in ("stsb", "sickr") if data.data_dir else ():
         with contextlib.suppress(SetNotFoundError):
             found.append(load_pairs(name, split="dev", data_dir=data.data_dir))
-    graded = {pairs.fingerprint(): pairs for pairs in found if pairs.scores is not None}
+    graded = {pairs.fingerprint(): pairs for pairs in found if pairs is not None}
     if not graded:
-        raise InputError(f"{found[0].source} has no gold scores to choose by; score on graded pairs.")
+        raise NoDevError(
+            f"{data.name} has no gold scores for --sparsity auto and --reconstruct to choose by; give graded pairs "
+            f"with `sparsecse prune --dev`, or a number as --sparsity and --no-reconstruct."
+        )
     return list(graded.values())
 
 

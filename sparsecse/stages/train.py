@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,10 @@ def _teachers(settings: TrainingSettings, teachers: Sequence[ModelOptions]) -> l
     return [teacher.load() for teacher in teachers] if "distill" in settings.objective else []
 
 
-def _self_ensemble(workdir: Workdir, dev: PairSet) -> tuple[list[Encoder], dict[str, Any]]:
+def _self_ensemble(workdir: Workdir, dev: PairSet | None) -> tuple[list[Encoder], dict[str, Any]]:
     """The teachers that the scores offer; for the record, their sparsities and the dev scores of the candidates."""
     dense = load_dense(workdir)
-    if workdir.record("score") is None:
+    if dev is None or workdir.record("score") is None:
         return [dense], {}
     siblings = Siblings(dense, load_scores(workdir), [dev])
     sparsities, tried = choose_teachers(siblings)
@@ -146,20 +146,24 @@ def finetune(
     """Repair the newest pruned or rewound model; the best weights by dev score are kept, step 0 included.
 
     Args:
-        dev: graded pairs for the dev score; by default those that the scores were taken on.
+        dev: graded pairs for the dev score; by default those that the scores were taken on. Where these have no gold
+            scores there is no dev score: the last weights are kept.
         teachers: the models to distil from, whose unit vectors are averaged; the name "dense" is the dense model. By
             default the dense model and as many lighter cuts of it as are best on dev (`siblings.choose_teachers`), or
-            the dense model alone where nothing was scored.
+            the dense model alone where nothing was scored or there is no dev score.
     """
     source = "rewind" if workdir.record("rewind") is not None and workdir.stale("rewind") is None else "prune"
     examples, scores = training_data(data, set(settings.objective))
-    pairs = (dev or score_data(workdir)).pairs()
-    _refuse_training_pairs(pairs, examples, scores)
+    pairs = score_data(workdir).graded() if dev is None else dev.pairs()
     inputs = {
         **model_input(workdir, source),
         "data": _examples_hash(examples, scores),
-        "dev": pairs.fingerprint(),
     }
+    if pairs is not None:
+        _refuse_training_pairs(pairs, examples, scores)
+        inputs["dev"] = pairs.fingerprint()
+    else:
+        settings = replace(settings, patience=0)  # it counts dev scores
     recorded: dict[str, Any] = {"data": data.settings(), "training": asdict(settings)}
     distils = "distill" in settings.objective
     named = [load_dense(workdir) if one.name == "dense" else one.load() for one in teachers] if distils else []
@@ -168,11 +172,12 @@ def finetune(
     elif distils:
         # What the choice among its cuts follows from.
         inputs["teacher"] = dense_hash(workdir)
-        if workdir.record("score") is not None:
+        if pairs is not None and workdir.record("score") is not None:
             inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        taught_by, teacher_info = named, dict[str, Any]()
+        taught_by: list[Encoder] = named
+        teacher_info: dict[str, Any] = {}
         if distils and not named:
             taught_by, teacher_info = _self_ensemble(workdir, pairs)
         encoder = load_model(workdir, source)

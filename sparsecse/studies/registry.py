@@ -1,7 +1,8 @@
 """All studies by name."""
 
-from sparsecse.studies import frontier, lambdas, objectives, oracle, rewind, scorers, sparsity
+from sparsecse.studies import data, frontier, lambdas, objectives, oracle, rewind, scorers, sparsity
 
 STUDIES = {
-    module.STUDY.name: module.STUDY for module in (sparsity, scorers, oracle, lambdas, rewind, objectives, frontier)
+    module.STUDY.name: module.STUDY
+    for module in (sparsity, scorers, oracle, lambdas, rewind, objectives, frontier, data)
 }

@@ -52,6 +52,7 @@ class Setup:
     score_pairs: the graded pairs for scores and choices; tasks: {name: pairs} for the results, never for choices.
     sentences: for the repair.
     cosines: folder where the cosines of cells are kept for paired intervals.
+    data_dir: the SentEval folder in which other sets to score on are looked for.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Setup:
     cosines: Path
     settings: StudySettings = field(default_factory=StudySettings)
     progress: Callable[[str], Callable[[int, int], None]] = lambda label: lambda done, total: None
+    data_dir: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for cells to belong together."""
@@ -101,10 +103,19 @@ class Setup:
             self._scores[key] = scores
         return self._scores[key]
 
-    def score_model(self, encoder: Encoder, method: str = "taylor", *, seed: int = 0, weight: float = 0.5) -> Scores:
-        """Scores of any encoder on the study's pairs."""
+    def score_model(
+        self,
+        encoder: Encoder,
+        method: str = "taylor",
+        *,
+        seed: int = 0,
+        weight: float = 0.5,
+        pairs: PairSet | None = None,
+    ) -> Scores:
+        """Scores of any encoder on the study's pairs, or on others."""
         settings = ScoringSettings(objective=Objective(weight), seed=seed)
-        return scoring_method(method).score(encoder, self.score_pairs, settings, self.progress(f"Scoring by {method}"))
+        found = pairs or self.score_pairs
+        return scoring_method(method).score(encoder, found, settings, self.progress(f"Scoring by {method}"))
 
     def leave_one_out(self, structures: Sequence[Structure]) -> list[dict[str, Any]]:
         """What truly happens when each structure is removed alone, as JSON."""
@@ -162,7 +173,7 @@ class Setup:
         vectors = F.normalize(torch.as_tensor(Runtime(encoder, self.precision).encode(sentences)).float(), dim=-1)
         table = _Known(sentences, vectors)
         found = {task: spearman(table, pairs) for task, pairs in self.tasks.items()}
-        cosines = {
+        cosines: dict[str, Any] = {
             task: (table.rows(pairs.first) * table.rows(pairs.second)).sum(dim=1).numpy()
             for task, pairs in self.tasks.items()
         }

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sparsecse.dropout import with_dropout
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_file
@@ -83,25 +83,6 @@ def _visited(count: int, size: int, seed: int, positions: int) -> list[int]:
 
 def _copy_state(encoder: Encoder) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in encoder.model.state_dict().items()}
-
-
-@contextlib.contextmanager
-def _dropout(encoder: Encoder, probability: float | None) -> Iterator[None]:
-    """Give every dropout of the encoder another probability inside this context; None leaves them alone."""
-    holders: list[tuple[Any, str]] = [
-        (module, "p") for module in encoder.modules() if isinstance(module, torch.nn.Dropout)
-    ]
-    attentions = [layer.attention.self for layer in encoder.model.encoder.layer]
-    holders += [(attention, "dropout_prob") for attention in attentions if attention is not None]
-    own = [getattr(module, name) for module, name in holders]
-    try:
-        if probability is not None:
-            for module, name in holders:
-                setattr(module, name, probability)
-        yield
-    finally:
-        for (module, name), value in zip(holders, own, strict=True):
-            setattr(module, name, value)
 
 
 class _Trainer:
@@ -262,7 +243,7 @@ def train(
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     # What a teacher says of a sentence is known: there noise only blurs it.
     dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
-    with _dropout(encoder, dropout):
+    with with_dropout(encoder, dropout):
         trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint)
         if not trainer.resume():
             trainer.measure(dev_score)
