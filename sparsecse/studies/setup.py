@@ -178,7 +178,7 @@ class Setup:
             for task, pairs in self.tasks.items()
         }
         self.cosines.mkdir(parents=True, exist_ok=True)
-        np.savez(self.cosines / f"{key.replace('/', '_')}.npz", **cosines)  # type: ignore[arg-type]
+        np.savez(self.cosines / f"{key.replace('/', '_')}.npz", **cosines)
         # On the task with the most pairs scored as positive; the same for every cell.
         positives = {task: pairs.positives() for task, pairs in self.tasks.items()}
         task = max(positives, key=lambda name: len(positives[name]))
