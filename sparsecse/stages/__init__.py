@@ -1,13 +1,15 @@
 """The stages of a run directory: each reads what earlier ones left, writes its own folder, and records both."""
 
 from sparsecse.stages.bench import bench_models, bench_run
+from sparsecse.stages.choose import choose
+from sparsecse.stages.cut import Cut
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
 from sparsecse.stages.models import load_dense
 from sparsecse.stages.options import DataOptions, ModelOptions, resolve_model
 from sparsecse.stages.pack import newest_folder, pack
 from sparsecse.stages.pipeline import Plan, run
-from sparsecse.stages.prune import MASK_FILE, Cut, choose, load_mask, prune, rewind
+from sparsecse.stages.prune import MASK_FILE, load_mask, prune, rewind
 from sparsecse.stages.score import SCORES_FILE, load_scores, score
 from sparsecse.stages.train import finetune, train_dense, training_summary
 

@@ -10,10 +10,11 @@ from typing import Any
 from sparsecse.datasets import load_sentences
 from sparsecse.scoring import ScoringSettings
 from sparsecse.stages.bench import bench_run
+from sparsecse.stages.cut import Cut
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
 from sparsecse.stages.pack import pack
-from sparsecse.stages.prune import Cut, prune, rewind
+from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score
 from sparsecse.stages.train import StepProgress, finetune
 from sparsecse.training import TrainingSettings
