@@ -41,9 +41,8 @@ class CutOptions:
         from sparsecse.stages import Cut
 
         sparsity = options.fraction_or_auto(self.sparsity, "--sparsity")
-        auto = sparsity == "auto"
         return Cut(
-            None if auto else sparsity,
+            sparsity if isinstance(sparsity, float) else None,
             self.head_sparsity,
             self.neuron_sparsity,
             self.keep_heads,
@@ -58,7 +57,7 @@ class CutOptions:
             average_length=self.average_length,
             latency_precision=self.latency_precision,
             reconstruct=self.reconstruct,
-            auto_tolerance=self.tolerance if auto else None,
+            auto_tolerance=self.tolerance if sparsity == "auto" else None,
             rounds=self.rounds,
             schedule=self.schedule,
         )

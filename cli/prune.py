@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from rich.console import RenderableType
+
 from sparsecse.cli import options
 from sparsecse.cli.cutting import CutOptions, takes_cut_options
 from sparsecse.cli.output import note, progress, show
@@ -37,7 +39,7 @@ def prune(
             note(f"{run.path} already holds this cut.")
         info = record.info
         share = info["parameters"] / info["dense_parameters"]
-        tables = [mask_table(info), *budget_line(info)]
+        tables: list[RenderableType] = [mask_table(info), *budget_line(info)]
         if "vocabulary" in info:
             tables.append(vocabulary_table(info["vocabulary"]))
         summary = f"{info['parameters']:,} of {info['dense_parameters']:,} parameters stay ({share:.1%})"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
 from sparsecse.cli import options
 from sparsecse.cli.cutting import CutOptions, takes_cut_options
@@ -116,7 +117,7 @@ def run(
             note(f"Nothing was reconstructed: {reason}")
         results = done["eval"][0].info
         packed = done["pack"][0].info
-        tables = [
+        tables: list[RenderableType] = [
             mask_table(done["prune"][0].info),
             *budget_line(done["prune"][0].info),
             *evaluation_tables({"dense": results["dense"], "pruned": results["pruned"]}),

@@ -144,7 +144,7 @@ def setup(tmp_path, sentence_folder, pairs, sentences) -> Setup:
 
 # How many cells each has with the settings above and three layers.
 CELLS = {
-    "sparsity": 1 + 2 * 2,
+    "sparsity": 1 + 2 * 3,
     "scorers": 1 + 2 * (1 + 2 + 2 + 2),
     "oracle": 12 + 2,
     "lambda": 1 + 2 * 5,

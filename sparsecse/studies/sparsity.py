@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from sparsecse.stages.siblings import within_tolerance
+from sparsecse.encoders import Encoder
+from sparsecse.masks import Mask
+from sparsecse.stages.siblings import choose_reconstruction, within_tolerance
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 
@@ -13,44 +16,59 @@ SPARSITIES = (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0
 TOLERANCE = 0.1
 
 
-def _key(sparsity: float) -> str:
-    return f"{sparsity:g}"
+RECONSTRUCTED_FROM = 0.25  # lighter cuts have nothing to make up for
+NONE, RECONSTRUCTION, TRAINING = "none", "reconstruction", "training"
+LABELS = {NONE: "no repair", RECONSTRUCTION: "reconstruction", TRAINING: "reconstruction and training"}
+
+
+def _key(sparsity: float, repair: str = NONE) -> str:
+    return f"{sparsity:g}" + ("" if repair == NONE else f"/{repair}")
 
 
 def cells(setup: Setup) -> list[Cell]:
-    """One cell for each sparsity and, where a repair is asked for, one more with it."""
-    repairs = setup.settings.training is not None
+    """Each sparsity without repair, from 25 % on with reconstruction and, where a training is given, with both."""
 
-    def measure(sparsity: float, repaired: bool) -> dict[str, Any]:
-        encoder = setup.cut(setup.scores(), sparsity)
-        repair: dict[str, Any] = {}
-        if repaired:
+    def repaired(encoder: Encoder, mask: Mask, repair: str) -> tuple[Encoder, dict[str, Any]]:
+        start = time.monotonic()
+        about: dict[str, Any] = {}
+        if sum(map(len, mask.neurons)) * RECONSTRUCTED_FROM <= sum(int((~x).sum()) for x in mask.neurons):
+            encoder, about["reconstruction"] = choose_reconstruction(setup.siblings, mask, encoder)
+        if repair == TRAINING:
             result = setup.repaired(encoder)
-            repair = {"steps": result.steps, "best_step": result.best_step}
-        key = _key(sparsity) + ("/repaired" if repaired else "")
+            about |= {"steps": result.steps, "best_step": result.best_step}
+        return encoder, about | {"repair_seconds": round(time.monotonic() - start, 1)}
+
+    def measure(sparsity: float, repair: str) -> dict[str, Any]:
+        key = _key(sparsity, repair)
+        encoder, about = setup.cut(setup.scores(), sparsity), dict[str, Any]()
+        if repair != NONE:
+            encoder, about = repaired(encoder, setup.mask(setup.scores(), sparsity), repair)
         measured = setup.measure(encoder, key)
         if sparsity:
             measured["change"] = setup.interval(key, _key(0.0))
-        return {
-            "sparsity": sparsity,
-            "repaired": repaired,
-            **measured,
-            "speedup": setup.speedups({key: encoder})[key],
-            **repair,
-        }
+        speedup = setup.speedups({key: encoder})[key]
+        return {"sparsity": sparsity, "repair": repair, **measured, "speedup": speedup, **about}
 
     found = []
     for sparsity in (0.0, *(setup.settings.sparsities or SPARSITIES)):
-        found.append(Cell(_key(sparsity), lambda sparsity=sparsity: measure(sparsity, False)))  # type: ignore[misc]
-        if repairs and sparsity:
-            key = f"{_key(sparsity)}/repaired"
-            found.append(Cell(key, lambda sparsity=sparsity: measure(sparsity, True)))  # type: ignore[misc]
+        repairs = [NONE]
+        if sparsity >= RECONSTRUCTED_FROM:
+            repairs.append(RECONSTRUCTION)
+        if sparsity and setup.settings.training is not None:
+            repairs.append(TRAINING)
+        for repair in repairs:
+            found.append(Cell(_key(sparsity, repair), lambda a=(sparsity, repair): measure(*a)))  # type: ignore[misc]
     return found
 
 
-def _curve(results: Results, repaired: bool = False) -> list[Any]:
-    chosen = [cell for cell in results.values() if cell["repaired"] == repaired or not cell["sparsity"]]
+def _curve(results: Results, repair: str = NONE) -> list[Any]:
+    """The dense model and the cells of one repair, by sparsity."""
+    chosen = [cell for cell in results.values() if cell["repair"] == repair or not cell["sparsity"]]
     return sorted(chosen, key=lambda cell: cell["sparsity"])
+
+
+def _repairs(results: Results) -> list[str]:
+    return [repair for repair in (NONE, RECONSTRUCTION, TRAINING) if len(_curve(results, repair)) > 1]
 
 
 def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
@@ -58,15 +76,15 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     tasks = list(next(iter(results.values()))["tasks"])
     header = ["sparsity", "repair", "dev", *tasks, "mean", "change (95 %)", "alignment", "uniformity", "speed"]
     rows = []
-    for repaired in (False, True):
-        for cell in _curve(results, repaired):
-            if repaired and not cell["sparsity"]:
+    for repair in _repairs(results):
+        for cell in _curve(results, repair):
+            if repair != NONE and not cell["sparsity"]:
                 continue
             change = cell.get("change")
             rows.append(
                 [
                     f"{cell['sparsity']:.0%}",
-                    "yes" if repaired else "no",
+                    repair,
                     f"{cell['dev']:.2f}",
                     *(f"{cell['tasks'][task]:.2f}" for task in tasks),
                     f"{cell['mean']:.2f}",
@@ -82,7 +100,7 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
 def paragraph(results: Results) -> str:
     """Where the curve peaks, what `auto` would take, where dense is lost, and each task's own optimum."""
     curve = _curve(results)
-    dense, *pruned = curve
+    dense = curve[0]
     points = [{"sparsity": cell["sparsity"], "mean": cell["dev"], "dev": {"dev": cell["dev"]}} for cell in curve]
     auto = within_tolerance(points, TOLERANCE)
     chosen = next(cell for cell in curve if cell["sparsity"] == auto)
@@ -98,23 +116,28 @@ def paragraph(results: Results) -> str:
         f"{chosen['mean'] - dense['mean']:+.2f} against dense.",
         f"Each task's own best: {own}.",
     ]
-    for label, line in (("Without repair", pruned), ("With repair", _curve(results, True)[1:])):
-        if line:
-            kept = [cell["sparsity"] for cell in line if cell["mean"] >= dense["mean"]]
-            last = f"up to {max(kept):.0%}" if kept else "nowhere"
-            text.append(f"{label} the mean is dense's or better {last}.")
+    words = {NONE: "Without repair", RECONSTRUCTION: "With reconstruction", TRAINING: "With training"}
+    for repair in _repairs(results):
+        kept = [cell["sparsity"] for cell in _curve(results, repair)[1:] if cell["mean"] >= dense["mean"]]
+        text.append(f"{words[repair]} the mean is dense's or better {f'up to {max(kept):.0%}' if kept else 'nowhere'}.")
+    for cell in _curve(results, RECONSTRUCTION)[1:]:
+        lost = dense["mean"] - results[_key(cell["sparsity"])]["mean"]
+        if lost > 0 and cell["sparsity"] in (0.4, 0.5):
+            back = (cell["mean"] - results[_key(cell["sparsity"])]["mean"]) / lost
+            text.append(
+                f"At {cell['sparsity']:.0%} the reconstruction takes back {back:.0%} of what the cut lost, in "
+                f"{cell['repair_seconds']:.0f} s with the choices on dev."
+            )
     return " ".join(text)
 
 
 def draw(results: Results, axes: Any) -> None:
-    """The mean with its interval, without and with repair."""
+    """The mean with its interval, for each repair."""
     dense = results[_key(0.0)]["mean"]
-    for repaired, label in ((False, "no repair"), (True, "repaired")):
-        line = [cell for cell in _curve(results, repaired) if cell["sparsity"]]
-        if not line or (repaired and not line[0]["repaired"]):
-            continue
+    for repair in _repairs(results):
+        line = _curve(results, repair)[1:]
         x = [100 * cell["sparsity"] for cell in line]
-        axes.plot(x, [cell["mean"] for cell in line], marker="o", label=label)
+        axes.plot(x, [cell["mean"] for cell in line], marker="o", label=LABELS[repair])
         low, high = ([dense + cell["change"][end] for cell in line] for end in ("low", "high"))
         axes.fill_between(x, low, high, alpha=0.2)
     axes.axhline(dense, color="black", linewidth=1, linestyle="--", label="dense")
