@@ -3,5 +3,5 @@
 set -euo pipefail
 workdir=$(mktemp -d)
 trap 'rm -rf "$workdir"' EXIT
-sparsecse run demo --data stsb --data-dir "$1" --train-data "$2" --sparsity 0.2 --steps 200 --dropout 0 \
+sparsecse run demo --data stsb --data-dir "$1" --train-data "$2" --sparsity 0.2 --steps 200 --no-bench \
     --workdir "$workdir/run" --out "$workdir/minilm-20"
