@@ -9,10 +9,10 @@ senteval=$1
 repair=(--train-data "$2" --precision bfloat16)
 study scorers plain --seeds 3 \
     --methods taylor,taylor-batch,taylor-mixed,fisher,fisher-block,activation,magnitude,l1,random,reversed
-study frontier repaired "${repair[@]}" --steps 150 --eval-every 50 --learning-rate 2e-4 --sparsities 0.3,0.5,0.65,0.8
+study frontier repaired "${repair[@]}" --steps 150 --eval-every 50 --learning-rate 2e-4 --dropout 0.1 --patience 0 --sparsities 0.3,0.5,0.65,0.8
 study scorers repaired-scorers "${repair[@]}" --steps 40 --eval-every 20 --learning-rate 2e-4 \
     --methods taylor,taylor-batch,fisher,activation,magnitude,random
-study sparsity repaired "${repair[@]}" --steps 200 --eval-every 50 --learning-rate 1e-4 --sparsities 0.2,0.4,0.5,0.8
+study sparsity repaired "${repair[@]}" --steps 150 --eval-every 50 --learning-rate 2e-4 --sparsities 0.1,0.2,0.4,0.5
 study sparsity plain
 study oracle plain
 study lambda plain --sparsities 0.1,0.2,0.5
