@@ -133,6 +133,8 @@ def study(
 
     content = run_study(chosen, setup, out, report=report)
     written = write_report(chosen, content, out)
+    if not any(path.suffix == ".png" for path in written):
+        note('No plot: matplotlib is in an extra; run `pip install "sparsecse[plot]"` and the same command again.')
     header, rows = chosen.table(content["results"])
     show(json, content, rows_table(chosen.title, header, rows), chosen.paragraph(content["results"]))
     note(f"Wrote {', '.join(map(str, [out / f'{name}.json', *written]))}")
