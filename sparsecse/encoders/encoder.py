@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +89,11 @@ class Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.settings = settings
         self.source = source
+
+    def copy(self) -> Encoder:
+        """An encoder with weights of its own, in the same mode; the tokenizer and the settings are shared."""
+        twin = Encoder(copy.deepcopy(self.model), self.tokenizer, self.settings, self.source)
+        return twin.train(self.training)
 
     @property
     def device(self) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,7 +55,7 @@ def export(
     load: reads it back, ready to run.
     """
     # The caller's may be on a GPU, in half precision or in training; the graph is none of it.
-    reference = Encoder(copy.deepcopy(encoder.model).float().cpu(), encoder.tokenizer, encoder.settings, encoder.source)
+    reference = encoder.copy().float().cpu()
     # Without gradients for good: attention gives other strides when MPNet's biases want one, and torch.onnx, which
     # traces again, would find them changed.
     reference.eval().requires_grad_(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +100,7 @@ class GpuEncoder:
     """
 
     def __init__(self, encoder: Encoder, precision: str, device: torch.device, record: Record | None = record_graph):
-        own = Encoder(copy.deepcopy(encoder.model), encoder.tokenizer, encoder.settings, encoder.source)
+        own = encoder.copy()
         self._encoder = own.to(device, getattr(torch, precision)).eval().requires_grad_(False)
         self._config = own.model.config
         self._device = device

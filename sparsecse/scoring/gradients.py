@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -213,8 +212,7 @@ def frozen_encoder(encoder: Encoder, precision: str) -> Iterator[Encoder]:
     """
     if precision == "bfloat16":
         # Cast once: autocast would cast every weight again for every batch.
-        model = copy.deepcopy(encoder.model)
-        encoder = Encoder(model, encoder.tokenizer, encoder.settings, encoder.source).to(torch.bfloat16)
+        encoder = encoder.copy().to(torch.bfloat16)
     was_training = encoder.training
     trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -204,7 +203,7 @@ def choose_reconstruction(
         def report(done: int, total: int, number: int = number) -> None:
             progress(number * total + done, len(STRENGTHS) * total)
 
-        fitted = Encoder(copy.deepcopy(cut.model), cut.tokenizer, cut.settings, cut.source)
+        fitted = cut.copy()
         reconstruct(fitted, teacher, token_ids, layers=mask.kept_layers(), strength=strength, progress=report)
         score = _mean(dev_scores(Runtime(fitted, "float32"), siblings.dev))
         if score > best_score:

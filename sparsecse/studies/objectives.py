@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,8 +25,7 @@ def cells(setup: Setup) -> list[Cell]:
 
     def trained(objective: str) -> tuple[Encoder, Any]:
         if objective not in known:
-            model = copy.deepcopy(setup.dense.model)
-            encoder = Encoder(model, setup.dense.tokenizer, setup.dense.settings, setup.dense.source)
+            encoder = setup.dense.copy()
             settings = TrainingSettings(**{**asdict(training), "objective": {objective: 1.0}, "patience": 0})
             train(encoder, [(sentence,) for sentence in setup.sentences], settings)
             known.clear()

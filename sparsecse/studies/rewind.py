@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,10 +16,6 @@ from sparsecse.training import TrainingSettings, train
 SPARSITIES = (0.1, 0.3)
 SEEDS = 3
 TO = ("no rewind", "start", "a quarter", "half")
-
-
-def _copy(encoder: Encoder) -> Encoder:
-    return Encoder(copy.deepcopy(encoder.model), encoder.tokenizer, encoder.settings, encoder.source)
 
 
 def _settings(setup: Setup, seed: int) -> TrainingSettings:
@@ -49,12 +44,12 @@ def cells(setup: Setup) -> list[Cell]:
 
     def trained(seed: int) -> tuple[Encoder, dict[str, Encoder], Any]:
         if seed not in known:
-            encoder, kept = _copy(setup.dense), {"start": setup.dense}
+            encoder, kept = setup.dense.copy(), {"start": setup.dense}
             settings = _settings(setup, seed)
             names = dict(zip(settings.keep_steps, TO[2:], strict=True))
 
             def keep(step: int, current: Encoder) -> None:
-                kept[names[step]] = _copy(current)
+                kept[names[step]] = current.copy()
 
             # Without a dev score: the end of training is what is pruned, whether or not it is the best step.
             train(encoder, examples, settings, keep=keep)

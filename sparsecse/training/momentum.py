@@ -22,7 +22,7 @@ class MomentumNetwork(nn.Module):
 
     def __init__(self, encoder: Encoder, head: nn.Module, momentum: float):
         super().__init__()
-        self.encoder = Encoder(copy.deepcopy(encoder.model), encoder.tokenizer, encoder.settings, encoder.source)
+        self.encoder = encoder.copy()
         self.head = copy.deepcopy(head)
         self.momentum = momentum
         self.requires_grad_(False)
