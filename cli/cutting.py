@@ -41,6 +41,7 @@ class CutOptions:
         from sparsecse.stages import Cut
 
         sparsity = options.fraction_or_auto(self.sparsity, "--sparsity")
+        layers = options.layers_or_auto(self.layers)
         return Cut(
             sparsity if isinstance(sparsity, float) else None,
             self.head_sparsity,
@@ -48,9 +49,10 @@ class CutOptions:
             self.keep_heads,
             self.keep_neurons,
             self.portable,
-            options.split_layers(self.layers),
-            tuple(self.vocab or ()),
-            self.vocab_size,
+            layers if isinstance(layers, tuple) else None,
+            vocab=tuple(self.vocab or ()),
+            vocab_size=self.vocab_size,
+            layers_compete=layers == "auto",
             cost=self.budget,
             align=self.align,
             protect=options.split_list(self.protect) or (),

@@ -231,7 +231,12 @@ Portable = Annotated[
 ]
 Layers = Annotated[
     str | None,
-    typer.Option("--layers", help="Layers that stay, from 0: 0,2,4; the others leave whole.", rich_help_panel=_PRUNE),
+    typer.Option(
+        "--layers",
+        help="Layers that stay, from 0: 0,2,4; the others leave whole. auto: whole layers compete with heads and "
+        "neurons for --sparsity, by dev score.",
+        rich_help_panel=_PRUNE,
+    ),
 ]
 Vocab = Annotated[
     list[str] | None,
@@ -384,11 +389,11 @@ def fraction_or_auto(text: str | None, option: str) -> float | str | None:
         raise InputError(f"{option} {text} is neither a fraction such as 0.2 nor auto.") from None
 
 
-def split_layers(text: str | None) -> tuple[int, ...] | None:
-    """`0,2,4` as layer numbers; None stays None."""
-    if text is None:
-        return None
+def layers_or_auto(text: str | None) -> tuple[int, ...] | str | None:
+    """`0,2,4` as layer numbers, `auto` as it is; None stays None."""
+    if text is None or text == "auto":
+        return text
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise InputError(f"--layers {text} is not a list of layer numbers such as 0,2,4.") from None
+        raise InputError(f"--layers {text} is neither a list of layer numbers such as 0,2,4 nor auto.") from None

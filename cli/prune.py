@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from rich.console import RenderableType
-
 from sparsecse.cli import options
 from sparsecse.cli.cutting import CutOptions, takes_cut_options
 from sparsecse.cli.output import note, progress, show
@@ -30,7 +28,7 @@ def prune(
     """Cut the scored model; scores are read, not computed again."""
     with session(workdir, threads) as run:
         from sparsecse import stages
-        from sparsecse.reports import budget_line, mask_table, vocabulary_table
+        from sparsecse.reports import cut_tables
 
         chosen = model_options(run, model, pooling, normalize, max_length, prompt) if model else None
         pairs = data_options(dev, None, data_dir, None) if dev else None
@@ -39,9 +37,6 @@ def prune(
             note(f"{run.path} already holds this cut.")
         info = record.info
         share = info["parameters"] / info["dense_parameters"]
-        tables: list[RenderableType] = [mask_table(info), *budget_line(info)]
-        if "vocabulary" in info:
-            tables.append(vocabulary_table(info["vocabulary"]))
         summary = f"{info['parameters']:,} of {info['dense_parameters']:,} parameters stay ({share:.1%})"
-        show(json, asdict(record), *tables, summary)
+        show(json, asdict(record), *cut_tables(info), summary)
         note(f"Wrote {run.folder('prune')}; next: sparsecse finetune --data FILE, or sparsecse pack --out DIR")

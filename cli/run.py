@@ -85,7 +85,7 @@ def run(
     """
     with session(workdir, threads) as run_directory:
         from sparsecse import stages
-        from sparsecse.reports import bench_table, budget_line, evaluation_tables, mask_table, size_table
+        from sparsecse.reports import bench_table, cut_tables, evaluation_tables, size_table
         from sparsecse.scoring import Objective, ScoringSettings
 
         settings = training.settings(seed)
@@ -118,8 +118,7 @@ def run(
         results = done["eval"][0].info
         packed = done["pack"][0].info
         tables: list[RenderableType] = [
-            mask_table(done["prune"][0].info),
-            *budget_line(done["prune"][0].info),
+            *cut_tables(done["prune"][0].info),
             *evaluation_tables({"dense": results["dense"], "pruned": results["pruned"]}),
         ]
         if "bench" in done:

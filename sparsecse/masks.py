@@ -104,6 +104,16 @@ class Budget:
             _removed("neuron", totals[1], sparsity, neuron_sparsity, keep_neurons),
         )
 
+    @classmethod
+    def of_layers(cls, sizes: Sequence[tuple[int, int]], kept: Sequence[int]) -> Budget:
+        """What leaves with all layers but these."""
+        gone = [size for layer, size in enumerate(sizes) if layer not in kept]
+        return cls(sum(heads for heads, _ in gone), sum(neurons for _, neurons in gone))
+
+    def less(self, spent: Budget) -> Budget:
+        """What is left of the budget, of neither kind less than nothing."""
+        return Budget(max(0, self.heads - spent.heads), max(0, self.neurons - spent.neurons))
+
 
 def _removed(kind: str, total: int, sparsity: float | None, own: float | None, keep: int | None) -> int:
     if own is not None and keep is not None:

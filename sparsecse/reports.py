@@ -57,6 +57,28 @@ def mask_table(info: Mapping[str, Any]) -> Table:
     return table
 
 
+def cut_tables(info: Mapping[str, Any]) -> list[Table | str]:
+    """Everything about a cut: what stays, what was asked, which layers were tried, the vocabulary.
+
+    info: of the stage `prune`.
+    """
+    found: list[Table | str] = [mask_table(info), *budget_line(info)]
+    if "layers_tried" in info:
+        found.append(layers_table(info["layers_tried"]))
+    if "vocabulary" in info:
+        found.append(vocabulary_table(info["vocabulary"]))
+    return found
+
+
+def layers_table(tried: Sequence[Mapping[str, Any]]) -> Table:
+    """The sets of layers that were tried, the best on dev first; tried: `layers_tried` of the stage `prune`."""
+    table = _table("Layers tried (Spearman x100 on dev)", ["layers that stay", "cut", "reconstructed"])
+    for one in sorted(tried, key=lambda one: -one["dev"]):
+        after = f"{one['dev']:.2f}" if one["dev"] != one["dev_cut"] else ""
+        table.add_row(", ".join(map(str, one["layers"])), f"{one['dev_cut']:.2f}", after)
+    return table
+
+
 def budget_line(info: Mapping[str, Any]) -> list[str]:
     """What was asked and what was removed, in one line; none where there was no budget. info: of the stage `prune`."""
     if "budget" not in info:

@@ -150,7 +150,7 @@ CELLS = {
     "lambda": 1 + 2 * 5,
     "rewind": 2 * (1 + 2 * 4),
     "objectives": 3 * (1 + 2),
-    "frontier": 1 + 2 + 2,
+    "frontier": 1 + 2 + 2 * 2,
 }
 
 

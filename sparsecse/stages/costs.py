@@ -59,10 +59,14 @@ def closed_form(encoder: Encoder, average_length: int) -> dict[str, CostModel]:
     return {"parameters": parameter_cost(config), "multiply-adds": multiply_add_cost(config, average_length)}
 
 
-def reached(mask: Mask, models: Mapping[str, CostModel]) -> dict[str, Any]:
-    """The fractions that a mask removes of the layers that it keeps: heads, neurons, and by each cost model."""
+def reached(mask: Mask, models: Mapping[str, CostModel], *, of_all: bool = False) -> dict[str, Any]:
+    """The fractions that a mask removes: heads, neurons, and by each cost model.
+
+    of_all: of all layers; by default of those that stay.
+    """
     layers = mask.kept_layers()
-    before, after = ([sizes[layer] for layer in layers] for sizes in (mask.sizes(), mask.kept()))
+    after = [mask.kept()[layer] for layer in layers]
+    before = mask.sizes() if of_all else [mask.sizes()[layer] for layer in layers]
     found: dict[str, Any] = {}
     for i, kind in enumerate(("heads", "neurons")):
         whole = sum(sizes[i] for sizes in before)

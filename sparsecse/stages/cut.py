@@ -24,7 +24,9 @@ class Cut:
     auto_tolerance: in place of `sparsity`: the largest one whose dev score is within that of the best (`choose`).
     rounds, schedule: spend the budget in rounds with new scores before each; see `rounds.fractions`.
     portable: keep all heads and the same number of neurons in every layer, so that the result is a stock checkpoint.
-    layers: the layers that stay; None keeps all.
+    layers: the layers that stay; None keeps all, or leaves it to the choice of `layers_compete`.
+    layers_compete: whole layers compete with heads and neurons (`layers.choose_layers`): the budget is then one of the
+        whole model, layers that leave included.
     vocab: text files whose tokens stay; empty keeps the whole vocabulary. vocab_size: at most that many tokens.
     cost: of `budgets.COSTS`, what `sparsity` is a fraction of.
     align, protect: see `removal.Limits.of`.
@@ -38,6 +40,7 @@ class Cut:
     keep_neurons: int | None = None
     portable: bool = False
     layers: tuple[int, ...] | None = None
+    layers_compete: bool = False
     vocab: tuple[str, ...] = ()
     vocab_size: int | None = None
     cost: str = "structures"
@@ -57,9 +60,15 @@ class Cut:
         others = (self.head_sparsity, self.keep_heads, self.keep_neurons)
         if self.portable and (any(value is not None for value in others) or self.fraction is None):
             raise InputError("--portable takes --sparsity (or --neuron-sparsity) alone: it removes neurons, no heads.")
+        if self.layers_compete and (not self.needs_scores or self.portable):
+            raise InputError(
+                "--layers auto spends --sparsity (or what is said of one kind) on whole layers too; give one, and "
+                "leave out --portable."
+            )
         fractions(self.rounds, self.schedule)
         apart = self.cost == "structures" and self.align == 1 and not self.protect and not self.vocab
-        if self.rounds > 1 and (not self.needs_scores or self.portable or self.layers is not None or not apart):
+        whole = self.layers is not None or self.layers_compete
+        if self.rounds > 1 and (not self.needs_scores or self.portable or whole or not apart):
             raise InputError(
                 "--rounds spends --sparsity (or what is said of one kind) in rounds; leave out --budget, --align, "
                 "--protect, --portable, --layers and --vocab."
@@ -117,7 +126,28 @@ class Cut:
             chosen["protect"] = list(self.protect)
         if self.average_length != AVERAGE_LENGTH:
             chosen["average_length"] = self.average_length
+        if self.layers_compete:
+            chosen["layers_compete"] = True
         return chosen
+
+    def limits(self, sizes: Sequence[tuple[int, int]]) -> Limits:
+        """What the budget may not do to a model of those sizes."""
+        return Limits.of(sizes, self.align, self.protect)
+
+    def affords(
+        self, layers: Sequence[int], sizes: Sequence[tuple[int, int]], models: Mapping[str, CostModel] | None = None
+    ) -> bool:
+        """Whether all but these layers may leave whole; the arguments are those of `mask`."""
+        if self.cost == "structures":
+            budget, gone = Budget.of(sizes, **self.budget), Budget.of_layers(sizes, layers)
+            return gone.heads <= budget.heads and gone.neurons <= budget.neurons
+        return self._sparsity_left((models or {})[self.cost], layers, sizes) >= 0
+
+    def _sparsity_left(self, model: CostModel, layers: Sequence[int], sizes: Sequence[tuple[int, int]]) -> float:
+        """The fraction of what these layers cost that the budget takes beyond the layers that leave."""
+        allowed = (1 - (self.sparsity or 0.0)) * model.cost(sizes)
+        own = model.cost([sizes[layer] for layer in layers])
+        return 1 - allowed / own if own else 0.0
 
     def mask(
         self, scores: Scores | None, sizes: Sequence[tuple[int, int]], models: Mapping[str, CostModel] | None = None
@@ -131,11 +161,18 @@ class Cut:
         if scores is None:
             return whole
         own = of_layers(scores, layers)
-        limits = Limits.of(sizes, self.align, self.protect).of_layers(layers)
+        limits = self.limits(sizes).of_layers(layers)
         if self.portable:
             mask = select_portable(own, self.fraction or 0.0, self.align)
         elif self.cost == "structures":
-            mask = select(own, Budget.of(own.sizes(), **self.budget), limits)
+            if self.layers_compete:
+                budget = Budget.of(sizes, **self.budget).less(Budget.of_layers(sizes, layers))
+            else:
+                budget = Budget.of(own.sizes(), **self.budget)
+            mask = select(own, budget, limits)
         else:
-            mask = select_by_cost(own, (models or {})[self.cost], self.sparsity or 0.0, limits)
+            model, sparsity = (models or {})[self.cost], self.sparsity or 0.0
+            if self.layers_compete:
+                sparsity = max(0.0, self._sparsity_left(model, layers, sizes))
+            mask = select_by_cost(own, model, sparsity, limits)
         return keep_layers(mask, sizes, layers)

@@ -21,6 +21,7 @@ from sparsecse.scoring import Scores
 from sparsecse.stages.choose import choose
 from sparsecse.stages.costs import TABLE_FILE, closed_form, latency_table, reached
 from sparsecse.stages.cut import Cut
+from sparsecse.stages.layers import TRIED_FILE, choose_layers
 from sparsecse.stages.models import load_dense, load_model, save_model
 from sparsecse.stages.options import DataOptions, ModelOptions, Progress, kept_step, resolve_model, silent
 from sparsecse.stages.rounds import prune_in_rounds
@@ -83,6 +84,7 @@ def prune(
         cut_ = replace(cut_, sparsity=chosen.info["sparsity"], auto_tolerance=None)
         inputs["choose/curve.json"] = workdir.output_hash("choose", "curve.json")
         settings["tolerance"] = chosen.settings["tolerance"]
+    tried = None
     if workdir.record("score") is not None:
         if model is not None:
             raise InputError(f"{workdir.path} already has a scored model; leave MODEL out or give another --workdir.")
@@ -107,6 +109,22 @@ def prune(
         models = _cost_models(workdir, cut_, dense, progress)
         if cut_.cost == "latency":
             inputs[f"latency/{TABLE_FILE}"] = workdir.output_hash("latency", TABLE_FILE)
+    if cut_.reconstruct or cut_.layers_compete:
+        if scores is None:
+            raise InputError("--reconstruct follows the scored model; run `sparsecse score` first.")
+        try:
+            sets = dev_sets(workdir, dev)
+        except NoDevError as error:
+            if not where_possible or cut_.layers_compete:
+                raise
+            cut_, left_out = replace(cut_, reconstruct=False), str(error)
+        else:
+            inputs["dev"] = dev_fingerprint(sets)
+    if cut_.layers_compete:
+        timed = {name: value for name, value in inputs.items() if name.startswith("latency/")}
+        chosen, _ = choose_layers(workdir, cut_, sets, models, timed, progress=progress)
+        cut_, tried = replace(cut_, layers=tuple(chosen.info["layers"])), chosen.info["tried"]
+        inputs[f"layers/{TRIED_FILE}"] = workdir.output_hash("layers", TRIED_FILE)
     one_shot = cut_.mask(scores if cut_.needs_scores else None, sizes, models)
     for kind, marks in (("heads", one_shot.heads), ("neurons", one_shot.neurons)):
         settings[f"removed_{kind}"] = int((~torch.cat(marks)).sum())
@@ -121,17 +139,7 @@ def prune(
         inputs["vocab"] = "".join(file_hash(path) for path in corpus.paths)
     if cut_.rounds > 1:
         settings |= {"rounds": cut_.rounds, "schedule": cut_.schedule}
-    if cut_.reconstruct:
-        if scores is None:
-            raise InputError("--reconstruct follows the scored model; run `sparsecse score` first.")
-        try:
-            sets = dev_sets(workdir, dev)
-        except NoDevError as error:
-            if not where_possible:
-                raise
-            cut_, left_out = replace(cut_, reconstruct=False), str(error)
-        else:
-            inputs["dev"] = dev_fingerprint(sets)
+    if cut_.reconstruct or left_out is not None:
         settings["reconstruct"] = cut_.reconstruct
 
     def work(folder: Path) -> Mapping[str, Any]:
@@ -145,9 +153,11 @@ def prune(
             used = models or _cost_models(workdir, cut_, whole, progress)
             info["budget"] = {
                 "asked": {name: value for name, value in cut_.budget.items() if value is not None} | {"of": cut_.cost},
-                "removed": reached(mask, used),
+                "removed": reached(mask, used, of_all=cut_.layers_compete),
                 "average_length": cut_.average_length,
             }
+        if tried is not None:
+            info["layers_tried"] = tried
         narrowed = whole
         if cut_.vocab:
             # Before the cut: tokens are weighed by the model that knows them best.

@@ -87,6 +87,11 @@ def dev_scores(encoder: Any, dev: Sequence[PairSet]) -> list[float]:
     return [spearman(encoder, pairs) for pairs in dev]
 
 
+def mean_dev_score(encoder: Any, dev: Sequence[PairSet]) -> float:
+    """The mean of `dev_scores`."""
+    return _mean(dev_scores(encoder, dev))
+
+
 def dev_sets(workdir: Workdir, dev: DataOptions | None = None) -> list[PairSet]:
     """The graded pairs that choices are made on: `dev`, or those of the scores and the dev sets that lie beside them.
 
@@ -106,8 +111,8 @@ def dev_sets(workdir: Workdir, dev: DataOptions | None = None) -> list[PairSet]:
     graded = {pairs.fingerprint(): pairs for pairs in found if pairs is not None}
     if not graded:
         raise NoDevError(
-            f"{data.name} has no gold scores for --sparsity auto and --reconstruct to choose by; give graded pairs "
-            f"with `sparsecse prune --dev`, or a number as --sparsity and --no-reconstruct."
+            f"{data.name} has no gold scores for --sparsity auto, --layers auto and --reconstruct to choose by; give "
+            f"graded pairs with `sparsecse prune --dev`, or a number as --sparsity and --no-reconstruct."
         )
     return list(graded.values())
 
@@ -196,7 +201,7 @@ def choose_reconstruction(
     reference = choose_reference(siblings, removed)
     teacher = siblings.encoder(reference)
     token_ids = cut.tokenize(siblings.dev[0].sentences()[:CALIBRATION_SENTENCES])
-    before = _mean(dev_scores(Runtime(cut, "float32"), siblings.dev))
+    before = mean_dev_score(Runtime(cut, "float32"), siblings.dev)
     best, best_score, best_strength = cut, before + LEAST_GAIN, None
     for number, strength in enumerate(STRENGTHS):
 
@@ -205,7 +210,7 @@ def choose_reconstruction(
 
         fitted = cut.copy()
         reconstruct(fitted, teacher, token_ids, layers=mask.kept_layers(), strength=strength, progress=report)
-        score = _mean(dev_scores(Runtime(fitted, "float32"), siblings.dev))
+        score = mean_dev_score(Runtime(fitted, "float32"), siblings.dev)
         if score > best_score:
             best, best_score, best_strength = fitted, score, strength
     return best, {

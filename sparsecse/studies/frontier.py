@@ -1,19 +1,27 @@
-"""Quality against measured speed: pruned structures against dropped layers, repaired with the same data and steps."""
+"""Quality against measured speed: pruned heads and neurons, dropped layers, and both, repaired with the same steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from sparsecse.encoders import Encoder
-from sparsecse.masks import keep_layers
+from sparsecse.masks import Mask, keep_layers
+from sparsecse.stages import Cut
+from sparsecse.stages.layers import best_layers, search_layers
 from sparsecse.stages.siblings import choose_reconstruction
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 from sparsecse.surgery import prune
 
-SPARSITIES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8)
+SPARSITIES = (0.1, 0.17, 0.3, 0.5, 0.65, 0.8)
+KINDS = {
+    "both": "heads, neurons and whole layers",
+    "pruned": "heads and neurons",
+    "layers": "whole layers, spread evenly",
+}
 
 
 def spread_layers(total: int, kept: int) -> tuple[int, ...]:
@@ -24,7 +32,7 @@ def spread_layers(total: int, kept: int) -> tuple[int, ...]:
 
 
 def cells(setup: Setup) -> list[Cell]:
-    """Ours at each sparsity, and the dense model with 5, 4, ... 1 of its layers, all repaired alike."""
+    """Fewer heads and neurons, with and without whole layers among them, at each sparsity, and 5, 4, ... 1 layers."""
     total = len(setup.dense.model.encoder.layer)
 
     def measured(kind: str, about: dict[str, Any], encoder: Encoder, key: str) -> dict[str, Any]:
@@ -34,11 +42,20 @@ def cells(setup: Setup) -> list[Cell]:
             result["change"] = setup.interval(key, "dense")
         return result
 
-    def ours(sparsity: float, key: str) -> dict[str, Any]:
-        mask = setup.mask(setup.scores(), sparsity)
+    def pruned(kind: str, about: dict[str, Any], mask: Mask, key: str) -> dict[str, Any]:
         encoder, _ = choose_reconstruction(setup.siblings, mask, prune(setup.dense, mask))
         setup.repaired(encoder)
-        return measured("pruned", {"sparsity": sparsity}, encoder, key)
+        return measured(kind, {**about, "kept": mask.kept()}, encoder, key)
+
+    def structures(sparsity: float, key: str) -> dict[str, Any]:
+        return pruned("pruned", {"sparsity": sparsity}, setup.mask(setup.scores(), sparsity), key)
+
+    def both(sparsity: float, key: str) -> dict[str, Any]:
+        cut = Cut(sparsity=sparsity, layers_compete=True, reconstruct=True)
+        layers = best_layers(search_layers(setup.siblings, cut, progress=setup.progress))
+        scores = setup.scores()
+        mask = replace(cut, layers=layers).mask(scores, scores.sizes())
+        return pruned("both", {"sparsity": sparsity, "layers": list(layers)}, mask, key)
 
     def fewer(kept: int, key: str) -> dict[str, Any]:
         layers = spread_layers(total, kept)
@@ -50,8 +67,9 @@ def cells(setup: Setup) -> list[Cell]:
     for kept in range(total - 1, 0, -1):
         found.append(Cell(f"layers-{kept}", lambda a=(kept, f"layers-{kept}"): fewer(*a)))  # type: ignore[misc]
     for sparsity in setup.settings.sparsities or SPARSITIES:
-        key = f"pruned-{sparsity:g}"
-        found.append(Cell(key, lambda a=(sparsity, key): ours(*a)))  # type: ignore[misc]
+        for kind, measure in (("both", both), ("pruned", structures)):
+            key = f"{kind}-{sparsity:g}"
+            found.append(Cell(key, lambda m=measure, a=(sparsity, key): m(*a)))  # type: ignore[misc]
     return found
 
 
@@ -68,7 +86,8 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         what = {
             "dense": "dense",
             "layers": f"layers {cell.get('layers')}",
-            "pruned": f"{cell.get('sparsity', 0):.0%} pruned",
+            "pruned": f"{cell.get('sparsity', 0):.0%} of heads and neurons",
+            "both": f"{cell.get('sparsity', 0):.0%}, layers {cell.get('layers')} left",
         }
         change = "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**cell["change"]) if "change" in cell else ""
         rows.append(
@@ -88,21 +107,24 @@ def at_speed(line: Sequence[Any], speed: float) -> float | None:
 
 def paragraph(results: Results) -> str:
     """Who is ahead at which speed, read off between the measured points."""
-    parts = []
-    for speed in (1.2, 1.5, 2.0, 2.5, 3.0):
-        ours, theirs = (at_speed(_line(results, kind), speed) for kind in ("pruned", "layers"))
-        if ours is not None and theirs is not None:
-            parts.append(f"at {speed:g}x {ours - theirs:+.2f}")
-    return (
-        "Pruned structures against dropped layers at equal speed (mean Spearman, interpolated): "
-        + ", ".join(parts)
-        + "."
-    )
+    sentences = []
+    for kind in ("both", "pruned"):
+        parts = []
+        for speed in (1.2, 1.5, 2.0, 2.5, 3.0):
+            ours, theirs = (at_speed(_line(results, one), speed) for one in (kind, "layers"))
+            if ours is not None and theirs is not None:
+                parts.append(f"at {speed:g}x {ours - theirs:+.2f}")
+        if parts:
+            sentences.append(
+                f"Pruned {KINDS[kind]} against dropped layers at equal speed (mean Spearman, interpolated): "
+                f"{', '.join(parts)}."
+            )
+    return " ".join(sentences)
 
 
 def draw(results: Results, axes: Any) -> None:
-    """Two lines from the dense model on."""
-    for kind, label in (("pruned", "pruned heads and neurons"), ("layers", "dropped layers")):
+    """A line for each kind, from the dense model on."""
+    for kind, label in KINDS.items():
         line = _line(results, kind)
         axes.plot([c["speedup"] for c in line], [c["mean"] for c in line], marker="o", label=f"{label}, repaired")
     axes.axhline(results["dense"]["mean"], color="black", linewidth=1, linestyle="--", label="dense")
