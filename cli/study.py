@@ -19,7 +19,7 @@ _STUDY = "study"
 Name = Annotated[
     str,
     typer.Argument(
-        help="sparsity, scorers, oracle, lambda, rewind, objectives, frontier or data.",
+        help="sparsity, scorers, oracle, lambda, rewind, objectives, frontier, data or tasks.",
         metavar="NAME",
         show_default=False,
     ),
@@ -43,7 +43,12 @@ Methods = Annotated[
 ]
 Seeds = Annotated[
     int | None,
-    typer.Option("--seeds", min=1, help="How many seeds, for scorers, rewind and data.", rich_help_panel=_STUDY),
+    typer.Option(
+        "--seeds",
+        min=1,
+        help="How many seeds, for sparsity, scorers, rewind and data.",
+        rich_help_panel=_STUDY,
+    ),
 ]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder for NAME.json, NAME.md and NAME.png.", rich_help_panel="run directory")
@@ -93,7 +98,7 @@ def study(
     the controls. oracle: every score against the true effect of removals. lambda: alignment against uniformity.
     rewind: the paper's whole loop, rewound to each kept step, over seeds. objectives: other contrastive families.
     frontier: quality against measured speed, against dropped layers. data: whether scores on other sets, and on
-    sentences without gold scores, agree.
+    sentences without gold scores, agree. tasks: each task's own best sparsity, and which of its traits go with it.
 
     Test tasks are measured, never used for a choice. Interrupted, the same command goes on.
     """

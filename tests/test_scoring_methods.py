@@ -81,6 +81,12 @@ def test_first_and_second_order_scores_are_those_of_a_plain_loop(encoder, pairs)
     assert_close(scores_of("fisher", encoder, pairs), [(g * g).mean(dim=0) for g in gradients])
 
 
+def test_the_signed_sum_is_the_slope_of_the_whole_objective(bert, pairs):
+    found = scores_of("taylor-signed", bert, pairs)
+    assert_close(found, [-g.sum(dim=0) for g in gradients_one_by_one(bert, pairs)])
+    assert any((neurons < 0).any() for neurons in found.neurons) and any((x > 0).any() for x in found.neurons)
+
+
 def test_batches_of_sentences_are_summed_before_the_absolute_value(bert, pairs, monkeypatch):
     monkeypatch.setattr("sparsecse.scoring.taylor.BATCH", 3)
     gradients = gradients_one_by_one(bert, pairs)

@@ -85,7 +85,7 @@ def test_the_interval_is_that_of_a_bootstrap_over_pairs():
     generator = np.random.default_rng(3)
     gold = generator.normal(size=400)
     good, bad = gold + 0.5 * generator.normal(size=400), gold + 1.5 * generator.normal(size=400)
-    found = paired_interval({"t": gold}, {"t": good}, {"t": bad})
+    found = paired_interval({"t": gold}, [{"t": good}], {"t": bad})
     true = 100 * (spearmanr(gold, good).statistic - spearmanr(gold, bad).statistic)
     assert found["difference"] == pytest.approx(true, abs=1e-6)
     differences = []
@@ -96,8 +96,23 @@ def test_the_interval_is_that_of_a_bootstrap_over_pairs():
     low, high = np.quantile(differences, [0.025, 0.975])
     assert found["low"] == pytest.approx(low, abs=0.15 * (high - low))
     assert found["high"] == pytest.approx(high, abs=0.15 * (high - low))
-    same = paired_interval({"t": gold}, {"t": good}, {"t": good})
+    same = paired_interval({"t": gold}, [{"t": good}], {"t": good})
     assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_the_interval_over_seeds_holds_what_seeds_differ_by():
+    generator = np.random.default_rng(5)
+    gold = generator.normal(size=4000)
+    base = {"t": gold + generator.normal(size=4000)}
+    seeds = [{"t": gold + noise * generator.normal(size=4000)} for noise in (0.4, 0.7, 1.0)]
+    alone = [paired_interval({"t": gold}, [one], base) for one in seeds]
+    found = paired_interval({"t": gold}, seeds, base)
+    assert found["difference"] == pytest.approx(np.mean([one["difference"] for one in alone]), abs=1e-9)
+    widest = max(one["high"] - one["low"] for one in alone)
+    assert found["high"] - found["low"] > 3 * widest  # the seeds are far apart, the pairs many
+    assert found["low"] >= min(one["low"] for one in alone) and found["high"] <= max(one["high"] for one in alone)
+    again = paired_interval({"t": gold}, [seeds[0]] * 4, base)
+    assert again == pytest.approx(alone[0])
 
 
 def test_layers_are_thinned_evenly():
@@ -144,13 +159,14 @@ def setup(tmp_path, sentence_folder, pairs, sentences) -> Setup:
 
 # How many cells each has with the settings above and three layers.
 CELLS = {
-    "sparsity": 1 + 2 * 3,
+    "sparsity": 1 + 2 * (1 + 1 + 2),
     "scorers": 1 + 2 * (1 + 2 + 2 + 2),
-    "oracle": 12 + 2,
+    "oracle": 12 + 2 + 1 + 2,
     "lambda": 1 + 2 * 5,
     "rewind": 2 * (1 + 2 * 4),
     "objectives": 3 * (1 + 2),
     "frontier": 1 + 2 + 2 * 2,
+    "tasks": 1 + 1 + 2,
 }
 
 

@@ -1,6 +1,7 @@
 """Score every head and neuron: the paper's contribution and its rivals."""
 
 from sparsecse.scoring.baselines import l1, magnitude, random
+from sparsecse.scoring.gradients import objective_value
 from sparsecse.scoring.methods import METHODS, Method, scoring_method
 from sparsecse.scoring.oracle import (
     TABLE_FILE,
@@ -40,6 +41,7 @@ __all__ = [
     "leave_one_out_scores",
     "magnitude",
     "neuron_groups",
+    "objective_value",
     "random",
     "resolved_precision",
     "scoring_method",

@@ -15,7 +15,7 @@ from sparsecse.scoring.fisher import fisher, fisher_block
 from sparsecse.scoring.oracle import leave_one_out_scores
 from sparsecse.scoring.scores import Scores
 from sparsecse.scoring.settings import ScoringSettings
-from sparsecse.scoring.taylor import contributions, taylor_batch, taylor_mixed
+from sparsecse.scoring.taylor import contributions, taylor_batch, taylor_mixed, taylor_signed
 
 
 class Score(Protocol):
@@ -70,6 +70,7 @@ METHODS: dict[str, Method] = {
     "taylor": Method("the paper's contribution, E|dL/dg| over sentences", _GRADIENT, _taylor),
     "taylor-batch": Method("|dL/dg| of batches of 100, each layer normalised", _GRADIENT | {"seed"}, taylor_batch),
     "taylor-mixed": Method("alignment and uniformity scored apart, normalised, then mixed", _GRADIENT, taylor_mixed),
+    "taylor-signed": Method("-dL/dg, the change of L that the first order promises", _GRADIENT, taylor_signed),
     "fisher": Method("E(dL/dg)^2, the diagonal Fisher information", _GRADIENT, fisher),
     "fisher-block": Method("greedy elimination by each layer's full Fisher information", _GRADIENT, fisher_block),
     "activation": Method("size of activations times norm of output weights", frozenset({"precision"}), activation),

@@ -43,6 +43,10 @@ class Scores:
         layers = len(tensors) // 2
         return cls(tuple(tensors[:layers]), tuple(tensors[layers:]), values or {})
 
+    def tensors(self) -> list[torch.Tensor]:
+        """One tensor per layer for heads, followed by one per layer for neurons, as `of` takes them."""
+        return [*self.heads, *self.neurons]
+
     def sizes(self) -> list[tuple[int, int]]:
         """For each layer its (number of heads, number of neurons)."""
         return [(len(heads), len(neurons)) for heads, neurons in zip(self.heads, self.neurons, strict=True)]

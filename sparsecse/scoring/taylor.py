@@ -1,4 +1,4 @@
-"""First-order scores: the paper's contribution E_x |dL / dg|, and the two variants of the authors' earlier code."""
+"""First-order scores: the paper's contribution E_x |dL / dg|, its signed sum, and two variants of the authors' code."""
 
 from __future__ import annotations
 
@@ -47,6 +47,29 @@ def contributions(
         encoder, pairs, {objective: [mean]}, batch_size=batch_size, precision=precision, progress=progress
     )
     return Scores.of(mean.result(), values[objective])
+
+
+def taylor_signed(
+    encoder: Encoder,
+    pairs: PairSet,
+    settings: ScoringSettings,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """-sum over sentences of dL/dg_x: what the first order promises L to change by when the structure is removed.
+
+    In the units of L, so that the scores of what leaves together add up to the promise for all of it.
+    """
+    mean = Mean(encoder, torch.neg)
+    values = accumulate(
+        encoder,
+        pairs,
+        {settings.objective: [mean]},
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        progress=progress,
+    )
+    count = len(pairs.sentences())
+    return Scores.of([count * signed for signed in mean.result()], values[settings.objective])
 
 
 def taylor_batch(

@@ -1,8 +1,8 @@
-"""How sure a difference is: bootstrap over the pairs of every task."""
+"""How sure a difference is: bootstrap over the pairs of every task, and over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import rankdata
@@ -22,7 +22,7 @@ def _correlations(first: np.ndarray, second: np.ndarray, weights: np.ndarray) ->
 
 def paired_interval(
     golds: Mapping[str, np.ndarray],
-    ours: Mapping[str, np.ndarray],
+    ours: Sequence[Mapping[str, np.ndarray]],
     theirs: Mapping[str, np.ndarray],
     *,
     seed: int = 0,
@@ -30,23 +30,30 @@ def paired_interval(
 ) -> dict[str, float]:
     """The difference in mean Spearman x100 over tasks, ours minus theirs, with its percentile bootstrap interval.
 
-    The pairs of each task are drawn with replacement, the same ones for both models. Ranks are those among all pairs
-    of the task: ranking each resample again changes an interval's ends by some hundredths and takes 50 times as long.
+    The pairs of each task are drawn with replacement, the same ones for both models; of several seeds of ours as many
+    are drawn, and their mean is taken. Ranks are those among all pairs of the task: ranking each resample again changes
+    an interval's ends by some hundredths and takes 50 times as long.
 
     Args:
-        golds, ours, theirs: {task: [pairs]} gold scores and the two models' cosines.
+        golds, theirs: {task: [pairs]} gold scores and the other model's cosines.
+        ours: our model's cosines, once for each seed.
 
     Returns `difference`, `low` and `high`.
     """
     generator = np.random.default_rng(seed)
-    resampled, measured = np.zeros(RESAMPLES), 0.0
+    resampled, measured = np.zeros((len(ours), RESAMPLES)), 0.0
     for task, gold in golds.items():
         size = len(gold)
-        ranks = [(rankdata(values) - (size + 1) / 2) / size for values in (gold, ours[task], theirs[task])]
+        values = (gold, theirs[task], *(one[task] for one in ours))
+        wanted, other, *seeds = [(rankdata(each) - (size + 1) / 2) / size for each in values]
         weights = generator.multinomial(size, np.full(size, 1 / size), size=RESAMPLES).astype(np.float64)
         once = np.ones((1, size))
-        resampled += _correlations(ranks[0], ranks[1], weights) - _correlations(ranks[0], ranks[2], weights)
-        measured += float((_correlations(ranks[0], ranks[1], once) - _correlations(ranks[0], ranks[2], once))[0])
+        base, base_once = (_correlations(wanted, other, how) for how in (weights, once))
+        for seed_row, own in zip(resampled, seeds, strict=True):
+            seed_row += _correlations(wanted, own, weights) - base
+            measured += float((_correlations(wanted, own, once) - base_once)[0]) / len(ours)
     scale = 100 / len(golds)
-    low, high = np.quantile(resampled * scale, [(1 - level) / 2, (1 + level) / 2])
+    drawn = generator.integers(0, len(ours), size=resampled.shape)
+    means = np.take_along_axis(resampled, drawn, axis=0).mean(axis=0)
+    low, high = np.quantile(means * scale, [(1 - level) / 2, (1 + level) / 2])
     return {"difference": measured * scale, "low": float(low), "high": float(high)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sparsecse.datasets import SetNotFoundError, load_pairs
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.studies.setup import Setup
@@ -13,12 +15,27 @@ from sparsecse.studies.study import Cell, Results, Study
 from sparsecse.training import TrainingSettings, train
 
 OBJECTIVES = ("unsup", "moco", "byol")
+SUPERVISED = "sup"  # on the pairs of STS-B train that are graded as positive, where that is found
 SPARSITIES = (0.05, 0.1, 0.2, 0.3)
+
+
+def _gold_positives(setup: Setup) -> list[tuple[str, ...]]:
+    """(sentence, positive) for each pair of STS-B train with a gold score of 4 or more; none where it is not found."""
+    with contextlib.suppress(SetNotFoundError):
+        pairs = load_pairs("stsb", split="train", data_dir=setup.data_dir) if setup.data_dir else None
+        if pairs is not None:
+            sentences = pairs.sentences()
+            return [(sentences[first], sentences[second]) for first, second in pairs.positives()]
+    return []
 
 
 def cells(setup: Setup) -> list[Cell]:
     """Each objective's model, dense and cut at each sparsity by its own scores, without repair."""
     known: dict[str, tuple[Encoder, Any]] = {}
+    single: list[tuple[str, ...]] = [(text,) for text in setup.sentences]
+    examples = dict.fromkeys(OBJECTIVES, single)
+    if positives := _gold_positives(setup):
+        examples[SUPERVISED] = positives
     training = setup.settings.training
     if training is None:
         raise InputError("The study objectives trains; give --steps above 0 and --train-data.")
@@ -27,7 +44,7 @@ def cells(setup: Setup) -> list[Cell]:
         if objective not in known:
             encoder = setup.dense.copy()
             settings = TrainingSettings(**{**asdict(training), "objective": {objective: 1.0}, "patience": 0})
-            train(encoder, [(sentence,) for sentence in setup.sentences], settings)
+            train(encoder, examples[objective], settings)
             known.clear()
             known[objective] = encoder, setup.score_model(encoder)
         return known[objective]
@@ -40,7 +57,7 @@ def cells(setup: Setup) -> list[Cell]:
         return {"objective": objective, "sparsity": sparsity, **measured, **change}
 
     found = []
-    for objective in OBJECTIVES:
+    for objective in examples:
         for sparsity in (0.0, *(setup.settings.sparsities or SPARSITIES)):
             key = f"{objective}/{sparsity:g}"
             found.append(Cell(key, lambda a=(objective, sparsity, key): measure(*a)))  # type: ignore[misc]

@@ -1,4 +1,7 @@
-"""What scores promise against what removal does: rank correlation of every method with exact leave-one-out."""
+"""What scores promise against what removal does: exact leave-one-out, and cuts of growing size.
+
+Every method's rank correlation with what truly happens, and how far the change that the first order promises holds.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from scipy.stats import spearmanr
 from sparsecse.scoring import METHODS, Structure, neuron_groups, single_heads
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.surgery import prune
 
 GROUP_SIZE = 64
+SIGNED = "taylor-signed"  # its scores are promises in the units of L
+JOINT = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _PARTS = 12  # cells that the exact removals are split over, so that a killed study loses little
 
 
@@ -21,7 +27,10 @@ def _methods(setup: Setup) -> Sequence[str]:
 
 
 def cells(setup: Setup) -> list[Cell]:
-    """The true removals of all heads and of all groups of like neurons, in parts, then one cell for each method."""
+    """The true removals of all heads and of all groups of like neurons, in parts, then one cell for each method.
+
+    After them the cuts by the paper's score at each sparsity, with the change of L and what the first order promised.
+    """
     heads = single_heads(setup.dense)
 
     def structures() -> list[Structure]:
@@ -41,8 +50,37 @@ def cells(setup: Setup) -> list[Cell]:
             promised.append({"kind": structure.kind, "score": float(own.double().sum())})
         return {"promised": promised}
 
+    def whole() -> dict[str, Any]:
+        return {"objective": setup.objective(setup.dense), "spearman": setup.dev(setup.dense)}
+
+    def joint(sparsity: float) -> dict[str, Any]:
+        mask, signed = setup.mask(setup.scores(), sparsity), setup.scores(SIGNED)
+        pruned = prune(setup.dense, mask)
+        marks = (*mask.heads, *mask.neurons)
+        promised = sum(float(x[~own].double().sum()) for x, own in zip(signed.tensors(), marks, strict=True))
+        found = {"sparsity": sparsity, "objective": setup.objective(pruned), "spearman": setup.dev(pruned)}
+        return {**found, "promised_change": promised}
+
     found = [Cell(f"removals-{part}", lambda part=part: removals(part)) for part in range(_PARTS)]  # type: ignore[misc]
-    return found + [Cell(name, lambda name=name: method(name)) for name in _methods(setup)]  # type: ignore[misc]
+    found += [Cell(name, lambda name=name: method(name)) for name in _methods(setup)]  # type: ignore[misc]
+    found.append(Cell("whole", whole))
+    for sparsity in setup.settings.sparsities or JOINT:
+        found.append(Cell(f"joint-{sparsity:g}", lambda sparsity=sparsity: joint(sparsity)))  # type: ignore[misc]
+    return found
+
+
+def joint_changes(results: Results) -> list[dict[str, float]]:
+    """For each cut, the lightest first: sparsity, promised and true change of L, and the change of Spearman."""
+    dense = results["whole"]
+    return [
+        {
+            "sparsity": cell["sparsity"],
+            "promised": cell["promised_change"],
+            "true": cell["objective"] - dense["objective"],
+            "spearman": cell["spearman"] - dense["spearman"],
+        }
+        for cell in sorted((c for c in results.values() if "promised_change" in c), key=lambda c: c["sparsity"])
+    ]
 
 
 def _removals(results: Results) -> list[Any]:
@@ -106,13 +144,31 @@ def paragraph(results: Results) -> str:
                 f"{found['taylor'][f'{kind} objective']:+.2f}; L's change and the loss of Spearman themselves agree to "
                 f"{agree:+.2f}."
             )
+    changes = joint_changes(results)
+    text.append(
+        "Cut together by the paper's score, L truly changes by (and was promised to change by): "
+        + ", ".join(
+            f"{one['true']:+.4f} ({one['promised']:+.4f}) at {one['sparsity']:.0%}, Spearman {one['spearman']:+.2f}"
+            for one in changes
+        )
+        + "."
+    )
+    held = [one["sparsity"] for one in changes if abs(one["true"] - one["promised"]) <= abs(one["true"]) / 2]
+    text.append(
+        "The promise is within half of the truth "
+        + (f"at {', '.join(f'{sparsity:.0%}' for sparsity in held)}." if held else "nowhere.")
+    )
     return " ".join(text)
+
+
+def _taylor_first(results: Results) -> list[Any]:
+    return sorted(results.values(), key=lambda cell: cell is not results.get("taylor"))
 
 
 def draw(results: Results, axes: Any) -> None:
     """The paper's score of each head and group against what its removal does to Spearman."""
     removals = _removals(results)
-    promised = results["taylor"]["promised"] if "taylor" in results else next(iter(results.values()))["promised"]
+    promised = next(cell["promised"] for cell in _taylor_first(results) if "promised" in cell)
     for kind, marker in (("heads", "o"), ("neurons", ".")):
         points = [
             (p["score"], r["delta_spearman"]) for p, r in zip(promised, removals, strict=True) if r["kind"] == kind

@@ -1,8 +1,8 @@
 """All studies by name."""
 
-from sparsecse.studies import data, frontier, lambdas, objectives, oracle, rewind, scorers, sparsity
+from sparsecse.studies import data, frontier, lambdas, objectives, oracle, rewind, scorers, sparsity, tasks
 
 STUDIES = {
     module.STUDY.name: module.STUDY
-    for module in (sparsity, scorers, oracle, lambdas, rewind, objectives, frontier, data)
+    for module in (sparsity, scorers, oracle, lambdas, rewind, objectives, frontier, data, tasks)
 }

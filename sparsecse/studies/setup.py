@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint
@@ -23,7 +24,15 @@ from sparsecse.kernels.dispatch import fast_bfloat16
 from sparsecse.masks import Budget, Mask, select
 from sparsecse.objectives import alignment
 from sparsecse.runtime import Runtime, native
-from sparsecse.scoring import Objective, Scores, ScoringSettings, Structure, leave_one_out, scoring_method
+from sparsecse.scoring import (
+    Objective,
+    Scores,
+    ScoringSettings,
+    Structure,
+    leave_one_out,
+    objective_value,
+    scoring_method,
+)
 from sparsecse.stages.siblings import Siblings, choose_teachers
 from sparsecse.studies.intervals import paired_interval
 from sparsecse.surgery import prune
@@ -161,6 +170,13 @@ class Setup:
             dev_score=self.dev,
         )
 
+    def objective(self, encoder: Encoder) -> float:
+        """L of the scores, over the pairs that are scored."""
+        objective = Objective()
+        vectors = torch.as_tensor(Runtime(encoder, "float32").encode(self.score_pairs.sentences())).float()
+        positives = torch.tensor(self.score_pairs.positives(objective.positive_minimum))
+        return objective_value(F.normalize(vectors, dim=-1), positives, objective)[1]["objective"]
+
     # -- measurements
 
     @cached_property
@@ -192,10 +208,34 @@ class Setup:
             "uniformity": float(uniformity(own, t=2.0)),
         }
 
-    def interval(self, key: str, other: str) -> dict[str, float]:
-        """The difference in mean Spearman of two measured cells, with its interval over pairs."""
-        ours, theirs = (np.load(self.cosines / f"{name.replace('/', '_')}.npz") for name in (key, other))
-        return paired_interval(self._golds, ours, theirs)
+    def _kept_cosines(self, key: str) -> Mapping[str, np.ndarray]:
+        return np.load(self.cosines / f"{key.replace('/', '_')}.npz")
+
+    def interval(self, key: str | Sequence[str], other: str) -> dict[str, float]:
+        """The difference in mean Spearman of two measured cells, with its interval over pairs.
+
+        key: one cell, or those of several seeds; then it is their mean's, with its interval over pairs and seeds.
+        """
+        keys = [key] if isinstance(key, str) else key
+        return paired_interval(self._golds, [self._kept_cosines(one) for one in keys], self._kept_cosines(other))
+
+    @cached_property
+    def parts(self) -> dict[str, dict[str, list[int]]]:
+        """For each task the rows of its parts (STS12's MSRpar), or of the whole where it has none."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for task, pairs in self.tasks.items():
+            for row, part in enumerate(pairs.subsets or [""] * len(pairs)):
+                found.setdefault(task, {}).setdefault(f"{task} {part}".strip(), []).append(row)
+        return found
+
+    def part_scores(self, key: str) -> dict[str, float]:
+        """Spearman x100 of every part of every task, of a measured cell."""
+        cosines = self._kept_cosines(key)
+        return {
+            part: 100 * float(spearmanr(cosines[task][rows], self._golds[task][rows]).statistic)
+            for task, rows_of in self.parts.items()
+            for part, rows in rows_of.items()
+        }
 
     def speedups(
         self, encoders: Mapping[str, Encoder], *, repeats: int = 7, precision: str = "float32"

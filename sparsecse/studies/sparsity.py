@@ -21,33 +21,40 @@ NONE, RECONSTRUCTION, TRAINING = "none", "reconstruction", "training"
 LABELS = {NONE: "no repair", RECONSTRUCTION: "reconstruction", TRAINING: "reconstruction and training"}
 
 
-def _key(sparsity: float, repair: str = NONE) -> str:
-    return f"{sparsity:g}" + ("" if repair == NONE else f"/{repair}")
+def _key(sparsity: float, repair: str = NONE, seed: int = 0) -> str:
+    return f"{sparsity:g}" + ("" if repair == NONE else f"/{repair}") + (f"/seed-{seed}" if seed else "")
 
 
 def cells(setup: Setup) -> list[Cell]:
-    """Each sparsity without repair, from 25 % on with reconstruction and, where a training is given, with both."""
+    """Each sparsity without repair, from 25 % on with reconstruction and, where a training is given, with both.
 
-    def repaired(encoder: Encoder, mask: Mask, repair: str) -> tuple[Encoder, dict[str, Any]]:
+    The training has `seeds` seeds (1); the last one's cell has the change of their mean beside its own.
+    """
+    seeds = setup.settings.seeds or 1
+
+    def repaired(encoder: Encoder, mask: Mask, repair: str, seed: int) -> tuple[Encoder, dict[str, Any]]:
         start = time.monotonic()
         about: dict[str, Any] = {}
         if sum(map(len, mask.neurons)) * RECONSTRUCTED_FROM <= sum(int((~x).sum()) for x in mask.neurons):
             encoder, about["reconstruction"] = choose_reconstruction(setup.siblings, mask, encoder)
         if repair == TRAINING:
-            result = setup.repaired(encoder)
+            result = setup.repaired(encoder, seed=seed)
             about |= {"steps": result.steps, "best_step": result.best_step}
         return encoder, about | {"repair_seconds": round(time.monotonic() - start, 1)}
 
-    def measure(sparsity: float, repair: str) -> dict[str, Any]:
-        key = _key(sparsity, repair)
+    def measure(sparsity: float, repair: str, seed: int = 0) -> dict[str, Any]:
+        key = _key(sparsity, repair, seed)
         encoder, about = setup.cut(setup.scores(), sparsity), dict[str, Any]()
         if repair != NONE:
-            encoder, about = repaired(encoder, setup.mask(setup.scores(), sparsity), repair)
+            encoder, about = repaired(encoder, setup.mask(setup.scores(), sparsity), repair, seed)
         measured = setup.measure(encoder, key)
         if sparsity:
             measured["change"] = setup.interval(key, _key(0.0))
+        if seed and seed == seeds - 1:
+            of_seeds = [_key(sparsity, repair, one) for one in range(seeds)]
+            measured["change_of_seeds"] = setup.interval(of_seeds, _key(0.0))
         speedup = setup.speedups({key: encoder})[key]
-        return {"sparsity": sparsity, "repair": repair, **measured, "speedup": speedup, **about}
+        return {"sparsity": sparsity, "repair": repair, "seed": seed, **measured, "speedup": speedup, **about}
 
     found = []
     for sparsity in (0.0, *(setup.settings.sparsities or SPARSITIES)):
@@ -57,14 +64,32 @@ def cells(setup: Setup) -> list[Cell]:
         if sparsity and setup.settings.training is not None:
             repairs.append(TRAINING)
         for repair in repairs:
-            found.append(Cell(_key(sparsity, repair), lambda a=(sparsity, repair): measure(*a)))  # type: ignore[misc]
+            for seed in range(seeds if repair == TRAINING else 1):
+                arguments = (sparsity, repair, seed)
+                found.append(Cell(_key(*arguments), lambda a=arguments: measure(*a)))  # type: ignore[misc]
+    return found
+
+
+def _mean_of(seeds: Sequence[Any]) -> dict[str, Any]:
+    """One cell for the seeds of a training: the means of what was measured, and the change of the mean."""
+    found = dict(seeds[0])
+    if len(seeds) == 1:
+        return found
+    for name in ("mean", "dev", "alignment", "uniformity", "speedup", "repair_seconds"):
+        found[name] = sum(cell[name] for cell in seeds) / len(seeds)
+    found["tasks"] = {task: sum(cell["tasks"][task] for cell in seeds) / len(seeds) for task in found["tasks"]}
+    found["change"] = next((cell["change_of_seeds"] for cell in seeds if "change_of_seeds" in cell), found["change"])
+    found["means"] = [cell["mean"] for cell in seeds]
     return found
 
 
 def _curve(results: Results, repair: str = NONE) -> list[Any]:
-    """The dense model and the cells of one repair, by sparsity."""
-    chosen = [cell for cell in results.values() if cell["repair"] == repair or not cell["sparsity"]]
-    return sorted(chosen, key=lambda cell: cell["sparsity"])
+    """The dense model and the cells of one repair, by sparsity; the seeds of one sparsity as one."""
+    groups: dict[float, list[Any]] = {}
+    for cell in results.values():
+        if cell["repair"] == repair or not cell["sparsity"]:
+            groups.setdefault(cell["sparsity"], []).append(cell)
+    return [_mean_of(groups[sparsity]) for sparsity in sorted(groups)]
 
 
 def _repairs(results: Results) -> list[str]:
@@ -84,7 +109,7 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
             rows.append(
                 [
                     f"{cell['sparsity']:.0%}",
-                    repair,
+                    repair + (f", {len(cell['means'])} seeds" if "means" in cell else ""),
                     f"{cell['dev']:.2f}",
                     *(f"{cell['tasks'][task]:.2f}" for task in tasks),
                     f"{cell['mean']:.2f}",
@@ -120,6 +145,12 @@ def paragraph(results: Results) -> str:
     for repair in _repairs(results):
         kept = [cell["sparsity"] for cell in _curve(results, repair)[1:] if cell["mean"] >= dense["mean"]]
         text.append(f"{words[repair]} the mean is dense's or better {f'up to {max(kept):.0%}' if kept else 'nowhere'}.")
+    for cell in _curve(results, TRAINING)[1:]:
+        if "means" in cell:
+            text.append(
+                f"At {cell['sparsity']:.0%} {len(cell['means'])} seeds of the training are between "
+                f"{min(cell['means']) - dense['mean']:+.2f} and {max(cell['means']) - dense['mean']:+.2f}."
+            )
     for cell in _curve(results, RECONSTRUCTION)[1:]:
         lost = dense["mean"] - results[_key(cell["sparsity"])]["mean"]
         if lost > 0 and cell["sparsity"] in (0.4, 0.5):
