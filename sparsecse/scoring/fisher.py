@@ -9,7 +9,7 @@ import torch
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
 from sparsecse.scoring.accumulators import BlockFisher, Mean
-from sparsecse.scoring.gradients import accumulate
+from sparsecse.scoring.gradients import accumulate_one
 from sparsecse.scoring.scores import Scores
 from sparsecse.scoring.settings import ScoringSettings
 
@@ -22,15 +22,8 @@ def fisher(
 ) -> Scores:
     """E_x (dL/dg_x)^2, the diagonal of the gates' empirical Fisher information (Kwon et al. 2022, eq. 9)."""
     mean = Mean(encoder, torch.square)
-    values = accumulate(
-        encoder,
-        pairs,
-        {settings.objective: [mean]},
-        batch_size=settings.batch_size,
-        precision=settings.precision,
-        progress=progress,
-    )
-    return Scores.of(mean.result(), values[settings.objective])
+    values = accumulate_one(encoder, pairs, settings, mean, progress)
+    return Scores.of(mean.result(), values)
 
 
 def fisher_block(
@@ -46,19 +39,12 @@ def fisher_block(
     mask by it; memory as `BlockFisher` says.
     """
     blocks = BlockFisher(encoder)
-    values = accumulate(
-        encoder,
-        pairs,
-        {settings.objective: [blocks]},
-        batch_size=settings.batch_size,
-        precision=settings.precision,
-        progress=progress,
-    )
+    values = accumulate_one(encoder, pairs, settings, blocks, progress)
     found = blocks.result()
     Scores.of([block.diagonal() for block in found])  # refuses NaN, which the places would hide
     layers = len(found) // 2
     places = [*greedy_places(found[:layers]), *greedy_places(found[layers:])]
-    return Scores.of(places, values[settings.objective])
+    return Scores.of(places, values)
 
 
 def greedy_places(blocks: Sequence[torch.Tensor]) -> list[torch.Tensor]:

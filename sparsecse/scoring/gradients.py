@@ -18,7 +18,7 @@ from sparsecse.encoders import Encoder, PackedBatch
 from sparsecse.gates import Gates, gated
 from sparsecse.objectives import alignment
 from sparsecse.scoring import memory
-from sparsecse.scoring.settings import Objective, resolved_precision
+from sparsecse.scoring.settings import Objective, ScoringSettings, resolved_precision
 
 _DROPOUT = 0.1  # for the views of a model that has no dropout of its own; BERT's
 
@@ -151,6 +151,25 @@ def accumulate(
             done += len(one.rows)
             report(done)
     return {o: values for o, (_, values) in found.items()}
+
+
+def accumulate_one(
+    encoder: Encoder,
+    pairs: PairSet,
+    settings: ScoringSettings,
+    accumulator: Accumulator,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """`accumulate` for one accumulator, as the settings say; returns the values of their objective."""
+    values = accumulate(
+        encoder,
+        pairs,
+        {settings.objective: [accumulator]},
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        progress=progress,
+    )
+    return values[settings.objective]
 
 
 @dataclass(frozen=True)

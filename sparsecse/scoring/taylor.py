@@ -10,7 +10,7 @@ import torch
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
 from sparsecse.scoring.accumulators import BatchSums, Mean
-from sparsecse.scoring.gradients import accumulate
+from sparsecse.scoring.gradients import accumulate, accumulate_one
 from sparsecse.scoring.scores import Scores, unit_layers
 from sparsecse.scoring.settings import Objective, ScoringSettings
 
@@ -60,16 +60,9 @@ def taylor_signed(
     In the units of L, so that the scores of what leaves together add up to the promise for all of it.
     """
     mean = Mean(encoder, torch.neg)
-    values = accumulate(
-        encoder,
-        pairs,
-        {settings.objective: [mean]},
-        batch_size=settings.batch_size,
-        precision=settings.precision,
-        progress=progress,
-    )
+    values = accumulate_one(encoder, pairs, settings, mean, progress)
     count = len(pairs.sentences())
-    return Scores.of([count * signed for signed in mean.result()], values[settings.objective])
+    return Scores.of([count * signed for signed in mean.result()], values)
 
 
 def taylor_batch(
@@ -84,16 +77,9 @@ def taylor_batch(
     seed. L is the whole set's, not the batch's, so that `settings.batch_size` does not enter.
     """
     sums = BatchSums(encoder, len(pairs.sentences()), BATCH, settings.seed)
-    values = accumulate(
-        encoder,
-        pairs,
-        {settings.objective: [sums]},
-        batch_size=settings.batch_size,
-        precision=settings.precision,
-        progress=progress,
-    )
+    values = accumulate_one(encoder, pairs, settings, sums, progress)
     means = [total.abs().mean(dim=0) for total in sums.result()]
-    return Scores.of(unit_layers(means), values[settings.objective])
+    return Scores.of(unit_layers(means), values)
 
 
 def taylor_mixed(
