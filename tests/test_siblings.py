@@ -88,6 +88,17 @@ def test_reconstruction_is_taken_only_where_dev_gains(siblings, pairs):
         assert info["dev"] > info["dev_before"]
 
 
+@pytest.mark.parametrize(("loss", "left"), [(1000.0, True), (-1000.0, False)])
+def test_a_light_cut_is_left_to_the_training(siblings, monkeypatch, loss, left):
+    monkeypatch.setattr("sparsecse.stages.siblings.LIGHT_LOSS", loss)
+    monkeypatch.setattr("sparsecse.stages.siblings.LEAST_GAIN", -1000.0)  # any reconstruction would be taken
+    mask = select(siblings.scores, Budget.of(siblings.scores.sizes(), sparsity=0.5))
+    cut = prune(siblings.dense, mask)
+    chosen, info = choose_reconstruction(siblings, mask, cut, trained_after=True)
+    assert (chosen is cut) == left and (info["strength"] is None) == left
+    assert choose_reconstruction(siblings, mask, cut)[1]["strength"] is not None
+
+
 @pytest.fixture
 def run(tmp_path, sentence_folder, pairs_file) -> Workdir:
     workdir = Workdir(tmp_path / "run")

@@ -36,6 +36,7 @@ class Decision:
     scores: None where only layers and the vocabulary leave. dense: the model, where it had to be loaded.
     models: cost models, where the budget needs them. dev: graded pairs, where choices need them.
     corpus: of the vocabulary. tried: the sets of layers (`layers.Tried`), where they compete.
+    trained_after: a training follows, which light cuts are left to.
     not_reconstructed: why there is no reconstruction although one was asked for.
     inputs, settings: of the record.
     """
@@ -48,6 +49,7 @@ class Decision:
     dev: Sequence[PairSet] = ()
     corpus: Corpus | None = None
     tried: Sequence[Mapping[str, Any]] | None = None
+    trained_after: bool = False
     not_reconstructed: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +60,9 @@ def decide(
     cut_: Cut,
     model: ModelOptions | None,
     dev: DataOptions | None,
+    *,
     where_possible: bool,
+    trained_after: bool,
     progress: Progress,
 ) -> Decision:
     """Make the choices of a cut; the arguments and errors are those of `prune.prune`."""
@@ -127,7 +131,11 @@ def decide(
         settings |= {"rounds": cut_.rounds, "schedule": cut_.schedule}
     if cut_.reconstruct or left_out is not None:
         settings["reconstruct"] = cut_.reconstruct
-    return Decision(cut_, one_shot, scores, dense, models, sets, corpus, tried, left_out, inputs, settings)
+    if cut_.reconstruct and trained_after:
+        settings["trained_after"] = True
+    return Decision(
+        cut_, one_shot, scores, dense, models, sets, corpus, tried, trained_after, left_out, inputs, settings
+    )
 
 
 def cost_models(workdir: Workdir, cut_: Cut, dense: Encoder, progress: Progress) -> dict[str, CostModel]:

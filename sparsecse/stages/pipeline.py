@@ -67,7 +67,9 @@ def run(
             progress=progress,
         )
     }
-    done["prune"] = prune(workdir, plan.cut, where_possible=True, progress=progress)
+    done["prune"] = prune(
+        workdir, plan.cut, where_possible=True, trained_after=plan.training is not None, progress=progress
+    )
     if plan.rewind_to is None:
         workdir.retire("rewind")
     else:

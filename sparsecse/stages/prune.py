@@ -55,6 +55,7 @@ def prune(
     *,
     dev: DataOptions | None = None,
     where_possible: bool = False,
+    trained_after: bool = False,
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Remove heads and neurons by their scores, whole layers, and tokens that a corpus does not need.
@@ -63,11 +64,14 @@ def prune(
         model: the model to cut where nothing was scored, which is enough for layers and the vocabulary.
         dev: graded pairs for the choice of the sparsity and of the reconstruction; see `siblings.dev_sets`.
         where_possible: leave out the reconstruction, with a note in the record, where there are no such pairs.
+        trained_after: a repair by training follows, which a light cut is left to; see `siblings.choose_reconstruction`.
 
     Raises:
         InputError: nothing to remove is named; a budget without scores; a bad budget, layer or corpus.
     """
-    decided = decide(workdir, cut_, model, dev, where_possible, progress)
+    decided = decide(
+        workdir, cut_, model, dev, where_possible=where_possible, trained_after=trained_after, progress=progress
+    )
 
     def work(folder: Path) -> Mapping[str, Any]:
         return _work(workdir, decided, folder, progress)
@@ -105,7 +109,9 @@ def _work(workdir: Workdir, decided: Decision, folder: Path, progress: Progress)
     smaller = smaller or cut(narrowed, mask)
     if cut_.reconstruct and scores is not None:
         siblings = Siblings(narrowed, scores, decided.dev)
-        smaller, info["reconstruction"] = choose_reconstruction(siblings, mask, smaller, progress("Reconstructing"))
+        smaller, info["reconstruction"] = choose_reconstruction(
+            siblings, mask, smaller, progress("Reconstructing"), trained_after=decided.trained_after
+        )
     elif decided.not_reconstructed is not None:
         info["reconstruction"] = {"left_out": decided.not_reconstructed}
     save_model(smaller, folder)

@@ -34,6 +34,8 @@ STRENGTHS = (0.1, 1.0)
 CALIBRATION_SENTENCES = 4000
 # What a reconstruction must gain on dev to be taken: less is chance, and costs on the tasks that dev does not show.
 LEAST_GAIN = 0.1
+# What a cut may have lost on dev for training alone to repair it: of lighter ones reconstructed first, it makes less.
+LIGHT_LOSS = 0.5
 
 
 class NoDevError(InputError):
@@ -185,6 +187,8 @@ def choose_reconstruction(
     mask: Mask,
     cut: Encoder,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    trained_after: bool = False,
 ) -> tuple[Encoder, dict[str, Any]]:
     """A cut of the dense model with its output projections fitted again, if that is better on dev.
 
@@ -193,15 +197,18 @@ def choose_reconstruction(
     Args:
         mask: what was cut.
         cut: the encoder without repair; left as it is.
+        trained_after: a cut that lost less than `LIGHT_LOSS` on dev is left to the training that follows.
 
     Returns the better encoder, and for the record the dev scores, the reference's sparsity and the strength (None
-    where the cut without repair is as good, to `LEAST_GAIN`).
+    where the cut without repair is as good, to `LEAST_GAIN`, or left to the training).
     """
+    before = mean_dev_score(Runtime(cut, "float32"), siblings.dev)
+    if trained_after and before > _mean(siblings.dev_scores(0.0)) - LIGHT_LOSS:
+        return cut, {"dev_before": before, "dev": before, "reference_sparsity": None, "strength": None}
     removed = 1 - sum(int(neurons.sum()) for neurons in mask.neurons) / max(1, sum(map(len, mask.neurons)))
     reference = choose_reference(siblings, removed)
     teacher = siblings.encoder(reference)
     token_ids = cut.tokenize(siblings.dev[0].sentences()[:CALIBRATION_SENTENCES])
-    before = mean_dev_score(Runtime(cut, "float32"), siblings.dev)
     best, best_score, best_strength = cut, before + LEAST_GAIN, None
     for number, strength in enumerate(STRENGTHS):
 

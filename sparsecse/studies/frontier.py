@@ -43,7 +43,7 @@ def cells(setup: Setup) -> list[Cell]:
         return result
 
     def pruned(kind: str, about: dict[str, Any], mask: Mask, key: str) -> dict[str, Any]:
-        encoder, _ = choose_reconstruction(setup.siblings, mask, prune(setup.dense, mask))
+        encoder, _ = choose_reconstruction(setup.siblings, mask, prune(setup.dense, mask), trained_after=True)
         setup.repaired(encoder)
         return measured(kind, {**about, "kept": mask.kept()}, encoder, key)
 

@@ -36,7 +36,9 @@ def cells(setup: Setup) -> list[Cell]:
         start = time.monotonic()
         about: dict[str, Any] = {}
         if sum(map(len, mask.neurons)) * RECONSTRUCTED_FROM <= sum(int((~x).sum()) for x in mask.neurons):
-            encoder, about["reconstruction"] = choose_reconstruction(setup.siblings, mask, encoder)
+            encoder, about["reconstruction"] = choose_reconstruction(
+                setup.siblings, mask, encoder, trained_after=repair == TRAINING
+            )
         if repair == TRAINING:
             result = setup.repaired(encoder, seed=seed)
             about |= {"steps": result.steps, "best_step": result.best_step}
