@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
-# What docs/found.md rests on: benchmarks/studies.sh SENTEVAL_DIR SENTENCES_FILE OUT. Some two hours on 2 cores; interrupted,
-# the same command goes on. Then copy the JSON files to benchmarks/results/studies and run benchmarks/studies.py.
+# What docs/found.md rests on: benchmarks/studies.sh SENTEVAL_DIR SENTENCES_FILE OUT. Some two and a half hours on 2 cores;
+# interrupted, the same command goes on. Then copy the JSON files to benchmarks/results/studies (those of a variant as
+# <name>-<variant>.json) and run benchmarks/studies.py.
 set -euo pipefail
 mkdir -p "$3"
 cd "$3"
 study() { sparsecse study "$1" demo --data stsb --data-dir "$senteval" --threads 2 --out "$2" "${@:3}"; }
 senteval=$1
-repair=(--train-data "$2" --precision bfloat16)
+sentences=(--train-data "$2")
+repair=("${sentences[@]}" --precision bfloat16 --eval-every 50 --learning-rate 2e-4)
 study scorers plain --seeds 3 \
     --methods taylor,taylor-batch,taylor-mixed,fisher,fisher-block,activation,magnitude,l1,random,reversed
-study frontier repaired "${repair[@]}" --steps 150 --eval-every 50 --learning-rate 2e-4 --dropout 0.1 --patience 0 --sparsities 0.3,0.5,0.65,0.8
-study scorers repaired-scorers "${repair[@]}" --steps 40 --eval-every 20 --learning-rate 2e-4 \
-    --methods taylor,taylor-batch,fisher,activation,magnitude,random
-study sparsity repaired "${repair[@]}" --steps 150 --eval-every 50 --learning-rate 2e-4 --sparsities 0.1,0.2,0.4,0.5
-study sparsity plain
-study oracle plain
+study scorers repaired "${repair[@]}" --steps 40 --eval-every 20 \
+    --methods taylor,fisher,activation,magnitude,random,taylor-batch # scorers-repaired.json
+study frontier plain "${repair[@]}" --steps 150 --sparsities 0.17,0.3,0.5,0.65,0.8
+study sparsity plain "${repair[@]}" --steps 150 --sparsities 0.1,0.2,0.4,0.5
+study sparsity seeds "${repair[@]}" --steps 150 --sparsities 0.2,0.5 --seeds 5 # sparsity-seeds.json
+study sparsity heavy --sparsities 0.6,0.7,0.8,0.9,0.95,0.99                    # sparsity-heavy.json
 study lambda plain --sparsities 0.1,0.2,0.5
-study rewind repaired-rewind "${repair[@]}" --steps 30 --objective unsup --learning-rate 1e-5 --sparsities 0.2 --seeds 3
-study objectives repaired-objectives "${repair[@]}" --steps 60 --learning-rate 1e-5 --sparsities 0.1,0.2
+study oracle plain
+study tasks plain
+study data plain "${sentences[@]}"
+study objectives plain "${sentences[@]}" --precision bfloat16 --steps 60 --learning-rate 1e-5 --sparsities 0.1,0.2
+study rewind plain "${sentences[@]}" --precision bfloat16 --steps 40 --objective unsup --learning-rate 3e-5 \
+    --sparsities 0.2 --seeds 3

@@ -17,6 +17,7 @@ from sparsecse.studies.study import Cell, Results, Study
 from sparsecse.surgery import prune
 
 SPARSITIES = (0.1, 0.17, 0.3, 0.5, 0.65, 0.8)
+DEEPEST = 5.0  # points of Spearman below the dense model that are drawn
 KINDS = {
     "both": "heads, neurons and whole layers",
     "pruned": "heads and neurons",
@@ -127,7 +128,10 @@ def draw(results: Results, axes: Any) -> None:
     for kind, label in KINDS.items():
         line = _line(results, kind)
         axes.plot([c["speedup"] for c in line], [c["mean"] for c in line], marker="o", label=f"{label}, repaired")
-    axes.axhline(results["dense"]["mean"], color="black", linewidth=1, linestyle="--", label="dense")
+    dense = results["dense"]["mean"]
+    axes.axhline(dense, color="black", linewidth=1, linestyle="--", label="dense")
+    if min(cell["mean"] for cell in results.values()) < dense - DEEPEST:  # one ruined model would flatten all the rest
+        axes.set_ylim(bottom=dense - DEEPEST)
     axes.set_xlabel("times as fast as the dense model (same runtime, float32)")
     axes.set_ylabel("mean Spearman x100 of the test tasks")
     axes.legend()
