@@ -15,8 +15,7 @@ study scorers repaired "${repair[@]}" --steps 40 --eval-every 20 \
     --methods taylor,fisher,activation,magnitude,random,taylor-batch # scorers-repaired.json
 study frontier plain "${repair[@]}" --steps 150 --sparsities 0.17,0.3,0.5,0.65,0.8
 study sparsity plain "${repair[@]}" --steps 150 --sparsities 0.1,0.2,0.4,0.5
-study sparsity seeds "${repair[@]}" --steps 150 --sparsities 0.2,0.5 --seeds 5 # sparsity-seeds.json
-study sparsity heavy --sparsities 0.6,0.7,0.8,0.9,0.95,0.99                    # sparsity-heavy.json
+study sparsity seeds "${repair[@]}" --steps 150 --sparsities 0.2 --seeds 5 # sparsity-seeds.json
 study lambda plain --sparsities 0.1,0.2,0.5
 study oracle plain
 study tasks plain
