@@ -104,13 +104,13 @@ class Cut:
 
     @property
     def budget(self) -> dict[str, Any]:
-        """Keyword arguments of `Budget.of`."""
+        """Keyword arguments of `Budget.of`, as far as they were given."""
         names = ("sparsity", "head_sparsity", "neuron_sparsity", "keep_heads", "keep_neurons")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
     def needs_scores(self) -> bool:
-        return self.auto_tolerance is not None or any(value is not None for value in self.budget.values())
+        return self.auto_tolerance is not None or bool(self.budget)
 
     @property
     def budget_settings(self) -> dict[str, Any]:

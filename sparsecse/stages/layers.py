@@ -111,8 +111,7 @@ def choose_layers(
         "dev": dev_fingerprint(dev),
         **(inputs or {}),
     }
-    budget = {name: value for name, value in cut_.budget.items() if value is not None}
-    settings = {**cut_.budget_settings, **budget, "reconstruct": cut_.reconstruct}
+    settings = {**cut_.budget_settings, **cut_.budget, "reconstruct": cut_.reconstruct}
 
     def work(folder: Path) -> Mapping[str, Any]:
         tried = search_layers(Siblings(load_dense(workdir), scores, dev), cut_, models, progress)

@@ -90,7 +90,7 @@ def _work(workdir: Workdir, decided: Decision, folder: Path, progress: Progress)
     if cut_.needs_scores:
         used = decided.models or cost_models(workdir, cut_, whole, progress)
         info["budget"] = {
-            "asked": {name: value for name, value in cut_.budget.items() if value is not None} | {"of": cut_.cost},
+            "asked": cut_.budget | {"of": cut_.cost},
             "removed": reached(mask, used, of_all=cut_.layers_compete),
             "average_length": cut_.average_length,
         }
