@@ -19,7 +19,7 @@ _STUDY = "study"
 Name = Annotated[
     str,
     typer.Argument(
-        help="sparsity, scorers, oracle, lambda, rewind, objectives, frontier, data or tasks.",
+        help="sparsity, scorers, oracle, lambda, rewind, objectives, frontier, budgets, data or tasks.",
         metavar="NAME",
         show_default=False,
     ),
@@ -97,8 +97,9 @@ def study(
     sparsity: quality, alignment, uniformity and speed from 1 to 99 %. scorers: the paper's score against its rivals and
     the controls. oracle: every score against the true effect of removals. lambda: alignment against uniformity.
     rewind: the paper's whole loop, rewound to each kept step, over seeds. objectives: other contrastive families.
-    frontier: quality against measured speed, against dropped layers. data: whether scores on other sets, and on
-    sentences without gold scores, agree. tasks: each task's own best sparsity, and which of its traits go with it.
+    frontier: quality against measured speed, against dropped layers. budgets: how heads are weighed against neurons, at
+    equal multiply-adds. data: whether scores on other sets, and on sentences without gold scores, agree. tasks: each
+    task's own best sparsity, and which of its traits go with it.
 
     Test tasks are measured, never used for a choice. Interrupted, the same command goes on.
     """

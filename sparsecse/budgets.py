@@ -67,14 +67,15 @@ def removed_fraction(model: CostModel, before: Sequence[tuple[int, int]], after:
 
 
 def select_by_cost(scores: Scores, model: CostModel, sparsity: float, limits: Limits | None = None) -> Mask:
-    """Remove the heads and neurons with the least sum of scores after which the layers cost at most 1 - sparsity.
+    """Remove the heads and neurons with the least sum of losses after which the layers cost at most 1 - sparsity.
 
     Within a kind the lowest-scored leave first, neurons in chunks of `limits.align`. For every number of heads that may
     leave, bisection finds the least number of chunks that meets the budget, and the best of these pairs is taken; of
     equals the one with fewer heads gone. So it is exact among the cuts that follow the two orders, with no more neurons
-    gone than are needed. Scores of heads and neurons are added up as they are.
+    gone than are needed.
 
     Args:
+        scores: of which `Scores.losses` says how heads weigh against neurons.
         model: what layers cost.
         sparsity: the fraction of the cost to remove, 0 to 1 (1 excluded).
 
@@ -82,7 +83,7 @@ def select_by_cost(scores: Scores, model: CostModel, sparsity: float, limits: Li
         InputError: a sparsity out of range, or one that cannot be met with what may leave.
     """
     check_fraction("--sparsity", sparsity)
-    heads, neurons = orders(scores, limits or Limits())
+    heads, neurons = orders(scores.losses(), limits or Limits())
 
     def cost(head_steps: int, neuron_steps: int) -> float:
         left = zip(heads.left[head_steps].tolist(), neurons.left[neuron_steps].tolist(), strict=True)

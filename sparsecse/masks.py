@@ -197,11 +197,6 @@ def select_portable(scores: Scores, sparsity: float, align: int = 1) -> Mask:
     )
 
 
-def of_layers(scores: Scores, layers: Sequence[int]) -> Scores:
-    """The scores of some layers only, so that a budget is spent among them."""
-    return Scores(tuple(scores.heads[i] for i in layers), tuple(scores.neurons[i] for i in layers), scores.values)
-
-
 def keep_layers(mask: Mask | None, sizes: Sequence[tuple[int, int]], layers: Sequence[int]) -> Mask:
     """Spread a mask of some layers over the whole model; the other layers leave.
 

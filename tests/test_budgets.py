@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from sparsecse.errors import InputError
 from sparsecse.masks import Budget, Mask, lowest, select, select_portable
 from sparsecse.packing import count_parameters
 from sparsecse.removal import Limits, orders
-from sparsecse.scoring import Scores, random
+from sparsecse.scoring import Scores, ScoringSettings, random, scoring_method
 from sparsecse.stages import Cut, DataOptions, ModelOptions
 from sparsecse.surgery import prune
 from sparsecse.workdir import Workdir
@@ -30,10 +31,10 @@ TABLE = LatencyTable((0, 1, 4), (0.0, 0.5, 0.8), (0, 8, 24), (0.0, 0.3, 1.5), 0.
 """Not linear: the first head and the last neurons cost the most."""
 
 
-def random_scores(seed: int, sizes=SIZES, scale: float = 1.0) -> Scores:
+def random_scores(seed: int, sizes=SIZES, scale: float = 1.0, combine: str = "squares") -> Scores:
     generator = torch.Generator().manual_seed(seed)
     heads = tuple(torch.rand(heads, generator=generator) * scale for heads, _ in sizes)
-    return Scores(heads, tuple(torch.rand(neurons, generator=generator) for _, neurons in sizes))
+    return Scores(heads, tuple(torch.rand(neurons, generator=generator) for _, neurons in sizes), combine=combine)
 
 
 def cost_models(bert):
@@ -42,12 +43,18 @@ def cost_models(bert):
 
 
 def loss(scores: Scores, mask: Mask) -> float:
-    kept = itertools.chain(zip(scores.heads, mask.heads, strict=True), zip(scores.neurons, mask.neurons, strict=True))
-    return sum(float(own.double()[~stays].sum()) for own, stays in kept)
+    """By the definition of each combination, apart from `Scores.losses`."""
+    power = 1 if scores.combine == "sums" else 2
+    whole = 0.0
+    for kind, stays in ((scores.heads, mask.heads), (scores.neurons, mask.neurons)):
+        own = torch.cat(kind).double() ** power
+        gone = float(own[~torch.cat(stays)].sum())
+        whole += gone / float(own.sum()) if scores.combine == "order" else gone
+    return whole
 
 
 def brute_force(scores: Scores, model, sparsity: float) -> float:
-    """The least sum of removed scores over all (heads, neurons) counts that meet the budget."""
+    """The least loss over all (heads, neurons) counts that meet the budget."""
     sizes = scores.sizes()
     heads, neurons = sum(h for h, _ in sizes), sum(n for _, n in sizes)
     best = float("inf")
@@ -62,14 +69,61 @@ def brute_force(scores: Scores, model, sparsity: float) -> float:
 
 
 @pytest.mark.parametrize("name", ["parameters", "multiply-adds", "latency"])
+@pytest.mark.parametrize("combine", ["sums", "squares", "order"])
 @pytest.mark.parametrize(("seed", "sparsity", "scale"), [(0, 0.3, 1.0), (1, 0.55, 8.0), (2, 0.1, 30.0)])
-def test_the_solver_finds_what_trying_everything_finds(bert, name, seed, sparsity, scale):
+def test_the_solver_finds_what_trying_everything_finds(bert, name, seed, sparsity, scale, combine):
     sizes = [(3, 10), (4, 8), (1, 12)]
-    scores, model = random_scores(seed, sizes, scale), cost_models(bert)[name]
+    scores, model = random_scores(seed, sizes, scale, combine), cost_models(bert)[name]
     mask = select_by_cost(scores, model, sparsity)
     assert removed_fraction(model, sizes, mask.kept()) >= sparsity - 1e-9
     assert loss(scores, mask) == pytest.approx(brute_force(scores, model, sparsity), rel=1e-9)
     assert 0 < loss(scores, mask) < loss(scores, select(scores, Budget(8, 30)))
+
+
+@pytest.mark.parametrize("combine", ["sums", "squares", "order"])
+def test_losses_keep_each_order_and_the_kinds_as_they_combine(combine):
+    signed = combine == "sums"
+    scores = random_scores(3, scale=5.0, combine=combine)
+    if signed:  # changes may be gains
+        scores = replace(scores, heads=tuple(own - 1 for own in scores.heads))
+    losses = scores.losses()
+    assert losses.combine == "sums" and losses.sizes() == scores.sizes()
+    for own, lost in zip(scores.tensors(), losses.tensors(), strict=True):
+        assert lost.dtype == torch.float64 and lost.argsort().equal(own.argsort())
+    head, neuron = float(scores.heads[1][2]), float(scores.neurons[2][7])
+    totals = [float((torch.cat(kind).double() ** 2).sum()) for kind in (scores.heads, scores.neurons)]
+    expected = {
+        "sums": (head, neuron),
+        "squares": (head**2, neuron**2),
+        "order": (head**2 / totals[0], neuron**2 / totals[1]),
+    }[combine]
+    assert (float(losses.heads[1][2]), float(losses.neurons[2][7])) == pytest.approx(expected)
+    negative = Scores((torch.tensor([-2.0, 1.0]),), (torch.zeros(2),), combine=combine).losses()
+    assert negative.heads[0][0] < 0 < negative.heads[0][1] and not negative.neurons[0].any()
+
+
+def test_many_unrelated_neurons_lose_what_squares_say(bert):
+    """Contributions of random signs: the sum of n of size s is about s * sqrt(n), so that n of them weigh like one
+    head of that size, which their plain sum would call sqrt(n) times too dear."""
+    signs = torch.randint(0, 2, (400, 64), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
+    size = 0.25
+    truly = float((size * signs).sum(dim=1).pow(2).mean().sqrt())
+    scores = Scores((torch.tensor([truly]),), (torch.full((64,), size),))
+    losses = scores.losses()
+    assert float(losses.neurons[0].sum()) == pytest.approx(float(losses.heads[0]), rel=0.15)
+    assert float(scores.neurons[0].sum()) > 7 * truly
+
+
+@pytest.mark.parametrize("method", ["taylor", "fisher", "fisher-block", "leave-one-out", "random"])
+def test_the_score_file_says_how_scores_combine(bert, pairs, tmp_path, method):
+    scores = scoring_method(method).score(bert, pairs, ScoringSettings(group_size=8))
+    expected = {"taylor": "squares", "fisher": "sums", "leave-one-out": "sums"}.get(method, "order")
+    assert scores.combine == expected == scores.of_layers([0]).combine
+    scores.save(tmp_path / "scores.safetensors", {"method": method})
+    found = Scores.load(tmp_path / "scores.safetensors")
+    assert found.combine == expected and found.values == scores.values
+    with pytest.raises(InputError, match="score again"):
+        replace(found, combine="products")
 
 
 @pytest.mark.parametrize("name", ["parameters", "multiply-adds", "latency"])

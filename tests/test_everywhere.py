@@ -10,7 +10,7 @@ from conftest import FAMILIES
 
 from sparsecse.encoders import DTYPES, is_stock, load_encoder
 from sparsecse.errors import InputError
-from sparsecse.masks import Budget, keep_layers, of_layers, select, select_portable
+from sparsecse.masks import Budget, keep_layers, select, select_portable
 from sparsecse.packing import CardFacts, count_parameters, pack, publication, push
 from sparsecse.scoring import random
 from sparsecse.surgery import prune
@@ -83,7 +83,7 @@ def test_layers_leave_as_a_whole(encoder, sentences, tmp_path):
     dropped = encoder.model.encoder.layer[1]
     dropped.forward = lambda hidden, *_: hidden
     torch.testing.assert_close(smaller.encode(sentences), encoder.encode(sentences), atol=1e-6, rtol=1e-6)
-    scores = of_layers(random(encoder, 0), [0, 2])
+    scores = random(encoder, 0).of_layers([0, 2])
     both = keep_layers(select(scores, Budget(3, 20)), encoder.model.config.layer_sizes(), [0, 2])
     assert sum(heads for heads, _ in both.kept()) == 5 and both.kept()[1] == (0, 0)
     both.save(tmp_path / "mask.safetensors")

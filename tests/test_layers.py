@@ -12,7 +12,7 @@ from sparsecse.cli import main
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
-from sparsecse.masks import Budget, of_layers, select
+from sparsecse.masks import Budget, select
 from sparsecse.scoring import contributions
 from sparsecse.stages import Cut, DataOptions, ModelOptions
 from sparsecse.stages.layers import best_layers, search_layers
@@ -42,7 +42,7 @@ def test_a_budget_of_the_whole_model_counts_the_layers_that_leave(siblings, laye
     assert removed(sizes, mask.kept()) == (budget.heads, budget.neurons)
     # In the layers that stay it is the lowest-scored of them that leave.
     gone = Budget.of_layers(sizes, layers)
-    own = select(of_layers(siblings.scores, layers), budget.less(gone))
+    own = select(siblings.scores.of_layers(layers), budget.less(gone))
     assert [mask.heads[layer].tolist() for layer in layers] == [x.tolist() for x in own.heads]
 
 

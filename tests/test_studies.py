@@ -166,6 +166,7 @@ CELLS = {
     "rewind": 2 * (1 + 2 * 4),
     "objectives": 3 * (1 + 2),
     "frontier": 1 + 2 + 2 * 2,
+    "budgets": 1 + 2 * 2 * 4,  # a tiny model cannot do it with neurons only
     "tasks": 1 + 1 + 2,
 }
 

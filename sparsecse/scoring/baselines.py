@@ -48,4 +48,5 @@ def random(encoder: Encoder, seed: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
     sizes = encoder.model.config.layer_sizes()
     heads = tuple(torch.rand(count, generator=generator) for count, _ in sizes)
-    return Scores(heads, tuple(torch.rand(count, generator=generator) for _, count in sizes))
+    neurons = tuple(torch.rand(count, generator=generator) for _, count in sizes)
+    return Scores(heads, neurons, combine="order")

@@ -23,7 +23,7 @@ def fisher(
     """E_x (dL/dg_x)^2, the diagonal of the gates' empirical Fisher information (Kwon et al. 2022, eq. 9)."""
     mean = Mean(encoder, torch.square)
     values = accumulate_one(encoder, pairs, settings, mean, progress)
-    return Scores.of(mean.result(), values)
+    return Scores.of(mean.result(), values, combine="sums")
 
 
 def fisher_block(
@@ -44,7 +44,7 @@ def fisher_block(
     Scores.of([block.diagonal() for block in found])  # refuses NaN, which the places would hide
     layers = len(found) // 2
     places = [*greedy_places(found[:layers]), *greedy_places(found[layers:])]
-    return Scores.of(places, values)
+    return Scores.of(places, values, combine="order")
 
 
 def greedy_places(blocks: Sequence[torch.Tensor]) -> list[torch.Tensor]:

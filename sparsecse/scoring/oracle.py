@@ -153,7 +153,7 @@ def leave_one_out_scores(
         own = share + step * torch.arange(len(removal.indices))
         target = scores[removal.kind][removal.layer]
         target[list(removal.indices)] = own.to(target)
-    return Scores(tuple(scores["heads"]), tuple(scores["neurons"]), order.values)
+    return Scores(tuple(scores["heads"]), tuple(scores["neurons"]), order.values, "sums")
 
 
 def _refuse_views(pairs: PairSet) -> None:

@@ -62,7 +62,7 @@ def taylor_signed(
     mean = Mean(encoder, torch.neg)
     values = accumulate_one(encoder, pairs, settings, mean, progress)
     count = len(pairs.sentences())
-    return Scores.of([count * signed for signed in mean.result()], values)
+    return Scores.of([count * signed for signed in mean.result()], values, combine="sums")
 
 
 def taylor_batch(

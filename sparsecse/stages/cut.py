@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsecse.budgets import AVERAGE_LENGTH, COSTS, CostModel, select_by_cost
 from sparsecse.errors import InputError
-from sparsecse.masks import Budget, Mask, keep_layers, of_layers, select, select_portable
+from sparsecse.masks import Budget, Mask, keep_layers, select, select_portable
 from sparsecse.removal import Limits
 from sparsecse.runtime.precision import PRECISIONS
 from sparsecse.scoring import Scores
@@ -160,7 +160,7 @@ class Cut:
         whole = keep_layers(None, sizes, layers)
         if scores is None:
             return whole
-        own = of_layers(scores, layers)
+        own = scores.of_layers(layers)
         limits = self.limits(sizes).of_layers(layers)
         if self.portable:
             mask = select_portable(own, self.fraction or 0.0, self.align)

@@ -109,9 +109,10 @@ def at_speed(line: Sequence[Any], speed: float) -> float | None:
 def paragraph(results: Results) -> str:
     """Who is ahead at which speed, read off between the measured points."""
     sentences = []
+    speeds = (1.2, 1.5, 2.0, 2.5, 3.0)
     for kind in ("both", "pruned"):
         parts = []
-        for speed in (1.2, 1.5, 2.0, 2.5, 3.0):
+        for speed in speeds:
             ours, theirs = (at_speed(_line(results, one), speed) for one in (kind, "layers"))
             if ours is not None and theirs is not None:
                 parts.append(f"at {speed:g}x {ours - theirs:+.2f}")
@@ -120,6 +121,9 @@ def paragraph(results: Results) -> str:
                 f"Pruned {KINDS[kind]} against dropped layers at equal speed (mean Spearman, interpolated): "
                 f"{', '.join(parts)}."
             )
+    if not sentences:
+        named = ", ".join(f"{speed:g}x" for speed in speeds)
+        return f"Nothing can be compared at equal speed: no pruned and thinned models lie around any of {named}."
     return " ".join(sentences)
 
 

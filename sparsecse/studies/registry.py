@@ -1,8 +1,8 @@
 """All studies by name."""
 
-from sparsecse.studies import data, frontier, lambdas, objectives, oracle, rewind, scorers, sparsity, tasks
+from sparsecse.studies import budgets, data, frontier, lambdas, objectives, oracle, rewind, scorers, sparsity, tasks
 
 STUDIES = {
     module.STUDY.name: module.STUDY
-    for module in (sparsity, scorers, oracle, lambdas, rewind, objectives, frontier, data, tasks)
+    for module in (sparsity, scorers, oracle, lambdas, rewind, objectives, frontier, budgets, data, tasks)
 }

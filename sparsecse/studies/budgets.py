@@ -1,0 +1,152 @@
+"""How heads are to be weighed against neurons: the budgets in which they compete, and equal shares, at equal cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sparsecse.budgets import multiply_add_cost, removed_fraction, select_by_cost
+from sparsecse.masks import Budget, Mask, select
+from sparsecse.stages.siblings import choose_reconstruction
+from sparsecse.studies.setup import Setup
+from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.surgery import prune
+
+SPARSITIES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
+REFERENCE = "equal shares"
+OURS = "squares"
+RULES = {
+    REFERENCE: "the same fraction of heads and of neurons",
+    OURS: "least sum of squared scores",
+    "shares of squares": "least sum of squared scores, each kind's divided by its total",
+    "sums": "least sum of scores",
+    "neurons only": "no head leaves",
+}
+
+
+def cells(setup: Setup) -> list[Cell]:
+    """Each rule at each fraction of the layers' multiply-adds, without repair and, where there is one, with it."""
+    scores = setup.scores()
+    sizes = scores.sizes()
+    model = multiply_add_cost(setup.dense.model.config)
+    neurons_alone = removed_fraction(model, sizes, [(heads, 0) for heads, _ in sizes])
+
+    def by(combine: str) -> Callable[[float], Mask]:
+        return lambda sparsity: select_by_cost(replace(scores, combine=combine), model, sparsity)
+
+    masks: Mapping[str, Callable[[float], Mask]] = {
+        REFERENCE: lambda sparsity: setup.mask(scores, sparsity),
+        OURS: by("squares"),
+        "shares of squares": by("order"),
+        "sums": by("sums"),
+        "neurons only": lambda sparsity: select(scores, Budget.of(sizes, neuron_sparsity=sparsity / neurons_alone)),
+    }
+
+    def measure(rule: str, sparsity: float, repaired: bool) -> dict[str, Any]:
+        mask = masks[rule](sparsity)
+        encoder = prune(setup.dense, mask)
+        if repaired:
+            encoder, _ = choose_reconstruction(setup.siblings, mask, encoder, trained_after=True)
+            setup.repaired(encoder)
+        key = _key(rule, sparsity, repaired)
+        result = {
+            "rule": rule,
+            "sparsity": sparsity,
+            "repaired": repaired,
+            "heads_removed": _removed(mask.heads),
+            "neurons_removed": _removed(mask.neurons),
+            "multiply_adds_removed": removed_fraction(model, sizes, mask.kept()),
+            **setup.measure(encoder, key),
+            "change": setup.interval(key, "dense"),
+        }
+        if rule != REFERENCE:
+            result["ahead"] = setup.interval(key, _key(REFERENCE, sparsity, repaired))
+        return result
+
+    found = [Cell("dense", lambda: {"rule": "dense", **setup.measure(setup.dense, "dense")})]
+    for repaired in (False, True) if setup.settings.training is not None else (False,):
+        for sparsity in setup.settings.sparsities or SPARSITIES:
+            for rule in RULES:
+                if rule != "neurons only" or sparsity <= neurons_alone:
+                    arguments = (rule, sparsity, repaired)
+                    found.append(Cell(_key(*arguments), lambda a=arguments: measure(*a)))  # type: ignore[misc]
+    return found
+
+
+def _removed(kind: Sequence[torch.Tensor]) -> float:
+    return 1 - float(torch.cat(list(kind)).double().mean())
+
+
+def _key(rule: str, sparsity: float, repaired: bool) -> str:
+    return f"{rule}/{sparsity:g}" + ("/repaired" if repaired else "")
+
+
+def _pruned(results: Results) -> list[Mapping[str, Any]]:
+    return [cell for cell in results.values() if cell["rule"] != "dense"]
+
+
+def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """One row for each cut."""
+    dense = results["dense"]
+    header = ["multiply-adds", "repair", "rule", "heads", "neurons", "dev", "mean", "change", "against equal shares"]
+    rows = [["0%", "no", "dense", "0%", "0%", f"{dense['dev']:.2f}", f"{dense['mean']:.2f}", "", ""]]
+    for cell in sorted(_pruned(results), key=lambda cell: (cell["repaired"], cell["sparsity"])):
+        removed = (f"{cell[name]:.0%}" for name in ("heads_removed", "neurons_removed"))
+        ahead = "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**cell["ahead"]) if "ahead" in cell else ""
+        rows.append(
+            [
+                f"{cell['multiply_adds_removed']:.1%}",
+                "yes" if cell["repaired"] else "no",
+                cell["rule"],
+                *removed,
+                f"{cell['dev']:.2f}",
+                f"{cell['mean']:.2f}",
+                f"{cell['change']['difference']:+.2f}",
+                ahead,
+            ]
+        )
+    return header, rows
+
+
+def paragraph(results: Results) -> str:
+    """Where each rule ends against equal shares of heads and neurons."""
+    sentences = []
+    for repaired in (False, True):
+        cells_ = [cell for cell in _pruned(results) if cell["repaired"] == repaired and "ahead" in cell]
+        for rule in dict.fromkeys(cell["rule"] for cell in cells_):
+            parts = []
+            for cell in cells_:
+                if cell["rule"] == rule:
+                    ahead = cell["ahead"]
+                    sure = " (surely)" if ahead["low"] > 0 or ahead["high"] < 0 else ""
+                    parts.append(f"{ahead['difference']:+.2f}{sure} at {cell['sparsity']:.0%}")
+            sentences.append(
+                f"{'With' if repaired else 'Without'} repair, {rule} ({RULES[rule]}) against equal shares: "
+                f"{', '.join(parts)} of the multiply-adds."
+            )
+    return " ".join(sentences)
+
+
+def draw(results: Results, axes: Any) -> None:
+    """A line for each rule over the multiply-adds removed: solid with repair, dotted without."""
+    for number, rule in enumerate(RULES):
+        for repaired, style in ((False, ":"), (True, "-")):
+            line = sorted(
+                (100 * cell["multiply_adds_removed"], cell["mean"])
+                for cell in _pruned(results)
+                if cell["rule"] == rule and cell["repaired"] == repaired
+            )
+            if line:
+                label = f"{rule}{', repaired' if repaired else ''}"
+                axes.plot(*zip(*line, strict=True), style, color=f"C{number}", marker="o", label=label)
+    axes.axhline(results["dense"]["mean"], color="black", linewidth=1, linestyle="--", label="dense")
+    axes.set_xlabel("multiply-adds of the layers removed, %")
+    axes.set_ylabel("mean Spearman x100 of the test tasks")
+    axes.legend(fontsize=8, ncols=2)
+    axes.grid(alpha=0.3)
+
+
+STUDY = Study("budgets", "Heads against neurons at equal multiply-adds", cells, paragraph, table, draw)
