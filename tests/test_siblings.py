@@ -15,7 +15,6 @@ from sparsecse.stages import Cut, DataOptions, ModelOptions
 from sparsecse.stages.rounds import fractions, prune_in_rounds
 from sparsecse.stages.siblings import (
     GRID,
-    Siblings,
     choose_reconstruction,
     choose_sparsity,
     choose_teachers,
@@ -24,12 +23,6 @@ from sparsecse.stages.siblings import (
 from sparsecse.surgery import prune
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
-
-
-@pytest.fixture
-def siblings(sentence_folder, pairs) -> Siblings:
-    encoder = load_encoder(sentence_folder)
-    return Siblings(encoder, contributions(encoder, pairs), [pairs])
 
 
 def curve(*means: float, other: tuple[float, ...] | None = None) -> list[dict]:
@@ -97,13 +90,6 @@ def test_a_light_cut_is_left_to_the_training(siblings, monkeypatch, loss, left):
     chosen, info = choose_reconstruction(siblings, mask, cut, trained_after=True)
     assert (chosen is cut) == left and (info["strength"] is None) == left
     assert choose_reconstruction(siblings, mask, cut)[1]["strength"] is not None
-
-
-@pytest.fixture
-def run(tmp_path, sentence_folder, pairs_file) -> Workdir:
-    workdir = Workdir(tmp_path / "run")
-    stages.score(workdir, ModelOptions(str(sentence_folder)), DataOptions(str(pairs_file)))
-    return workdir
 
 
 def test_choose_is_a_stage_that_is_not_run_twice(run):

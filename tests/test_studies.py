@@ -12,6 +12,7 @@ from sparsecse.cli.app import main
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.studies import STUDIES, Cell, Setup, Study, StudySettings, run_study, write_report
+from sparsecse.studies.budgets import together
 from sparsecse.studies.frontier import at_speed, spread_layers
 from sparsecse.studies.intervals import paired_interval
 from sparsecse.studies.oracle import correlations
@@ -143,6 +144,15 @@ def test_correlation_with_the_oracle_has_the_right_sign():
     assert all(value == pytest.approx(-1.0) for value in found["bad"].values())
 
 
+def test_what_sets_do_together_is_bounded_by_what_each_does(setup):
+    rows = together(setup)
+    assert {row["kind"] for row in rows} == {"heads", "neurons"} and len(rows) == 8
+    for row in rows:
+        assert row["by_squares"] <= row["by_sums"] + 1e-9 and row["by_sums"] >= 1 - 1e-6
+    first = rows[0]  # 10 % of nine heads is one head, which is its own set
+    assert (first["by_squares"], first["by_sums"]) == pytest.approx((1, 1), rel=1e-5)
+
+
 @pytest.fixture
 def setup(tmp_path, sentence_folder, pairs, sentences) -> Setup:
     training = TrainingSettings(batch_size=4, max_steps=4, eval_every=2, queue_size=4, precision="float32")
@@ -166,7 +176,7 @@ CELLS = {
     "rewind": 2 * (1 + 2 * 4),
     "objectives": 3 * (1 + 2),
     "frontier": 1 + 2 + 2 * 2,
-    "budgets": 1 + 2 * 2 * 4,  # a tiny model cannot do it with neurons only
+    "budgets": 2 + 2 * 2 * 4,  # a tiny model cannot do it with neurons only
     "tasks": 1 + 1 + 2,
 }
 

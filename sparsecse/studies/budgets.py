@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from sparsecse.budgets import multiply_add_cost, removed_fraction, select_by_cost
-from sparsecse.masks import Budget, Mask, select
+from sparsecse.masks import Budget, Mask, lowest, select
+from sparsecse.scoring import ScoringSettings
+from sparsecse.scoring.accumulators import BlockFisher
+from sparsecse.scoring.gradients import accumulate_one
 from sparsecse.stages.siblings import choose_reconstruction
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
@@ -18,6 +21,7 @@ from sparsecse.surgery import prune
 SPARSITIES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
 REFERENCE = "equal shares"
 OURS = "squares"
+TOGETHER = "together"
 RULES = {
     REFERENCE: "the same fraction of heads and of neurons",
     OURS: "least sum of squared scores",
@@ -66,7 +70,10 @@ def cells(setup: Setup) -> list[Cell]:
             result["ahead"] = setup.interval(key, _key(REFERENCE, sparsity, repaired))
         return result
 
-    found = [Cell("dense", lambda: {"rule": "dense", **setup.measure(setup.dense, "dense")})]
+    found = [
+        Cell("dense", lambda: {"rule": "dense", **setup.measure(setup.dense, "dense")}),
+        Cell(TOGETHER, lambda: {"rule": TOGETHER, "sets": together(setup)}),
+    ]
     for repaired in (False, True) if setup.settings.training is not None else (False,):
         for sparsity in setup.settings.sparsities or SPARSITIES:
             for rule in RULES:
@@ -74,6 +81,36 @@ def cells(setup: Setup) -> list[Cell]:
                     arguments = (rule, sparsity, repaired)
                     found.append(Cell(_key(*arguments), lambda a=arguments: measure(*a)))  # type: ignore[misc]
     return found
+
+
+def together(setup: Setup) -> list[dict[str, Any]]:
+    """What the lowest-scored of a kind do to L together, against what the rules make of their own scores.
+
+    The true size is the root of E_x (sum of dL/dg_x over the set)^2, with what different layers do taken as unrelated.
+
+    Returns:
+        for each kind and fraction: by_squares, the root of the sum of E_x (dL/dg_x)^2 as a multiple of the true size;
+        by_sums, the sum of their roots.
+    """
+    blocks = BlockFisher(setup.dense)
+    accumulate_one(setup.dense, setup.score_pairs, ScoringSettings(), blocks, setup.progress("Scoring sets"))
+    found = blocks.result()
+    layers = len(found) // 2
+    rows = []
+    for kind, own in (("heads", found[:layers]), ("neurons", found[layers:])):
+        own = [block.double().cpu() for block in own]
+        squares = [block.diagonal() for block in own]
+        count = sum(map(len, squares))
+        for fraction in (0.1, 0.2, 0.35, 0.5):
+            marks = [mark.double() for mark in lowest(squares, round(fraction * count))]
+            true = sum(float(mark @ block @ mark) for mark, block in zip(marks, own, strict=True)) ** 0.5
+            of_squares = sum(float(mark @ square) for mark, square in zip(marks, squares, strict=True)) ** 0.5
+            of_sums = sum(float(mark @ square.sqrt()) for mark, square in zip(marks, squares, strict=True))
+            if true:
+                rows.append(
+                    {"kind": kind, "removed": fraction, "by_squares": of_squares / true, "by_sums": of_sums / true}
+                )
+    return rows
 
 
 def _removed(kind: Sequence[torch.Tensor]) -> float:
@@ -85,7 +122,7 @@ def _key(rule: str, sparsity: float, repaired: bool) -> str:
 
 
 def _pruned(results: Results) -> list[Mapping[str, Any]]:
-    return [cell for cell in results.values() if cell["rule"] != "dense"]
+    return [cell for cell in results.values() if cell["rule"] in RULES]
 
 
 def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
@@ -127,6 +164,17 @@ def paragraph(results: Results) -> str:
                 f"{'With' if repaired else 'Without'} repair, {rule} ({RULES[rule]}) against equal shares: "
                 f"{', '.join(parts)} of the multiply-adds."
             )
+    sets = results[TOGETHER]["sets"]
+    for kind in dict.fromkeys(row["kind"] for row in sets):
+        parts = [
+            f"{row['by_squares']:.2f} and {row['by_sums']:.1f} times at {row['removed']:.0%}"
+            for row in sets
+            if row["kind"] == kind
+        ]
+        sentences.append(
+            f"What the lowest-scored {kind} do to the objective together is put by squares and by sums at "
+            f"{', '.join(parts)} of its size."
+        )
     return " ".join(sentences)
 
 
