@@ -7,11 +7,13 @@ import torch
 from conftest import SENTEVAL, SHARED_DATA, distilbert_twin, needs_senteval, roberta_twin
 
 from sparsecse import stages
+from sparsecse.budgets import multiply_add_cost, select_by_cost
 from sparsecse.datasets import PairSet, load_pairs
 from sparsecse.encoders import Encoder, load_encoder
-from sparsecse.evaluation import evaluate
+from sparsecse.evaluation import evaluate, spearman
 from sparsecse.gates import gated
 from sparsecse.masks import Budget, select
+from sparsecse.runtime import Runtime
 from sparsecse.scoring import contributions, magnitude, random
 from sparsecse.stages import Cut, DataOptions, ModelOptions
 from sparsecse.surgery import gates_of, prune
@@ -64,6 +66,17 @@ def test_random_and_magnitude_at_twenty_percent_fall(dense, before):
         assert after.tasks["stsb-test"].spearman < before.tasks["stsb-test"].spearman
 
 
+@needs_senteval
+@pytest.mark.parametrize("sparsity", [0.2, 0.5])
+def test_budgets_in_which_heads_and_neurons_compete_choose_well(dense, scores, sparsity):
+    """On both dev sets as good as equal shares of the same cost; plain sums of scores lose up to 19 points more."""
+    mask = select_by_cost(scores, multiply_add_cost(dense.model.config), sparsity)
+    cut, equal = (prune(dense, one) for one in (mask, select(scores, Budget.of(scores.sizes(), sparsity=sparsity))))
+    for name in ("stsb", "sickr"):
+        pairs = load_pairs(name, split="dev", data_dir=SENTEVAL)
+        assert spearman(Runtime(cut), pairs) > spearman(Runtime(equal), pairs) - 0.3
+
+
 def test_the_pruned_model_computes_what_the_gated_one_does(dense):
     pairs = load_pairs("demo")
     texts = pairs.sentences()[:64]
@@ -101,7 +114,7 @@ def test_a_run_with_distillation_ends_above_dense(minilm, tmp_path):
     workdir = Workdir(tmp_path / "run")
     plan = stages.Plan(
         model=ModelOptions(str(minilm)),
-        data=DataOptions("stsb", data_dir=str(SENTEVAL)),
+        data=DataOptions("stsb", data_dir=SENTEVAL),
         train_data=DataOptions(str(SHARED_DATA / "sentences.txt.gz")),
         cut=Cut(sparsity=0.2),
         tasks="stsb-test",

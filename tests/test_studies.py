@@ -172,7 +172,7 @@ CELLS = {
     "sparsity": 1 + 2 * (1 + 1 + 2),
     "scorers": 1 + 2 * (1 + 2 + 2 + 2),
     "oracle": 12 + 2 + 1 + 2,
-    "lambda": 1 + 2 * 5,
+    "lambda": 1 + 2 * 2 * 5,
     "rewind": 2 * (1 + 2 * 4),
     "objectives": 3 * (1 + 2),
     "frontier": 1 + 2 + 2 * 2,
@@ -216,7 +216,7 @@ def test_the_command_line(sentence_folder, pairs_file, tmp_path, capsys):
         *(f"{x:g}/0.5" for x in (0, 0.25, 0.5, 0.75, 1)),
     }
     assert main(arguments) == 0
-    assert "Averaged over the sparsities" in capsys.readouterr().out
+    assert "averaged over the sparsities" in capsys.readouterr().out
     assert main(["study", "nothing", str(sentence_folder), "--data", str(pairs_file)]) == 2
     assert "no study 'nothing'" in capsys.readouterr().err
     assert main([*arguments[:3], "--data", str(pairs_file), "--sparsities", "2"]) == 2

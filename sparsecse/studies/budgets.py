@@ -13,7 +13,6 @@ from sparsecse.masks import Budget, Mask, lowest, select
 from sparsecse.scoring import ScoringSettings
 from sparsecse.scoring.accumulators import BlockFisher
 from sparsecse.scoring.gradients import accumulate_one
-from sparsecse.stages.siblings import choose_reconstruction
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 from sparsecse.surgery import prune
@@ -51,10 +50,7 @@ def cells(setup: Setup) -> list[Cell]:
 
     def measure(rule: str, sparsity: float, repaired: bool) -> dict[str, Any]:
         mask = masks[rule](sparsity)
-        encoder = prune(setup.dense, mask)
-        if repaired:
-            encoder, _ = choose_reconstruction(setup.siblings, mask, encoder, trained_after=True)
-            setup.repaired(encoder)
+        encoder = setup.repaired_cut(mask) if repaired else prune(setup.dense, mask)
         key = _key(rule, sparsity, repaired)
         result = {
             "rule": rule,

@@ -11,7 +11,6 @@ from sparsecse.encoders import Encoder
 from sparsecse.masks import Mask, keep_layers
 from sparsecse.stages import Cut
 from sparsecse.stages.layers import best_layers, search_layers
-from sparsecse.stages.siblings import choose_reconstruction
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 from sparsecse.surgery import prune
@@ -44,9 +43,7 @@ def cells(setup: Setup) -> list[Cell]:
         return result
 
     def pruned(kind: str, about: dict[str, Any], mask: Mask, key: str) -> dict[str, Any]:
-        encoder, _ = choose_reconstruction(setup.siblings, mask, prune(setup.dense, mask), trained_after=True)
-        setup.repaired(encoder)
-        return measured(kind, {**about, "kept": mask.kept()}, encoder, key)
+        return measured(kind, {**about, "kept": mask.kept()}, setup.repaired_cut(mask), key)
 
     def structures(sparsity: float, key: str) -> dict[str, Any]:
         return pruned("pruned", {"sparsity": sparsity}, setup.mask(setup.scores(), sparsity), key)

@@ -13,18 +13,21 @@ SPARSITIES = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 def cells(setup: Setup) -> list[Cell]:
-    """Each lambda at each sparsity, without repair."""
+    """Each lambda at each sparsity, without repair and, where there is one, with it."""
 
-    def measure(weight: float, sparsity: float, key: str) -> dict[str, Any]:
-        measured = setup.measure(setup.cut(setup.scores(weight=weight), sparsity), key)
+    def measure(weight: float, sparsity: float, repaired: bool, key: str) -> dict[str, Any]:
+        scores = setup.scores(weight=weight)
+        encoder = setup.repaired_cut(setup.mask(scores, sparsity)) if repaired else setup.cut(scores, sparsity)
+        measured = setup.measure(encoder, key)
         change = {"change": setup.interval(key, "dense")} if sparsity else {}
-        return {"lambda": weight, "sparsity": sparsity, **measured, **change}
+        return {"lambda": weight, "sparsity": sparsity, "repaired": repaired, **measured, **change}
 
-    found = [Cell("dense", lambda: measure(0.5, 0.0, "dense"))]
-    for sparsity in setup.settings.sparsities or SPARSITIES:
-        for weight in LAMBDAS:
-            key = f"{weight:g}/{sparsity:g}"
-            found.append(Cell(key, lambda a=(weight, sparsity, key): measure(*a)))  # type: ignore[misc]
+    found = [Cell("dense", lambda: measure(0.5, 0.0, False, "dense"))]
+    for repaired in (False, True) if setup.settings.training is not None else (False,):
+        for sparsity in setup.settings.sparsities or SPARSITIES:
+            for weight in LAMBDAS:
+                key = f"{weight:g}/{sparsity:g}" + ("/repaired" if repaired else "")
+                found.append(Cell(key, lambda a=(weight, sparsity, repaired, key): measure(*a)))  # type: ignore[misc]
     return found
 
 
@@ -32,29 +35,51 @@ def _pruned(results: Results) -> list[Any]:
     return [cell for key, cell in results.items() if key != "dense"]
 
 
+def _lines(results: Results) -> dict[tuple[bool, float], list[Any]]:
+    """The cells of each (repaired, sparsity), in that order."""
+    found: dict[tuple[bool, float], list[Any]] = {}
+    for cell in _pruned(results):
+        found.setdefault((cell.get("repaired", False), cell["sparsity"]), []).append(cell)
+    return dict(sorted(found.items()))
+
+
+def _label(line: tuple[bool, float]) -> str:
+    repaired, sparsity = line
+    return f"{sparsity:.0%}{', repaired' if repaired else ''}"
+
+
 def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """Lambda down, sparsity across: the change of the mean against dense."""
-    sparsities = sorted({cell["sparsity"] for cell in _pruned(results)})
+    """Lambda down, sparsity across, without repair first: the change of the mean against dense."""
     weights = sorted({cell["lambda"] for cell in _pruned(results)})
-    by = {(cell["lambda"], cell["sparsity"]): cell for cell in _pruned(results)}
+    lines = _lines(results)
+    by = {(cell["lambda"], line): cell for line, own in lines.items() for cell in own}
     rows = [
         [
             f"{weight:g}",
             *(
-                "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**by[weight, sparsity]["change"])
-                if (weight, sparsity) in by
+                "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**by[weight, line]["change"])
+                if (weight, line) in by
                 else ""
-                for sparsity in sparsities
+                for line in lines
             ),
         ]
         for weight in weights
     ]
-    return ["lambda", *(f"{sparsity:.0%}" for sparsity in sparsities)], rows
+    return ["lambda", *map(_label, lines)], rows
 
 
 def paragraph(results: Results) -> str:
-    """The best lambda on the test tasks and on dev, averaged over the sparsities."""
-    cells = _pruned(results)
+    """The best lambda on the test tasks and on dev, averaged over the sparsities, without repair and with it."""
+    sentences = []
+    for repaired in (False, True):
+        own = [cell for cell in _pruned(results) if cell.get("repaired", False) == repaired]
+        if own:
+            label = "With repair" if repaired else "Without repair"
+            sentences.append(f"{label}: {_best(own, results['dense']['mean'])}")
+    return " ".join(sentences)
+
+
+def _best(cells: Sequence[Any], dense: float) -> str:
     weights = sorted({cell["lambda"] for cell in cells})
 
     def mean(weight: float, name: str) -> float:
@@ -62,10 +87,10 @@ def paragraph(results: Results) -> str:
         return sum(values) / len(values)
 
     best, chosen = (max(weights, key=lambda weight: mean(weight, name)) for name in ("mean", "dev"))
-    ends = ", ".join(f"{weight:g}: {mean(weight, 'mean') - results['dense']['mean']:+.2f}" for weight in weights)
+    ends = ", ".join(f"{weight:g}: {mean(weight, 'mean') - dense:+.2f}" for weight in weights)
     alone = [mean(weight, "mean") - mean(0.5, "mean") for weight in (1.0, 0.0)]
     return (
-        f"Averaged over the sparsities, the change of the mean against dense is, by lambda, {ends}. The best lambda on "
+        f"averaged over the sparsities, the change of the mean against dense is, by lambda, {ends}. The best lambda on "
         f"the test tasks is {best:g}; dev would choose {chosen:g}. Alignment alone (1) and uniformity alone (0) differ "
         f"from the even mix by {alone[0]:+.2f} and {alone[1]:+.2f}."
     )
@@ -73,13 +98,13 @@ def paragraph(results: Results) -> str:
 
 def draw(results: Results, axes: Any) -> None:
     """A line for each sparsity over lambda."""
-    for sparsity in sorted({cell["sparsity"] for cell in _pruned(results)}):
-        line = sorted((c["lambda"], c["mean"]) for c in _pruned(results) if c["sparsity"] == sparsity)
-        axes.plot([x for x, _ in line], [y for _, y in line], marker="o", label=f"{sparsity:.0%} removed")
+    for line, cells in _lines(results).items():
+        points = sorted((cell["lambda"], cell["mean"]) for cell in cells)
+        axes.plot(*zip(*points, strict=True), "-" if line[0] else ":", marker="o", label=f"{_label(line)}")
     axes.axhline(results["dense"]["mean"], color="black", linewidth=1, linestyle="--", label="dense")
     axes.set_xlabel("lambda: weight of alignment against uniformity")
     axes.set_ylabel("mean Spearman x100 of the test tasks")
-    axes.legend()
+    axes.legend(title="removed")
     axes.grid(alpha=0.3)
 
 

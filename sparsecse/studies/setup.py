@@ -33,7 +33,7 @@ from sparsecse.scoring import (
     objective_value,
     scoring_method,
 )
-from sparsecse.stages.siblings import Siblings, choose_teachers
+from sparsecse.stages.siblings import Siblings, choose_reconstruction, choose_teachers
 from sparsecse.studies.intervals import paired_interval
 from sparsecse.surgery import prune
 from sparsecse.training import TrainingResult, TrainingSettings, train
@@ -169,6 +169,12 @@ class Setup:
             teacher=self.teachers if teachers is None else teachers,
             dev_score=self.dev,
         )
+
+    def repaired_cut(self, mask: Mask) -> Encoder:
+        """The dense model cut by a mask and repaired as `run` does it: reconstructed where that helps, then trained."""
+        encoder, _ = choose_reconstruction(self.siblings, mask, prune(self.dense, mask), trained_after=True)
+        self.repaired(encoder)
+        return encoder
 
     def objective(self, encoder: Encoder) -> float:
         """L of the scores, over the pairs that are scored."""
