@@ -114,7 +114,7 @@ def test_a_run_with_distillation_ends_above_dense(minilm, tmp_path):
     workdir = Workdir(tmp_path / "run")
     plan = stages.Plan(
         model=ModelOptions(str(minilm)),
-        data=DataOptions("stsb", data_dir=SENTEVAL),
+        data=DataOptions("stsb", data_dir=str(SENTEVAL)),
         train_data=DataOptions(str(SHARED_DATA / "sentences.txt.gz")),
         cut=Cut(sparsity=0.2),
         tasks="stsb-test",
