@@ -102,7 +102,7 @@ def test_losses_keep_each_order_and_the_kinds_as_they_combine(combine):
     assert negative.heads[0][0] < 0 < negative.heads[0][1] and not negative.neurons[0].any()
 
 
-def test_many_unrelated_neurons_lose_what_squares_say(bert):
+def test_many_unrelated_neurons_lose_what_squares_say():
     """Contributions of random signs: the sum of n of size s is about s * sqrt(n), so that n of them weigh like one
     head of that size, which their plain sum would call sqrt(n) times too dear."""
     signs = torch.randint(0, 2, (400, 64), generator=torch.Generator().manual_seed(0)).double() * 2 - 1

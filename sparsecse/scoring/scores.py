@@ -70,15 +70,14 @@ class Scores:
           the sum of their scores says.
         - "order": their squares, divided by the sum over the kind. The scores of the kinds have no unit in common.
         """
-        if self.combine == "sums":
-            found = [tensor.double() for tensor in self.tensors()]
-        else:
-            found = [tensor.double() * tensor.double().abs() for tensor in self.tensors()]
-        layers = len(self.heads)
+        kinds = [[own.double() for own in kind] for kind in (self.heads, self.neurons)]
+        if self.combine != "sums":
+            kinds = [[own * own.abs() for own in kind] for kind in kinds]
         if self.combine == "order":
-            totals = [sum(float(own.abs().sum()) for own in kind) or 1.0 for kind in (found[:layers], found[layers:])]
-            found = [own / totals[number >= layers] for number, own in enumerate(found)]
-        return Scores.of(found, self.values, combine="sums")
+            totals = [sum(float(own.abs().sum()) for own in kind) or 1.0 for kind in kinds]
+            kinds = [[own / total for own in kind] for kind, total in zip(kinds, totals, strict=True)]
+        heads, neurons = map(tuple, kinds)
+        return Scores(heads, neurons, self.values, "sums")
 
     def tensors(self) -> list[torch.Tensor]:
         """One tensor per layer for heads, followed by one per layer for neurons, as `of` takes them."""

@@ -13,6 +13,8 @@ from sparsecse.masks import Budget, Mask, lowest, select
 from sparsecse.scoring import ScoringSettings
 from sparsecse.scoring.accumulators import BlockFisher
 from sparsecse.scoring.gradients import accumulate_one
+from sparsecse.studies.drawing import finish_axes
+from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 from sparsecse.surgery import prune
@@ -32,20 +34,21 @@ RULES = {
 
 def cells(setup: Setup) -> list[Cell]:
     """Each rule at each fraction of the layers' multiply-adds, without repair and, where there is one, with it."""
-    scores = setup.scores()
-    sizes = scores.sizes()
+    sizes = setup.dense.model.config.layer_sizes()
     model = multiply_add_cost(setup.dense.model.config)
     neurons_alone = removed_fraction(model, sizes, [(heads, 0) for heads, _ in sizes])
 
     def by(combine: str) -> Callable[[float], Mask]:
-        return lambda sparsity: select_by_cost(replace(scores, combine=combine), model, sparsity)
+        return lambda sparsity: select_by_cost(replace(setup.scores(), combine=combine), model, sparsity)
 
     masks: Mapping[str, Callable[[float], Mask]] = {
-        REFERENCE: lambda sparsity: setup.mask(scores, sparsity),
+        REFERENCE: lambda sparsity: setup.mask(setup.scores(), sparsity),
         OURS: by("squares"),
         "shares of squares": by("order"),
         "sums": by("sums"),
-        "neurons only": lambda sparsity: select(scores, Budget.of(sizes, neuron_sparsity=sparsity / neurons_alone)),
+        "neurons only": lambda sparsity: select(
+            setup.scores(), Budget.of(sizes, neuron_sparsity=sparsity / neurons_alone)
+        ),
     }
 
     def measure(rule: str, sparsity: float, repaired: bool) -> dict[str, Any]:
@@ -128,7 +131,6 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     rows = [["0%", "no", "dense", "0%", "0%", f"{dense['dev']:.2f}", f"{dense['mean']:.2f}", "", ""]]
     for cell in sorted(_pruned(results), key=lambda cell: (cell["repaired"], cell["sparsity"])):
         removed = (f"{cell[name]:.0%}" for name in ("heads_removed", "neurons_removed"))
-        ahead = "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**cell["ahead"]) if "ahead" in cell else ""
         rows.append(
             [
                 f"{cell['multiply_adds_removed']:.1%}",
@@ -138,7 +140,7 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
                 f"{cell['dev']:.2f}",
                 f"{cell['mean']:.2f}",
                 f"{cell['change']['difference']:+.2f}",
-                ahead,
+                interval_text(cell.get("ahead")),
             ]
         )
     return header, rows
@@ -186,11 +188,7 @@ def draw(results: Results, axes: Any) -> None:
             if line:
                 label = f"{rule}{', repaired' if repaired else ''}"
                 axes.plot(*zip(*line, strict=True), style, color=f"C{number}", marker="o", label=label)
-    axes.axhline(results["dense"]["mean"], color="black", linewidth=1, linestyle="--", label="dense")
-    axes.set_xlabel("multiply-adds of the layers removed, %")
-    axes.set_ylabel("mean Spearman x100 of the test tasks")
-    axes.legend(fontsize=8, ncols=2)
-    axes.grid(alpha=0.3)
+    finish_axes(axes, "multiply-adds of the layers removed, %", results["dense"]["mean"], fontsize=8, ncols=2)
 
 
 STUDY = Study("budgets", "Heads against neurons at equal multiply-adds", cells, paragraph, table, draw)

@@ -13,6 +13,8 @@ from scipy.stats import spearmanr
 
 from sparsecse.datasets import DropoutViews, PairSet, SetNotFoundError, load_pairs, views_of
 from sparsecse.scoring import Scores
+from sparsecse.studies.drawing import finish_axes
+from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 
@@ -115,12 +117,7 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         for kind in ("heads", "neurons"):
             lowest = min(_agreement(results, name, kind), default=None)
             row += ["" if with_first is None else f"{with_first[kind]:.3f}", "" if lowest is None else f"{lowest:.3f}"]
-        row += [
-            "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**by[name, sparsity])
-            if (name, sparsity) in by
-            else ""
-            for sparsity in sparsities
-        ]
+        row += [interval_text(by.get((name, sparsity))) for sparsity in sparsities]
         rows.append(row)
     header = ["scored on", "positives", "sentences"]
     header += [f"{kind}{what}" for kind in ("heads", "neurons") for what in ("", ", lowest")]
@@ -163,11 +160,7 @@ def draw(results: Results, axes: Any) -> None:
         line = sorted((c["sparsity"], c["mean"]) for c in _of(results, "cut") if c["set"] == cell["set"])
         style = "-" if cell["positives"] == "gold" else ":"
         axes.plot([100 * x for x, _ in line], [y for _, y in line], style, marker="o", label=cell["set"])
-    axes.axhline(results["dense"]["mean"], color="black", linewidth=1, linestyle="--", label="dense")
-    axes.set_xlabel("heads and neurons removed, %")
-    axes.set_ylabel("mean Spearman x100 of the test tasks")
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
+    finish_axes(axes, "heads and neurons removed, %", results["dense"]["mean"], fontsize=8)
 
 
 STUDY = Study("data", "Scores on other data, and without gold scores", cells, paragraph, table, draw)

@@ -11,6 +11,8 @@ from sparsecse.encoders import Encoder
 from sparsecse.masks import Mask, keep_layers
 from sparsecse.stages import Cut
 from sparsecse.stages.layers import best_layers, search_layers
+from sparsecse.studies.drawing import finish_axes
+from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 from sparsecse.surgery import prune
@@ -87,9 +89,14 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
             "pruned": f"{cell.get('sparsity', 0):.0%} of heads and neurons",
             "both": f"{cell.get('sparsity', 0):.0%}, layers {cell.get('layers')} left",
         }
-        change = "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**cell["change"]) if "change" in cell else ""
         rows.append(
-            [what[cell["kind"]], f"{cell['speedup']:.2f}x", f"{cell['dev']:.2f}", f"{cell['mean']:.2f}", change]
+            [
+                what[cell["kind"]],
+                f"{cell['speedup']:.2f}x",
+                f"{cell['dev']:.2f}",
+                f"{cell['mean']:.2f}",
+                interval_text(cell.get("change")),
+            ]
         )
     return ["model", "speed", "dev", "mean", "change (95 %)"], rows
 
@@ -130,13 +137,9 @@ def draw(results: Results, axes: Any) -> None:
         line = _line(results, kind)
         axes.plot([c["speedup"] for c in line], [c["mean"] for c in line], marker="o", label=f"{label}, repaired")
     dense = results["dense"]["mean"]
-    axes.axhline(dense, color="black", linewidth=1, linestyle="--", label="dense")
     if min(cell["mean"] for cell in results.values()) < dense - DEEPEST:  # one ruined model would flatten all the rest
         axes.set_ylim(bottom=dense - DEEPEST)
-    axes.set_xlabel("times as fast as the dense model (same runtime, float32)")
-    axes.set_ylabel("mean Spearman x100 of the test tasks")
-    axes.legend()
-    axes.grid(alpha=0.3)
+    finish_axes(axes, "times as fast as the dense model (same runtime, float32)", dense)
 
 
 STUDY = Study("frontier", "Quality against measured speed", cells, paragraph, table, draw)

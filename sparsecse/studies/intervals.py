@@ -20,6 +20,11 @@ def _correlations(first: np.ndarray, second: np.ndarray, weights: np.ndarray) ->
     return covariance / np.sqrt(spread_a * spread_b)
 
 
+def interval_text(interval: Mapping[str, float] | None) -> str:
+    """A difference with the ends of its interval, for tables; nothing for None."""
+    return "" if interval is None else "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**interval)
+
+
 def paired_interval(
     golds: Mapping[str, np.ndarray],
     ours: Sequence[Mapping[str, np.ndarray]],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sparsecse.studies.drawing import finish_axes
+from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 
@@ -52,19 +54,8 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """Lambda down, sparsity across, without repair first: the change of the mean against dense."""
     weights = sorted({cell["lambda"] for cell in _pruned(results)})
     lines = _lines(results)
-    by = {(cell["lambda"], line): cell for line, own in lines.items() for cell in own}
-    rows = [
-        [
-            f"{weight:g}",
-            *(
-                "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**by[weight, line]["change"])
-                if (weight, line) in by
-                else ""
-                for line in lines
-            ),
-        ]
-        for weight in weights
-    ]
+    by = {(cell["lambda"], line): cell["change"] for line, own in lines.items() for cell in own}
+    rows = [[f"{weight:g}", *(interval_text(by.get((weight, line))) for line in lines)] for weight in weights]
     return ["lambda", *map(_label, lines)], rows
 
 
@@ -72,7 +63,7 @@ def paragraph(results: Results) -> str:
     """The best lambda on the test tasks and on dev, averaged over the sparsities, without repair and with it."""
     sentences = []
     for repaired in (False, True):
-        own = [cell for cell in _pruned(results) if cell.get("repaired", False) == repaired]
+        own = [cell for line, cells in _lines(results).items() if line[0] == repaired for cell in cells]
         if own:
             label = "With repair" if repaired else "Without repair"
             sentences.append(f"{label}: {_best(own, results['dense']['mean'])}")
@@ -100,12 +91,8 @@ def draw(results: Results, axes: Any) -> None:
     """A line for each sparsity over lambda."""
     for line, cells in _lines(results).items():
         points = sorted((cell["lambda"], cell["mean"]) for cell in cells)
-        axes.plot(*zip(*points, strict=True), "-" if line[0] else ":", marker="o", label=f"{_label(line)}")
-    axes.axhline(results["dense"]["mean"], color="black", linewidth=1, linestyle="--", label="dense")
-    axes.set_xlabel("lambda: weight of alignment against uniformity")
-    axes.set_ylabel("mean Spearman x100 of the test tasks")
-    axes.legend(title="removed")
-    axes.grid(alpha=0.3)
+        axes.plot(*zip(*points, strict=True), "-" if line[0] else ":", marker="o", label=_label(line))
+    finish_axes(axes, "lambda: weight of alignment against uniformity", results["dense"]["mean"], title="removed")
 
 
 STUDY = Study("lambda", "Alignment against uniformity in the score", cells, paragraph, table, draw)

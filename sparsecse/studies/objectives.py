@@ -10,6 +10,8 @@ from typing import Any
 from sparsecse.datasets import SetNotFoundError, load_pairs
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
+from sparsecse.studies.drawing import finish_axes
+from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 from sparsecse.training import TrainingSettings, train
@@ -72,7 +74,7 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
             f"{cell['sparsity']:.0%}",
             f"{cell['dev']:.2f}",
             f"{cell['mean']:.2f}",
-            "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**cell["change"]) if "change" in cell else "",
+            interval_text(cell.get("change")),
             f"{cell['alignment']:.3f}",
             f"{cell['uniformity']:.3f}",
         ]
@@ -100,10 +102,7 @@ def draw(results: Results, axes: Any) -> None:
     for objective in dict.fromkeys(cell["objective"] for cell in results.values()):
         line = sorted((c["sparsity"], c["mean"]) for c in results.values() if c["objective"] == objective)
         axes.plot([100 * x for x, _ in line], [y for _, y in line], marker="o", label=objective)
-    axes.set_xlabel("heads and neurons removed, %")
-    axes.set_ylabel("mean Spearman x100 of the test tasks")
-    axes.legend()
-    axes.grid(alpha=0.3)
+    finish_axes(axes, "heads and neurons removed, %")
 
 
 STUDY = Study("objectives", "Sparsity after other contrastive objectives", cells, paragraph, table, draw)

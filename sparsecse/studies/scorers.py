@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sparsecse.studies.drawing import finish_axes
+from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 
@@ -82,11 +84,11 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
                 f"{_mean([cell['dev'] for cell in group]):.2f}",
                 f"{_mean(means):.2f}{spread}",
                 f"{_mean(means) - dense:+.2f}",
-                "{:+.2f} ({:+.2f} to {:+.2f})".format(
-                    *(_mean([one[name] for one in ahead]) for name in ("difference", "low", "high"))
-                )
-                if ahead
-                else "",
+                interval_text(
+                    {name: _mean([one[name] for one in ahead]) for name in ("difference", "low", "high")}
+                    if ahead
+                    else None
+                ),
             ]
         )
     return header, rows
@@ -141,11 +143,7 @@ def draw(results: Results, axes: Any) -> None:
                     linewidth=2.5 if method == OURS else 1.2,
                     label=f"{method}{', repaired' if repaired else ''}",
                 )
-    axes.axhline(results["dense"]["mean"], color="black", linewidth=1, linestyle="--", label="dense")
-    axes.set_xlabel("heads and neurons removed, %")
-    axes.set_ylabel("mean Spearman x100 of the test tasks")
-    axes.legend(fontsize=8, ncols=2)
-    axes.grid(alpha=0.3)
+    finish_axes(axes, "heads and neurons removed, %", results["dense"]["mean"], fontsize=8, ncols=2)
 
 
 STUDY = Study("scorers", "The paper's score against its rivals", cells, paragraph, table, draw)

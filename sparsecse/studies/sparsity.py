@@ -9,6 +9,8 @@ from typing import Any
 from sparsecse.encoders import Encoder
 from sparsecse.masks import Mask
 from sparsecse.stages.siblings import choose_reconstruction, within_tolerance
+from sparsecse.studies.drawing import finish_axes
+from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 
@@ -107,7 +109,6 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         for cell in _curve(results, repair):
             if repair != NONE and not cell["sparsity"]:
                 continue
-            change = cell.get("change")
             rows.append(
                 [
                     f"{cell['sparsity']:.0%}",
@@ -115,7 +116,7 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
                     f"{cell['dev']:.2f}",
                     *(f"{cell['tasks'][task]:.2f}" for task in tasks),
                     f"{cell['mean']:.2f}",
-                    f"{change['difference']:+.2f} ({change['low']:+.2f} to {change['high']:+.2f})" if change else "",
+                    interval_text(cell.get("change")),
                     f"{cell['alignment']:.3f}",
                     f"{cell['uniformity']:.3f}",
                     f"{cell['speedup']:.2f}x",
@@ -173,11 +174,7 @@ def draw(results: Results, axes: Any) -> None:
         axes.plot(x, [cell["mean"] for cell in line], marker="o", label=LABELS[repair])
         low, high = ([dense + cell["change"][end] for cell in line] for end in ("low", "high"))
         axes.fill_between(x, low, high, alpha=0.2)
-    axes.axhline(dense, color="black", linewidth=1, linestyle="--", label="dense")
-    axes.set_xlabel("heads and neurons removed, %")
-    axes.set_ylabel("mean Spearman x100 of the test tasks")
-    axes.legend()
-    axes.grid(alpha=0.3)
+    finish_axes(axes, "heads and neurons removed, %", dense)
 
 
 STUDY = Study("sparsity", "Quality against sparsity", cells, paragraph, table, draw)
