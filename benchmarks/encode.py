@@ -43,8 +43,8 @@ from sparsecse.benchmarking import PRECISIONS, RUNTIMES, benchmark, machine, ver
 from sparsecse.benchmarking.runtimes import combinations
 from sparsecse.datasets import load_sentences
 from sparsecse.encoders import Encoder, load_encoder, save_encoder
-from sparsecse.masks import Mask
-from sparsecse.surgery import prune
+from sparsecse.pruning.masks import Mask
+from sparsecse.pruning.surgery import prune
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "senteval"
 OURS = "sparsecse"

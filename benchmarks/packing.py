@@ -20,10 +20,10 @@ from sparsecse.benchmarking import machine, versions
 from sparsecse.datasets import load_pairs
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.evaluation import evaluate
-from sparsecse.masks import Budget, Mask, select, select_portable
 from sparsecse.packing import CardFacts, count_parameters, pack
+from sparsecse.pruning.masks import Budget, Mask, select, select_portable
+from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import contributions
-from sparsecse.surgery import prune
 from sparsecse.vocabulary import Corpus, fit_vocabulary
 
 TASKS = "sts12,sts14,sts15,stsb-test"

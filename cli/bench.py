@@ -65,8 +65,8 @@ def bench(
     runtime and precision.
     """
     from sparsecse import stages
+    from sparsecse.cli.tables import bench_table, size_table, skip_notes
     from sparsecse.datasets import load_sentences
-    from sparsecse.reports import bench_table, size_table, skip_notes
 
     texts = load_sentences(data, columns=options.split_list(columns), split=split, data_dir=data_dir)[:sentences]
     settings: dict[str, Any] = {

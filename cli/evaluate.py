@@ -44,8 +44,8 @@ def evaluate(
     folder and scikit-learn (the extra `transfer`).
     """
     from sparsecse import stages
+    from sparsecse.cli.tables import evaluation_tables
     from sparsecse.evaluation import evaluate as measure
-    from sparsecse.reports import evaluation_tables
     from sparsecse.runtime import Runtime
 
     if model:

@@ -25,7 +25,7 @@ def inspect(
 ) -> None:
     """Show a model's family, sizes, pooling and bytes, or a run directory's stages and their state."""
     from sparsecse import stages
-    from sparsecse.reports import layer_table, run_table, summary_table
+    from sparsecse.cli.tables import layer_table, run_table, summary_table
 
     folder = Path(what) if what else workdir
     if not what or (folder.is_dir() and Workdir.is_one(folder)):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from sparsecse.cli import options
-from sparsecse.cli.cutting import CutOptions, takes_cut_options
 from sparsecse.cli.output import note, progress, show
+from sparsecse.cli.recipe import RecipeOptions, takes_recipe_options
 from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
 
 
-@takes_cut_options()
+@takes_recipe_options()
 def prune(
     model: options.CutModel = "",
     *,
-    cut: CutOptions,
+    cut: RecipeOptions,
     dev: options.ChoiceDev = None,
     data_dir: options.DataDir = None,
     pooling: options.Pooling = None,
@@ -25,10 +25,10 @@ def prune(
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
-    """Cut the scored model; scores are read, not computed again."""
+    """Prune the scored model; scores are read, not computed again."""
     with session(workdir, threads) as run:
         from sparsecse import stages
-        from sparsecse.reports import cut_tables
+        from sparsecse.cli.tables import cut_tables
 
         chosen = model_options(run, model, pooling, normalize, max_length, prompt) if model else None
         pairs = data_options(dev, None, data_dir, None) if dev else None

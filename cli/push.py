@@ -29,9 +29,9 @@ def push(
     json: options.Json = False,
 ) -> None:
     """Show what would be uploaded to the hub and, with --upload, do it."""
+    from sparsecse.cli.tables import file_table
     from sparsecse.packing import publication
     from sparsecse.packing import push as send
-    from sparsecse.reports import file_table
 
     source = folder or Path(Workdir(workdir).need("pack").info["path"])
     facts = publication(source)

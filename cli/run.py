@@ -10,8 +10,8 @@ import typer
 from rich.console import RenderableType
 
 from sparsecse.cli import options
-from sparsecse.cli.cutting import CutOptions, takes_cut_options
 from sparsecse.cli.output import note, progress, show, step_progress
+from sparsecse.cli.recipe import RecipeOptions, takes_recipe_options
 from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
 from sparsecse.cli.training import TrainingOptions, takes_training_options
 
@@ -48,7 +48,7 @@ RunTasks = Annotated[
 
 
 @takes_training_options()
-@takes_cut_options(reconstruct=True)
+@takes_recipe_options(reconstruct=True)
 def run(
     model: options.Model,
     *,
@@ -64,7 +64,7 @@ def run(
     method: options.Method = "taylor",
     lambda_: options.Lambda = 0.5,
     group_size: options.GroupSize = 64,
-    cut: CutOptions,
+    cut: RecipeOptions,
     rewind_to: RewindTo = None,
     repair: Repair = True,
     training: TrainingOptions,
@@ -85,7 +85,7 @@ def run(
     """
     with session(workdir, threads) as run_directory:
         from sparsecse import stages
-        from sparsecse.reports import bench_table, cut_tables, evaluation_tables, size_table
+        from sparsecse.cli.tables import bench_table, cut_tables, evaluation_tables, size_table
         from sparsecse.scoring import Objective, ScoringSettings
 
         settings = training.settings(seed)

@@ -62,7 +62,7 @@ def score(
     """
     with session(workdir, threads) as run:
         from sparsecse import stages
-        from sparsecse.reports import score_table
+        from sparsecse.cli.tables import score_table
         from sparsecse.scoring import Objective, ScoringSettings
 
         record, reused = stages.score(

@@ -104,9 +104,9 @@ def study(
     Test tasks are measured, never used for a choice. Interrupted, the same command goes on.
     """
     set_threads(threads)
+    from sparsecse.cli.tables import rows_table
     from sparsecse.datasets import load_sentences
     from sparsecse.evaluation import load_tasks
-    from sparsecse.reports import rows_table
     from sparsecse.studies import STUDIES, Setup, StudySettings, run_study, write_report
 
     if name not in STUDIES:

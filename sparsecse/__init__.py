@@ -5,7 +5,7 @@ Importing this package makes `AutoModel` and `SentenceTransformer` load packed f
 
 from pathlib import Path as _Path
 
-from sparsecse.registration import register_when_loaded
+from sparsecse.runtime.registration import register_when_loaded
 
 __version__ = "0.1.0"
 

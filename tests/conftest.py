@@ -20,9 +20,9 @@ from sparsecse import stages
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.kernels.dispatch import native_extension
+from sparsecse.pruning.ensemble import Ensemble
 from sparsecse.scoring import contributions
 from sparsecse.stages import DataOptions, ModelOptions
-from sparsecse.stages.siblings import Siblings
 from sparsecse.workdir import Workdir
 
 torch.set_num_threads(2)
@@ -169,10 +169,10 @@ def minilm() -> Path:
 
 
 @pytest.fixture
-def siblings(sentence_folder: Path, pairs: PairSet) -> Siblings:
+def ensemble(sentence_folder: Path, pairs: PairSet) -> Ensemble:
     """A tiny scored model, three layers of the same size, with its cuts."""
     encoder = load_encoder(sentence_folder)
-    return Siblings(encoder, contributions(encoder, pairs), [pairs])
+    return Ensemble(encoder, contributions(encoder, pairs), [pairs])
 
 
 @pytest.fixture

@@ -35,11 +35,11 @@ from sparsecse.benchmarking.runtime_pytorch import reference
 from sparsecse.benchmarking.runtimes import combinations, function
 from sparsecse.benchmarking.worker import Worker
 from sparsecse.cli import main
+from sparsecse.cli.tables import skip_notes
 from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel, load_encoder, save_encoder
 from sparsecse.errors import InputError
-from sparsecse.masks import Mask
-from sparsecse.reports import skip_notes
-from sparsecse.surgery import prune
+from sparsecse.pruning.masks import Mask
+from sparsecse.pruning.surgery import prune
 
 WORDS = ("red", "blue", "cat", "dog", "sea", "hill", "runs", "sleeps")
 SENTENCES = ["red cat", "dog runs sea hill", "blue", "red dog sleeps", "sea"]

@@ -14,16 +14,17 @@ from conftest import write_checkpoint
 
 from sparsecse import stages
 from sparsecse.benchmarking.latency_table import LENGTHS, SENTENCES, LatencyTable, measure_latency
-from sparsecse.budgets import multiply_add_cost, parameter_cost, removed_fraction, select_by_cost
 from sparsecse.cli import main
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
-from sparsecse.masks import Budget, Mask, lowest, select, select_portable
 from sparsecse.packing import count_parameters
-from sparsecse.removal import Limits, orders
+from sparsecse.pruning.costs import multiply_add_cost, parameter_cost, removed_fraction, select_by_cost
+from sparsecse.pruning.masks import Budget, Mask, lowest, select, select_portable
+from sparsecse.pruning.order import Limits, orders
+from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import Scores, ScoringSettings, random, scoring_method
-from sparsecse.stages import Cut, DataOptions, ModelOptions
-from sparsecse.surgery import prune
+from sparsecse.stages import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 SIZES = [(4, 24)] * 3
@@ -357,7 +358,7 @@ def test_latency_is_measured_once_and_recorded(run, call, monkeypatch):
 
 
 def test_latency_with_the_real_clock(run):
-    record, _ = stages.prune(run, Cut(sparsity=0.25, cost="latency"))
+    record, _ = stages.prune(run, Recipe(sparsity=0.25, cost="latency"))
     removed = record.info["budget"]["removed"]
     assert 0.25 <= removed["latency"] <= 1
     assert all(seconds > 0 for seconds in removed["seconds_per_pass"])
@@ -379,7 +380,7 @@ def test_align_and_protect_on_the_command_line(call):
 
 
 def test_layers_that_leave_take_no_part(run):
-    limits = Cut(sparsity=0.4, cost="parameters", layers=(0, 2), protect=("2",))
+    limits = Recipe(sparsity=0.4, cost="parameters", layers=(0, 2), protect=("2",))
     record, _ = stages.prune(run, limits)
     assert record.info["kept"][1] == (0, 0) and record.info["kept"][2] == (4, 24)
     assert record.info["budget"]["removed"]["parameters"] >= 0.4
@@ -423,11 +424,11 @@ def test_run_takes_the_options_of_prune(tmp_path, pairs_file, sentence_folder, c
 
 
 def test_a_pruned_model_can_be_pruned_by_cost_again(tmp_path, pairs_file, run):
-    stages.prune(run, Cut(sparsity=0.3, cost="parameters"))
+    stages.prune(run, Recipe(sparsity=0.3, cost="parameters"))
     again = Workdir(tmp_path / "again")
     stages.score(again, ModelOptions(str(run.folder("prune") / "model")), DataOptions(str(pairs_file)), method="random")
     for cost in ("parameters", "latency"):
-        record, _ = stages.prune(again, Cut(sparsity=0.3, cost=cost))
+        record, _ = stages.prune(again, Recipe(sparsity=0.3, cost=cost))
         assert record.info["budget"]["removed"][cost] >= 0.3
 
 

@@ -12,7 +12,8 @@ from sparsecse import stages
 from sparsecse.cli import main
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
-from sparsecse.stages import Cut, DataOptions, ModelOptions
+from sparsecse.pruning.recipe import Recipe
+from sparsecse.stages import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 
@@ -45,7 +46,7 @@ def test_the_vocabulary_alone_needs_no_scores(tmp_path, sentence_folder, corpus,
 def test_everything_at_once_and_rewound(tmp_path, sentence_folder, pairs_file, corpus, sentences):
     run = Workdir(tmp_path / "run")
     stages.score(run, ModelOptions(str(sentence_folder)), DataOptions(str(pairs_file)))
-    record, _ = stages.prune(run, Cut(sparsity=0.5, layers=(0, 2), vocab=(corpus,)))
+    record, _ = stages.prune(run, Recipe(sparsity=0.5, layers=(0, 2), vocab=(corpus,)))
     assert record.info["layers"] == [0, 2] and tuple(record.info["kept"][1]) == (0, 0)
     pruned = load_encoder(run.folder("prune") / "model")
     assert pruned.model.config.num_hidden_layers == 2
@@ -60,7 +61,7 @@ def test_everything_at_once_and_rewound(tmp_path, sentence_folder, pairs_file, c
 def test_portable_widths(tmp_path, sentence_folder, pairs_file):
     run = Workdir(tmp_path / "run")
     stages.score(run, ModelOptions(str(sentence_folder)), DataOptions(str(pairs_file)))
-    record, _ = stages.prune(run, Cut(sparsity=0.25, portable=True))
+    record, _ = stages.prune(run, Recipe(sparsity=0.25, portable=True))
     assert {tuple(kept) for kept in record.info["kept"]} == {(4, 18)}
     assert stages.pack(run)[0].info["format"] == "bert"
 
@@ -75,20 +76,20 @@ def test_portable_widths(tmp_path, sentence_folder, pairs_file):
 )
 def test_cuts_that_contradict_themselves(cut, message):
     with pytest.raises(InputError, match=message):
-        Cut(**cut)
+        Recipe(**cut)
 
 
 def test_bad_cuts(tmp_path, sentence_folder, corpus):
     run = Workdir(tmp_path / "run")
     model = ModelOptions(str(sentence_folder))
     with pytest.raises(InputError, match="has no scores"):
-        stages.prune(run, Cut(sparsity=0.2), model)
+        stages.prune(run, Recipe(sparsity=0.2), model)
     with pytest.raises(InputError, match="Nothing says how much"):
-        stages.prune(run, Cut(), model)
+        stages.prune(run, Recipe(), model)
     with pytest.raises(InputError, match="--layers 0,7"):
-        stages.prune(run, Cut(layers=(0, 7)), model)
+        stages.prune(run, Recipe(layers=(0, 7)), model)
     with pytest.raises(InputError, match="is not a file"):
-        stages.prune(run, Cut(vocab=("nowhere.txt",)), model)
+        stages.prune(run, Recipe(vocab=("nowhere.txt",)), model)
     with pytest.raises(InputError, match="--vocab-size"):
-        stages.prune(run, Cut(vocab=(corpus,), vocab_size=3), model)
+        stages.prune(run, Recipe(vocab=(corpus,), vocab_size=3), model)
     assert run.record("prune") is None

@@ -13,14 +13,15 @@ from scipy.stats import spearmanr
 from sparsecse import stages
 from sparsecse.cli import main
 from sparsecse.datasets import DropoutViews, dropout_views, graded_pairs, views_of
-from sparsecse.dropout import own_dropout, seeded_masks, with_dropout
 from sparsecse.encoders import load_encoder
+from sparsecse.encoders.dropout import own_dropout, seeded_masks, with_dropout
+from sparsecse.encoders.gates import Gates, gated
 from sparsecse.errors import InputError
 from sparsecse.evaluation import load_tasks
-from sparsecse.gates import Gates, gated
+from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import METHODS, Objective, Scores, ScoringSettings, contributions
 from sparsecse.scoring.memory import bytes_per_token
-from sparsecse.stages import Cut, DataOptions, ModelOptions
+from sparsecse.stages import DataOptions, ModelOptions
 from sparsecse.studies import STUDIES, Setup, StudySettings, run_study, write_report
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
@@ -239,7 +240,7 @@ def test_a_whole_run_without_gold_scores(tmp_path, sentence_folder, text_file):
         model=ModelOptions(str(sentence_folder)),
         data=DataOptions(text_file),
         train_data=DataOptions(text_file),
-        cut=Cut(sparsity=0.25, reconstruct=True),
+        cut=Recipe(sparsity=0.25, reconstruct=True),
         tasks="demo-test",
         training=TrainingSettings(batch_size=4, max_steps=2, eval_every=1, patience=3),
         bench_sentences=0,

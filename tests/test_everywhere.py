@@ -10,10 +10,10 @@ from conftest import FAMILIES
 
 from sparsecse.encoders import DTYPES, is_stock, load_encoder
 from sparsecse.errors import InputError
-from sparsecse.masks import Budget, keep_layers, select, select_portable
 from sparsecse.packing import CardFacts, count_parameters, pack, publication, push
+from sparsecse.pruning.masks import Budget, keep_layers, select, select_portable
+from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import random
-from sparsecse.surgery import prune
 
 
 def packed(encoder, mask, out, dtype="float32"):

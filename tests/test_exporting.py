@@ -18,8 +18,8 @@ from sparsecse.encoders.pooling import POOLING_MODES
 from sparsecse.errors import InputError
 from sparsecse.evaluation import evaluate
 from sparsecse.exporting import export_onnx, export_openvino
-from sparsecse.masks import Mask
-from sparsecse.surgery import prune
+from sparsecse.pruning.masks import Mask
+from sparsecse.pruning.surgery import prune
 
 EXPORTS = {"onnx": export_onnx, "openvino": export_openvino}
 

@@ -7,16 +7,17 @@ import torch
 from conftest import SENTEVAL, SHARED_DATA, distilbert_twin, needs_senteval, roberta_twin
 
 from sparsecse import stages
-from sparsecse.budgets import multiply_add_cost, select_by_cost
 from sparsecse.datasets import PairSet, load_pairs
 from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.encoders.gates import gated
 from sparsecse.evaluation import evaluate, spearman
-from sparsecse.gates import gated
-from sparsecse.masks import Budget, select
+from sparsecse.pruning.costs import multiply_add_cost, select_by_cost
+from sparsecse.pruning.masks import Budget, select
+from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.surgery import gates_of, prune
 from sparsecse.runtime import Runtime
 from sparsecse.scoring import contributions, magnitude, random
-from sparsecse.stages import Cut, DataOptions, ModelOptions
-from sparsecse.surgery import gates_of, prune
+from sparsecse.stages import DataOptions, ModelOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
@@ -116,7 +117,7 @@ def test_a_run_with_distillation_ends_above_dense(minilm, tmp_path):
         model=ModelOptions(str(minilm)),
         data=DataOptions("stsb", data_dir=str(SENTEVAL)),
         train_data=DataOptions(str(SHARED_DATA / "sentences.txt.gz")),
-        cut=Cut(sparsity=0.2),
+        cut=Recipe(sparsity=0.2),
         tasks="stsb-test",
         training=TrainingSettings(max_steps=60, eval_every=30, dropout=0.0),
         bench_sentences=0,

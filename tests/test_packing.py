@@ -15,9 +15,9 @@ from conftest import FAMILIES
 
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
-from sparsecse.masks import Mask
 from sparsecse.packing import CardFacts, count_parameters, model_card, pack
-from sparsecse.surgery import prune
+from sparsecse.pruning.masks import Mask
+from sparsecse.pruning.surgery import prune
 
 
 def facts(dense, smaller) -> CardFacts:

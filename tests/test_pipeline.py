@@ -20,8 +20,9 @@ from sparsecse import stages
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, atomic_file
+from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
-from sparsecse.stages import Cut, DataOptions, ModelOptions
+from sparsecse.stages import DataOptions, ModelOptions
 from sparsecse.stages.options import training_data
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
@@ -30,7 +31,7 @@ from sparsecse.workdir import Workdir
 @pytest.fixture
 def run(run) -> Workdir:
     """A run directory with scores and a cut of a half."""
-    stages.prune(run, Cut(sparsity=0.5))
+    stages.prune(run, Recipe(sparsity=0.5))
     return run
 
 
@@ -48,9 +49,9 @@ def repair(workdir: Workdir, text_file: str, **changes):
 
 def test_pruning_again_does_not_score_again(run):
     before = (run.folder("score") / "record.json").read_bytes()
-    record, reused = stages.prune(run, Cut(sparsity=0.5))
+    record, reused = stages.prune(run, Recipe(sparsity=0.5))
     assert reused and record.info["kept"] == [list(kept) for kept in record.info["kept"]]
-    record, reused = stages.prune(run, Cut(head_sparsity=0.25))
+    record, reused = stages.prune(run, Recipe(head_sparsity=0.25))
     assert not reused
     assert sum(heads for heads, _ in record.info["kept"]) == 9
     assert (run.folder("score") / "record.json").read_bytes() == before
@@ -71,7 +72,7 @@ def test_the_newest_model_follows_from_the_stages_before_it(run, text_file, tmp_
     assert run.newest_model() == ("rewind", [])
     repair(run, text_file)
     assert run.newest_model() == ("finetune", [])
-    stages.prune(run, Cut(sparsity=0.25))
+    stages.prune(run, Recipe(sparsity=0.25))
     stage, reasons = run.newest_model()
     assert stage == "prune"
     assert (
@@ -94,7 +95,7 @@ def test_the_whole_run_is_done_once_and_what_is_missing_again(tmp_path, sentence
         model=ModelOptions(str(sentence_folder)),
         data=DataOptions(str(pairs_file)),
         train_data=DataOptions(text_file),
-        cut=Cut(sparsity=0.25),
+        cut=Recipe(sparsity=0.25),
         tasks="demo-test",
         training=TrainingSettings(batch_size=4, max_steps=3, eval_every=2),
         bench_sentences=8,
@@ -143,7 +144,7 @@ def test_rewinding_to_a_step_that_train_kept(tmp_path, sentence_folder, pairs_fi
     trained = workdir.folder("train") / "model"
     assert json.loads((trained / "config.json").read_text())["model_type"] == "bert"
     stages.score(workdir, ModelOptions(str(trained)), DataOptions(str(pairs_file)))
-    stages.prune(workdir, Cut(sparsity=0.0))
+    stages.prune(workdir, Recipe(sparsity=0.0))
     stages.rewind(workdir, "step-1")
     rewound = load_encoder(workdir.folder("rewind") / "model")
     torch.testing.assert_close(rewound.encode(sentences), load_encoder(step).encode(sentences))
@@ -162,7 +163,7 @@ def test_another_model_or_a_changed_one_is_refused(run, tmp_path, pairs_file, ch
 def test_stages_need_the_ones_before(tmp_path):
     empty = Workdir(tmp_path / "none")
     with pytest.raises(InputError, match="run `sparsecse score` first"):
-        stages.prune(empty, Cut(sparsity=0.2))
+        stages.prune(empty, Recipe(sparsity=0.2))
     with pytest.raises(InputError, match="run `sparsecse prune` first"):
         stages.pack(empty)
     assert not empty.path.exists()
@@ -179,7 +180,7 @@ def test_packs_replace_only_packs(run, tmp_path):
         stages.pack(run, out)
     assert (out / "precious.txt").read_text() == "mine"
     stages.pack(run, tmp_path / "packed")
-    stages.prune(run, Cut(sparsity=0.25))
+    stages.prune(run, Recipe(sparsity=0.25))
     record, reused = stages.pack(run, tmp_path / "packed")
     assert not reused and record.info["max_difference"] <= 1e-5
     card = (tmp_path / "packed" / "README.md").read_text()
@@ -230,7 +231,8 @@ _KILLED = textwrap.dedent(
     """
     import os, signal, sys
     from sparsecse import stages
-    from sparsecse.stages import Cut, DataOptions
+    from sparsecse.pruning.recipe import Recipe
+from sparsecse.stages import DataOptions
     from sparsecse.training import TrainingSettings
     from sparsecse.workdir import Workdir
 

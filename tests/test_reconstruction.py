@@ -9,10 +9,10 @@ import torch
 
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
-from sparsecse.masks import Budget, keep_layers, select
-from sparsecse.reconstruction import _LeastSquares, reconstruct
+from sparsecse.pruning.masks import Budget, keep_layers, select
+from sparsecse.pruning.reconstruction import _LeastSquares, reconstruct
+from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import random
-from sparsecse.surgery import prune
 
 
 def distance(first: Encoder, second: Encoder, sentences: list[str]) -> float:

@@ -16,9 +16,9 @@ from sparsecse.datasets import load_pairs
 from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.kernels import dispatch
-from sparsecse.masks import Mask
+from sparsecse.pruning.masks import Mask
+from sparsecse.pruning.surgery import prune
 from sparsecse.runtime import AUTO_COSINE, PRECISIONS, Runtime
-from sparsecse.surgery import prune
 
 EXTENSION = dispatch.native_extension()
 pytestmark = pytest.mark.skipif(EXTENSION is None, reason="the extension is not built")

@@ -20,13 +20,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, DataCollatorWithF
 
 from sparsecse.encoders import FAMILIES as SUPPORTED
 from sparsecse.encoders import load_encoder, save_encoder
+from sparsecse.encoders.gates import Gates, gated
 from sparsecse.errors import InputError
-from sparsecse.gates import Gates, gated
 from sparsecse.kernels import dispatch
-from sparsecse.masks import Budget, select
+from sparsecse.pruning.masks import Budget, select
+from sparsecse.pruning.surgery import prune
 from sparsecse.runtime import Runtime, accelerate, native, native_forward
 from sparsecse.scoring import random
-from sparsecse.surgery import prune
 
 needs_extension = pytest.mark.skipif(dispatch.native_extension() is None, reason="the compiled extension is missing")
 WITH_INTERFACE = [family for family in FAMILIES if family != "mpnet"]

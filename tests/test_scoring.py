@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from sparsecse import gates as gates_module
 from sparsecse.encoders import load_encoder
+from sparsecse.encoders.gates import Gates, gated
 from sparsecse.errors import InputError
-from sparsecse.gates import Gates, gated
 from sparsecse.kernels.reference import uniformity
-from sparsecse.masks import Budget, select
+from sparsecse.pruning.masks import Budget, select
+from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import Objective, Scores, contributions, magnitude, random, resolved_precision
 from sparsecse.scoring.memory import bytes_per_token, room
-from sparsecse.surgery import prune
 
 
 def assert_same(left: Scores, right: Scores, rtol: float) -> None:

@@ -10,9 +10,10 @@ from conftest import write_checkpoint
 
 from sparsecse import stages
 from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.encoders.gates import Gates, gated
 from sparsecse.errors import InputError
-from sparsecse.gates import Gates, gated
-from sparsecse.masks import Budget, Mask, select
+from sparsecse.pruning.masks import Budget, Mask, select
+from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import (
     METHODS,
     TABLE_FILE,
@@ -29,7 +30,6 @@ from sparsecse.scoring import (
 )
 from sparsecse.scoring.fisher import greedy_places
 from sparsecse.stages import DataOptions, ModelOptions
-from sparsecse.surgery import prune
 from sparsecse.workdir import Workdir
 
 OBJECTIVE = Objective(0.3)

@@ -7,11 +7,11 @@ import torch
 from conftest import write_checkpoint
 
 from sparsecse.encoders import is_stock, load_encoder, save_encoder
+from sparsecse.encoders.gates import gated
 from sparsecse.errors import InputError
-from sparsecse.gates import gated
-from sparsecse.masks import Budget, Mask, lowest, select
+from sparsecse.pruning.masks import Budget, Mask, lowest, select
+from sparsecse.pruning.surgery import gates_of, prune
 from sparsecse.scoring import Scores, random
-from sparsecse.surgery import gates_of, prune
 
 SIZES = [(4, 24)] * 3
 

@@ -1,7 +1,23 @@
-"""The fastest way from sentences to vectors: no padding, fused kernels; bfloat16, and on CPUs int8."""
+"""Inference without padding on the CPU and the GPU, and how it plugs into transformers and sentence-transformers."""
 
-from sparsecse.runtime.precision import AUTO_COSINE, PRECISIONS
-from sparsecse.runtime.runtime import Runtime
-from sparsecse.runtime.sentence_transformer import accelerate
+from typing import TYPE_CHECKING
+
+from sparsecse.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from sparsecse.runtime.precision import AUTO_COSINE, PRECISIONS
+    from sparsecse.runtime.runtime import Runtime
+    from sparsecse.runtime.sentence_transformer import accelerate
 
 __all__ = ["AUTO_COSINE", "PRECISIONS", "Runtime", "accelerate"]
+
+# `import sparsecse` registers with transformers through this package, and must not load torch for it.
+_, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AUTO_COSINE": "sparsecse.runtime.precision",
+        "PRECISIONS": "sparsecse.runtime.precision",
+        "Runtime": "sparsecse.runtime.runtime",
+        "accelerate": "sparsecse.runtime.sentence_transformer",
+    },
+)

@@ -8,7 +8,7 @@ import torch
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
-from sparsecse.gates import observed
+from sparsecse.encoders.gates import observed
 from sparsecse.scoring.gradients import frozen_encoder
 from sparsecse.scoring.scores import Scores
 from sparsecse.scoring.settings import ScoringSettings, resolved_precision

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from sparsecse import kernels
 from sparsecse.datasets import DropoutViews, PairSet
-from sparsecse.dropout import own_dropout, seeded_masks, with_dropout
 from sparsecse.encoders import Encoder, PackedBatch
-from sparsecse.gates import Gates, gated
+from sparsecse.encoders.dropout import own_dropout, seeded_masks, with_dropout
+from sparsecse.encoders.gates import Gates, gated
 from sparsecse.objectives import alignment
 from sparsecse.scoring import memory
 from sparsecse.scoring.settings import Objective, ScoringSettings, resolved_precision

@@ -16,9 +16,9 @@ from torch import nn
 
 from sparsecse.datasets import DropoutViews, PairSet
 from sparsecse.encoders import Encoder, SparseCSEModel
+from sparsecse.encoders.gates import closed
 from sparsecse.errors import InputError
 from sparsecse.files import write_text
-from sparsecse.gates import closed
 from sparsecse.scoring.gradients import frozen_encoder, objective_value
 from sparsecse.scoring.scores import Scores
 from sparsecse.scoring.settings import Objective, ScoringSettings

@@ -2,7 +2,6 @@
 
 from sparsecse.stages.bench import bench_models, bench_run
 from sparsecse.stages.choose import choose
-from sparsecse.stages.cut import Cut
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
 from sparsecse.stages.models import load_dense
@@ -16,7 +15,6 @@ from sparsecse.stages.train import finetune, train_dense, training_summary
 __all__ = [
     "MASK_FILE",
     "SCORES_FILE",
-    "Cut",
     "DataOptions",
     "ModelOptions",
     "Plan",

@@ -11,8 +11,9 @@ from typing import Any
 from sparsecse.benchmarking import RUNTIMES, benchmark
 from sparsecse.errors import InputError
 from sparsecse.files import write_json
+from sparsecse.progress import Progress, silent
 from sparsecse.stages.models import dense_hash, dense_options, model_input
-from sparsecse.stages.options import ModelOptions, Progress, resolve_model, silent
+from sparsecse.stages.options import ModelOptions, resolve_model
 from sparsecse.workdir import Record, Workdir
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.files import write_json
+from sparsecse.progress import Progress, silent
+from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, dev_fingerprint
+from sparsecse.stages.dev import dev_sets
 from sparsecse.stages.models import load_dense
-from sparsecse.stages.options import DataOptions, Progress, silent
+from sparsecse.stages.options import DataOptions
 from sparsecse.stages.score import SCORES_FILE, load_scores
-from sparsecse.stages.siblings import Siblings, choose_sparsity, dev_fingerprint, dev_sets
 from sparsecse.workdir import Record, Workdir
 
 
@@ -19,7 +21,7 @@ def choose(
 ) -> tuple[Record, bool]:
     """Stage `choose`: the largest sparsity that costs at most `tolerance` points on dev, without repair.
 
-    dev_data: see `siblings.dev_sets`. The record's info holds `sparsity`, and the `curve` that it was read from.
+    dev_data: see `dev.dev_sets`. The record's info holds `sparsity`, and the `curve` that it was read from.
     """
     scores = load_scores(workdir)
     dev = dev_sets(workdir, dev_data)
@@ -29,8 +31,8 @@ def choose(
     }
 
     def work(folder: Path) -> Mapping[str, Any]:
-        siblings = Siblings(load_dense(workdir), scores, dev)
-        sparsity, curve = choose_sparsity(siblings, tolerance, progress("Looking for the sparsity"))
+        ensemble = Ensemble(load_dense(workdir), scores, dev)
+        sparsity, curve = choose_sparsity(ensemble, tolerance, progress("Looking for the sparsity"))
         write_json(folder / "curve.json", curve)
         return {"sparsity": sparsity, "curve": curve}
 

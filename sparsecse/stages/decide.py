@@ -8,21 +8,23 @@ from typing import Any
 
 import torch
 
-from sparsecse.budgets import CostModel
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.files import file_hash
-from sparsecse.masks import Budget, Mask
+from sparsecse.progress import Progress
+from sparsecse.pruning.costs import CostModel, closed_form
+from sparsecse.pruning.ensemble import dev_fingerprint
+from sparsecse.pruning.masks import Budget, Mask
+from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import Scores
 from sparsecse.stages.choose import choose
-from sparsecse.stages.costs import TABLE_FILE, closed_form, latency_table
-from sparsecse.stages.cut import Cut
+from sparsecse.stages.dev import NoDevError, dev_sets
+from sparsecse.stages.latency import TABLE_FILE, latency_table
 from sparsecse.stages.layers import TRIED_FILE, choose_layers
 from sparsecse.stages.models import load_dense
-from sparsecse.stages.options import DataOptions, ModelOptions, Progress
+from sparsecse.stages.options import DataOptions, ModelOptions
 from sparsecse.stages.score import SCORES_FILE, load_scores
-from sparsecse.stages.siblings import NoDevError, dev_fingerprint, dev_sets
 from sparsecse.vocabulary import Corpus
 from sparsecse.workdir import Workdir
 
@@ -41,7 +43,7 @@ class Decision:
     inputs, settings: of the record.
     """
 
-    cut: Cut
+    cut: Recipe
     mask: Mask
     scores: Scores | None = None
     dense: Encoder | None = None
@@ -57,7 +59,7 @@ class Decision:
 
 def decide(
     workdir: Workdir,
-    cut_: Cut,
+    cut_: Recipe,
     model: ModelOptions | None,
     dev: DataOptions | None,
     *,
@@ -138,7 +140,7 @@ def decide(
     )
 
 
-def cost_models(workdir: Workdir, cut_: Cut, dense: Encoder, progress: Progress) -> dict[str, CostModel]:
+def cost_models(workdir: Workdir, cut_: Recipe, dense: Encoder, progress: Progress) -> dict[str, CostModel]:
     """What layers cost by every measure that has a closed form, and by the one of the budget."""
     models = closed_form(dense, cut_.average_length)
     if cut_.cost == "latency":

@@ -9,9 +9,9 @@ from typing import Any
 from sparsecse.evaluation import evaluate, load_tasks
 from sparsecse.evaluation.transfer import SEED
 from sparsecse.files import write_json
+from sparsecse.progress import Progress, silent
 from sparsecse.runtime import Runtime
 from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input
-from sparsecse.stages.options import Progress, silent
 from sparsecse.workdir import Record, Workdir
 
 

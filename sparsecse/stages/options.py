@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,6 @@ from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.training import Example
 from sparsecse.workdir import Workdir
-
-Progress = Callable[[str], Callable[[int, int], None]]
-"""Opens a progress line with a label; what it returns is called with (done, total)."""
-
-
-def silent(_: str) -> Callable[[int, int], None]:
-    """No progress display."""
-    return lambda done, total: None
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.datasets import load_sentences
+from sparsecse.progress import Progress, silent
+from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
 from sparsecse.stages.bench import bench_run
-from sparsecse.stages.cut import Cut
 from sparsecse.stages.evaluate import evaluate_run
-from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
+from sparsecse.stages.options import DataOptions, ModelOptions
 from sparsecse.stages.pack import pack
 from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score
@@ -34,7 +35,7 @@ class Plan:
     model: ModelOptions
     data: DataOptions
     train_data: DataOptions
-    cut: Cut
+    cut: Recipe
     tasks: str
     training: TrainingSettings | None
     method: str = "taylor"

@@ -11,23 +11,24 @@ from safetensors.torch import load_file, save_file
 
 from sparsecse.encoders import Encoder, fingerprint, load_encoder
 from sparsecse.errors import InputError
-from sparsecse.masks import Budget, Mask
 from sparsecse.packing import count_parameters
-from sparsecse.scoring import Scores
-from sparsecse.stages.costs import reached
-from sparsecse.stages.cut import Cut
-from sparsecse.stages.decide import Decision, cost_models, decide
-from sparsecse.stages.models import load_dense, load_model, save_model
-from sparsecse.stages.options import DataOptions, ModelOptions, Progress, kept_step, resolve_model, silent
-from sparsecse.stages.rounds import prune_in_rounds
-from sparsecse.stages.score import score_again, score_set
-from sparsecse.stages.siblings import (
+from sparsecse.progress import Progress, silent
+from sparsecse.pruning.costs import reached
+from sparsecse.pruning.ensemble import (
     REFERENCES,
-    Siblings,
+    Ensemble,
     choose_reconstruction,
     choose_reference,
 )
-from sparsecse.surgery import prune as cut
+from sparsecse.pruning.iterative import prune_iteratively
+from sparsecse.pruning.masks import Budget, Mask
+from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.surgery import prune as cut
+from sparsecse.scoring import Scores
+from sparsecse.stages.decide import Decision, cost_models, decide
+from sparsecse.stages.models import load_dense, load_model, save_model
+from sparsecse.stages.options import DataOptions, ModelOptions, kept_step, resolve_model
+from sparsecse.stages.score import score_again, score_set
 from sparsecse.vocabulary import fit_vocabulary, prune_vocabulary
 from sparsecse.workdir import Record, Workdir
 
@@ -50,7 +51,7 @@ def _vocabulary_progress(progress: Progress) -> Callable[[str, int, int | None],
 
 def prune(
     workdir: Workdir,
-    cut_: Cut,
+    cut_: Recipe,
     model: ModelOptions | None = None,
     *,
     dev: DataOptions | None = None,
@@ -62,9 +63,9 @@ def prune(
 
     Args:
         model: the model to cut where nothing was scored, which is enough for layers and the vocabulary.
-        dev: graded pairs for the choice of the sparsity and of the reconstruction; see `siblings.dev_sets`.
+        dev: graded pairs for the choice of the sparsity and of the reconstruction; see `ensemble.dev_sets`.
         where_possible: leave out the reconstruction, with a note in the record, where there are no such pairs.
-        trained_after: a repair by training follows, which a light cut is left to; see `siblings.choose_reconstruction`.
+        trained_after: a repair by training follows, which a light cut is left to; see `ensemble.choose_reconstruction`.
 
     Raises:
         InputError: nothing to remove is named; a budget without scores; a bad budget, layer or corpus.
@@ -108,9 +109,9 @@ def _work(workdir: Workdir, decided: Decision, folder: Path, progress: Progress)
         info["vocabulary"] = report.to_json()
     smaller = smaller or cut(narrowed, mask)
     if cut_.reconstruct and scores is not None:
-        siblings = Siblings(narrowed, scores, decided.dev)
+        ensemble = Ensemble(narrowed, scores, decided.dev)
         smaller, info["reconstruction"] = choose_reconstruction(
-            siblings, mask, smaller, progress("Reconstructing"), trained_after=decided.trained_after
+            ensemble, mask, smaller, progress("Reconstructing"), trained_after=decided.trained_after
         )
     elif decided.not_reconstructed is not None:
         info["reconstruction"] = {"left_out": decided.not_reconstructed}
@@ -128,9 +129,9 @@ def _in_rounds(
     cut_, data = decided.cut, score_set(workdir)
     reference = None
     if cut_.reconstruct:
-        siblings = Siblings(dense, scores, decided.dev)
-        reference = siblings.encoder(choose_reference(siblings, max(cut_.fraction or 0.0, REFERENCES[-1])))
-    return prune_in_rounds(
+        ensemble = Ensemble(dense, scores, decided.dev)
+        reference = ensemble.encoder(choose_reference(ensemble, max(cut_.fraction or 0.0, REFERENCES[-1])))
+    return prune_iteratively(
         dense,
         scores,
         Budget.of(scores.sizes(), **cut_.budget),

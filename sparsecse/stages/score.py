@@ -11,8 +11,9 @@ from typing import Any
 from sparsecse.datasets import DropoutViews, PairSet, dropout_views
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
+from sparsecse.progress import Progress, silent
 from sparsecse.scoring import TABLE_FILE, Objective, Scores, ScoringSettings, resolved_precision, scoring_method
-from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent
+from sparsecse.stages.options import DataOptions, ModelOptions
 from sparsecse.workdir import Record, Workdir
 
 SCORES_FILE = "scores.safetensors"

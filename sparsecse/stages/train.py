@@ -15,11 +15,12 @@ from sparsecse.encoders import Encoder, fingerprint, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.files import atomic_directory, write_json
+from sparsecse.progress import Progress, silent
+from sparsecse.pruning.ensemble import Ensemble, choose_teachers
 from sparsecse.runtime import Runtime
 from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input, save_model
-from sparsecse.stages.options import DataOptions, ModelOptions, Progress, silent, training_data
+from sparsecse.stages.options import DataOptions, ModelOptions, training_data
 from sparsecse.stages.score import SCORES_FILE, load_scores, score_data
-from sparsecse.stages.siblings import Siblings, choose_teachers
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
 from sparsecse.workdir import Record, Workdir
 
@@ -57,9 +58,9 @@ def _self_ensemble(workdir: Workdir, dev: PairSet | None) -> tuple[list[Encoder]
     dense = load_dense(workdir)
     if dev is None or workdir.record("score") is None:
         return [dense], {}
-    siblings = Siblings(dense, load_scores(workdir), [dev])
-    sparsities, tried = choose_teachers(siblings)
-    return [siblings.encoder(sparsity) for sparsity in sparsities], {"teachers": sparsities, "teacher_dev": tried}
+    ensemble = Ensemble(dense, load_scores(workdir), [dev])
+    sparsities, tried = choose_teachers(ensemble)
+    return [ensemble.encoder(sparsity) for sparsity in sparsities], {"teachers": sparsities, "teacher_dev": tried}
 
 
 def _info(result: TrainingResult, examples: int, pairs: PairSet | None) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def finetune(
         dev: graded pairs for the dev score; by default those that the scores were taken on. Where these have no gold
             scores there is no dev score: the last weights are kept.
         teachers: the models to distil from, whose unit vectors are averaged; the name "dense" is the dense model. By
-            default the dense model and as many lighter cuts of it as are best on dev (`siblings.choose_teachers`), or
+            default the dense model and as many lighter cuts of it as are best on dev (`ensemble.choose_teachers`), or
             the dense model alone where nothing was scored or there is no dev score.
     """
     source = "rewind" if workdir.record("rewind") is not None and workdir.stale("rewind") is None else "prune"

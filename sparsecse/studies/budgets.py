@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from sparsecse.budgets import multiply_add_cost, removed_fraction, select_by_cost
-from sparsecse.masks import Budget, Mask, lowest, select
+from sparsecse.pruning.costs import multiply_add_cost, removed_fraction, select_by_cost
+from sparsecse.pruning.masks import Budget, Mask, lowest, select
+from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import ScoringSettings
 from sparsecse.scoring.accumulators import BlockFisher
 from sparsecse.scoring.gradients import accumulate_one
@@ -17,7 +18,6 @@ from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
-from sparsecse.surgery import prune
 
 SPARSITIES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
 REFERENCE = "equal shares"

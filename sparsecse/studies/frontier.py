@@ -8,14 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 from sparsecse.encoders import Encoder
-from sparsecse.masks import Mask, keep_layers
-from sparsecse.stages import Cut
-from sparsecse.stages.layers import best_layers, search_layers
+from sparsecse.pruning.layers import best_layers, search_layers
+from sparsecse.pruning.masks import Mask, keep_layers
+from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.surgery import prune
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
-from sparsecse.surgery import prune
 
 SPARSITIES = (0.1, 0.17, 0.3, 0.5, 0.65, 0.8)
 DEEPEST = 5.0  # points of Spearman below the dense model that are drawn
@@ -51,8 +51,8 @@ def cells(setup: Setup) -> list[Cell]:
         return pruned("pruned", {"sparsity": sparsity}, setup.mask(setup.scores(), sparsity), key)
 
     def both(sparsity: float, key: str) -> dict[str, Any]:
-        cut = Cut(sparsity=sparsity, layers_compete=True, reconstruct=True)
-        layers = best_layers(search_layers(setup.siblings, cut, progress=setup.progress))
+        cut = Recipe(sparsity=sparsity, layers_compete=True, reconstruct=True)
+        layers = best_layers(search_layers(setup.ensemble, cut, progress=setup.progress))
         scores = setup.scores()
         mask = replace(cut, layers=layers).mask(scores, scores.sizes())
         return pruned("both", {"sparsity": sparsity, "layers": list(layers)}, mask, key)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
+from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import METHODS, Structure, neuron_groups, single_heads
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
-from sparsecse.surgery import prune
 
 GROUP_SIZE = 64
 SIGNED = "taylor-signed"  # its scores are promises in the units of L
@@ -146,7 +146,7 @@ def paragraph(results: Results) -> str:
             )
     changes = joint_changes(results)
     text.append(
-        "Cut together by the paper's score, L truly changes by (and was promised to change by): "
+        "Recipe together by the paper's score, L truly changes by (and was promised to change by): "
         + ", ".join(
             f"{one['true']:+.4f} ({one['promised']:+.4f}) at {one['sparsity']:.0%}, Spearman {one['spearman']:+.2f}"
             for one in changes

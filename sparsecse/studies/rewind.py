@@ -8,9 +8,9 @@ from typing import Any
 
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
+from sparsecse.pruning.surgery import prune
 from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
-from sparsecse.surgery import prune
 from sparsecse.training import TrainingSettings, train
 
 SPARSITIES = (0.1, 0.3)

@@ -21,8 +21,10 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.kernels import uniformity
 from sparsecse.kernels.dispatch import fast_bfloat16
-from sparsecse.masks import Budget, Mask, select
 from sparsecse.objectives import alignment
+from sparsecse.pruning.ensemble import Ensemble, choose_reconstruction, choose_teachers
+from sparsecse.pruning.masks import Budget, Mask, select
+from sparsecse.pruning.surgery import prune
 from sparsecse.runtime import Runtime, native
 from sparsecse.scoring import (
     Objective,
@@ -33,9 +35,7 @@ from sparsecse.scoring import (
     objective_value,
     scoring_method,
 )
-from sparsecse.stages.siblings import Siblings, choose_reconstruction, choose_teachers
 from sparsecse.studies.intervals import paired_interval
-from sparsecse.surgery import prune
 from sparsecse.training import TrainingResult, TrainingSettings, train
 
 
@@ -143,15 +143,15 @@ class Setup:
         return prune(encoder, self.mask(scores, sparsity)) if sparsity else encoder
 
     @cached_property
-    def siblings(self) -> Siblings:
+    def ensemble(self) -> Ensemble:
         """The cuts by the paper's scores, for the choice of teachers."""
-        return Siblings(self.dense, self.scores(), [self.score_pairs])
+        return Ensemble(self.dense, self.scores(), [self.score_pairs])
 
     @cached_property
     def teachers(self) -> list[Encoder]:
         """The dense model and the cuts that the repair learns from, the same for every cell."""
-        sparsities, _ = choose_teachers(self.siblings)
-        return [self.siblings.encoder(sparsity) for sparsity in sparsities]
+        sparsities, _ = choose_teachers(self.ensemble)
+        return [self.ensemble.encoder(sparsity) for sparsity in sparsities]
 
     def dev(self, encoder: Encoder) -> float:
         """Spearman x100 on the pairs that choices are made on."""
@@ -172,7 +172,7 @@ class Setup:
 
     def repaired_cut(self, mask: Mask) -> Encoder:
         """The dense model cut by a mask and repaired as `run` does it: reconstructed where that helps, then trained."""
-        encoder, _ = choose_reconstruction(self.siblings, mask, prune(self.dense, mask), trained_after=True)
+        encoder, _ = choose_reconstruction(self.ensemble, mask, prune(self.dense, mask), trained_after=True)
         self.repaired(encoder)
         return encoder
 

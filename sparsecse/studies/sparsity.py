@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsecse.encoders import Encoder
-from sparsecse.masks import Mask
-from sparsecse.stages.siblings import choose_reconstruction, within_tolerance
+from sparsecse.pruning.ensemble import choose_reconstruction, within_tolerance
+from sparsecse.pruning.masks import Mask
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
@@ -39,7 +39,7 @@ def cells(setup: Setup) -> list[Cell]:
         about: dict[str, Any] = {}
         if sum(map(len, mask.neurons)) * RECONSTRUCTED_FROM <= sum(int((~x).sum()) for x in mask.neurons):
             encoder, about["reconstruction"] = choose_reconstruction(
-                setup.siblings, mask, encoder, trained_after=repair == TRAINING
+                setup.ensemble, mask, encoder, trained_after=repair == TRAINING
             )
         if repair == TRAINING:
             result = setup.repaired(encoder, seed=seed)

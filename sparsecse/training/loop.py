@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from sparsecse.dropout import with_dropout
 from sparsecse.encoders import Encoder
+from sparsecse.encoders.dropout import with_dropout
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_file
 from sparsecse.training.losses import BatchLoss, Example

@@ -95,7 +95,7 @@ def fit_vocabulary(
     *,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> tuple[Encoder, VocabularyReport]:
-    """Cut an encoder's vocabulary to what a corpus needs, and measure what that means for text it has not seen.
+    """Reduce an encoder's vocabulary to what a corpus needs, and measure what that means for text it has not seen.
 
     Where there is room for every token that occurs, all are kept and every line splits into the same pieces as before.
     Where there is not, those stay whose occurrences times `displacement` are the highest. Coverage is measured on every

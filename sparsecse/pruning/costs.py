@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
-from sparsecse.encoders import SparseCSEConfig
+from sparsecse.encoders import Encoder, SparseCSEConfig
 from sparsecse.errors import InputError
-from sparsecse.masks import Mask, check_fraction
-from sparsecse.removal import Limits, orders
+from sparsecse.pruning.masks import Mask, check_fraction
+from sparsecse.pruning.order import Limits, orders
 from sparsecse.scoring import Scores
 
 COSTS = ("structures", "parameters", "multiply-adds", "latency")
@@ -114,3 +114,29 @@ def select_by_cost(scores: Scores, model: CostModel, sparsity: float, limits: Li
             best = candidate
     assert best is not None
     return Mask(heads.after(best[1]), neurons.after(best[2]))
+
+
+def closed_form(encoder: Encoder, average_length: int) -> dict[str, CostModel]:
+    """The cost models that need no measurement, by the names of `COSTS`."""
+    config = encoder.model.config
+    return {"parameters": parameter_cost(config), "multiply-adds": multiply_add_cost(config, average_length)}
+
+
+def reached(mask: Mask, models: Mapping[str, CostModel], *, of_all: bool = False) -> dict[str, Any]:
+    """The fractions that a mask removes: heads, neurons, and by each cost model.
+
+    of_all: of all layers; by default of those that stay.
+    """
+    layers = mask.kept_layers()
+    after = [mask.kept()[layer] for layer in layers]
+    before = mask.sizes() if of_all else [mask.sizes()[layer] for layer in layers]
+    found: dict[str, Any] = {}
+    for i, kind in enumerate(("heads", "neurons")):
+        whole = sum(sizes[i] for sizes in before)
+        found[kind] = 1 - sum(sizes[i] for sizes in after) / whole if whole else 0.0
+    found |= {name: removed_fraction(model, before, after) for name, model in models.items()}
+    table = models.get("latency")
+    if table is not None:
+        rest: float = getattr(table, "rest_seconds", 0.0)
+        found["seconds_per_pass"] = [rest + table.cost(layers) for layers in (before, after)]
+    return found

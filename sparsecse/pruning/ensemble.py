@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from sparsecse.datasets import PairSet, SetNotFoundError, load_pairs
+from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
-from sparsecse.masks import Budget, Mask, select
-from sparsecse.reconstruction import reconstruct
+from sparsecse.pruning.masks import Budget, Mask, select
+from sparsecse.pruning.reconstruction import reconstruct
+from sparsecse.pruning.surgery import prune
 from sparsecse.runtime import Runtime
 from sparsecse.scoring import Scores
-from sparsecse.stages.options import DataOptions
-from sparsecse.stages.score import score_data
-from sparsecse.surgery import prune
-from sparsecse.workdir import Workdir
 
 # Where `--sparsity auto` looks.
 GRID = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
@@ -38,11 +34,7 @@ LEAST_GAIN = 0.1
 LIGHT_LOSS = 0.5
 
 
-class NoDevError(InputError):
-    """Nothing to choose by: no graded pairs."""
-
-
-class Siblings:
+class Ensemble:
     """The dense model and its cuts by the same scores, without repair; what was embedded is not embedded again.
 
     Args:
@@ -94,31 +86,6 @@ def mean_dev_score(encoder: Any, dev: Sequence[PairSet]) -> float:
     return _mean(dev_scores(encoder, dev))
 
 
-def dev_sets(workdir: Workdir, dev: DataOptions | None = None) -> list[PairSet]:
-    """The graded pairs that choices are made on: `dev`, or those of the scores and the dev sets that lie beside them.
-
-    Raises:
-        NoDevError: none of them has gold scores.
-    """
-    data = score_data(workdir)
-    if dev is not None:
-        pairs = dev.pairs()
-        if pairs.scores is None:
-            raise InputError(f"{pairs.source} has no gold scores for --dev; add a column 'score' from 0 to 5.")
-        return [pairs]
-    found = [data.graded()]
-    for name in ("stsb", "sickr") if data.data_dir else ():
-        with contextlib.suppress(SetNotFoundError):
-            found.append(load_pairs(name, split="dev", data_dir=data.data_dir))
-    graded = {pairs.fingerprint(): pairs for pairs in found if pairs is not None}
-    if not graded:
-        raise NoDevError(
-            f"{data.name} has no gold scores for --sparsity auto, --layers auto and --reconstruct to choose by; give "
-            f"graded pairs with `sparsecse prune --dev`, or a number as --sparsity and --no-reconstruct."
-        )
-    return list(graded.values())
-
-
 def dev_fingerprint(dev: Sequence[PairSet]) -> str:
     """A hash of all dev sets."""
     return "+".join(pairs.fingerprint() for pairs in dev)
@@ -129,7 +96,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def choose_sparsity(
-    siblings: Siblings, tolerance: float, progress: Callable[[int, int], None] = lambda done, total: None
+    ensemble: Ensemble, tolerance: float, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[float, list[dict[str, Any]]]:
     """The largest sparsity whose mean dev score is within `tolerance` of the best, none of the sets far below dense.
 
@@ -142,8 +109,8 @@ def choose_sparsity(
         raise InputError(f"--tolerance {tolerance:g} is below 0; give how many points of Spearman x100 may be lost.")
     curve: list[dict[str, Any]] = []
     for done, sparsity in enumerate(GRID, 1):
-        scores = siblings.dev_scores(sparsity)
-        named = {f"{pairs.name} ({pairs.split})": score for pairs, score in zip(siblings.dev, scores, strict=True)}
+        scores = ensemble.dev_scores(sparsity)
+        named = {f"{pairs.name} ({pairs.split})": score for pairs, score in zip(ensemble.dev, scores, strict=True)}
         curve.append({"sparsity": sparsity, "mean": _mean(scores), "dev": named})
         progress(done, len(GRID))
         # Far beyond the tolerance nothing is to be found any more.
@@ -163,7 +130,7 @@ def within_tolerance(curve: Sequence[dict[str, Any]], tolerance: float) -> float
     return max(point["sparsity"] for point in allowed if point["mean"] >= best - tolerance)
 
 
-def choose_teachers(siblings: Siblings) -> tuple[tuple[float, ...], dict[str, float]]:
+def choose_teachers(ensemble: Ensemble) -> tuple[tuple[float, ...], dict[str, float]]:
     """How many of the cuts to average with the dense model, by dev score.
 
     Returns the sparsities, and the mean dev score of each candidate by its name ("0+0.2").
@@ -171,19 +138,19 @@ def choose_teachers(siblings: Siblings) -> tuple[tuple[float, ...], dict[str, fl
     tried: dict[tuple[float, ...], float] = {}
     for count in range(len(TEACHERS) + 1):
         members = (0.0, *TEACHERS[:count])
-        tried[members] = _mean(siblings.dev_scores(*members))
+        tried[members] = _mean(ensemble.dev_scores(*members))
     named = {"+".join(f"{sparsity:g}" for sparsity in members): score for members, score in tried.items()}
     return max(tried, key=lambda members: tried[members]), named
 
 
-def choose_reference(siblings: Siblings, removed: float) -> float:
+def choose_reference(ensemble: Ensemble, removed: float) -> float:
     """The sparsity, below what is removed, whose cut is best on dev: what a heavier cut is best led towards."""
     lighter = [sparsity for sparsity in REFERENCES if not sparsity or sparsity < removed]
-    return max(lighter, key=lambda sparsity: _mean(siblings.dev_scores(sparsity)))
+    return max(lighter, key=lambda sparsity: _mean(ensemble.dev_scores(sparsity)))
 
 
 def choose_reconstruction(
-    siblings: Siblings,
+    ensemble: Ensemble,
     mask: Mask,
     cut: Encoder,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -202,13 +169,13 @@ def choose_reconstruction(
     Returns the better encoder, and for the record the dev scores, the reference's sparsity and the strength (None
     where the cut without repair is as good, to `LEAST_GAIN`, or left to the training).
     """
-    before = mean_dev_score(Runtime(cut, "float32"), siblings.dev)
-    if trained_after and before > _mean(siblings.dev_scores(0.0)) - LIGHT_LOSS:
+    before = mean_dev_score(Runtime(cut, "float32"), ensemble.dev)
+    if trained_after and before > _mean(ensemble.dev_scores(0.0)) - LIGHT_LOSS:
         return cut, {"dev_before": before, "dev": before, "reference_sparsity": None, "strength": None}
     removed = 1 - sum(int(neurons.sum()) for neurons in mask.neurons) / max(1, sum(map(len, mask.neurons)))
-    reference = choose_reference(siblings, removed)
-    teacher = siblings.encoder(reference)
-    token_ids = cut.tokenize(siblings.dev[0].sentences()[:CALIBRATION_SENTENCES])
+    reference = choose_reference(ensemble, removed)
+    teacher = ensemble.encoder(reference)
+    token_ids = cut.tokenize(ensemble.dev[0].sentences()[:CALIBRATION_SENTENCES])
     best, best_score, best_strength = cut, before + LEAST_GAIN, None
     for number, strength in enumerate(STRENGTHS):
 
@@ -217,7 +184,7 @@ def choose_reconstruction(
 
         fitted = cut.copy()
         reconstruct(fitted, teacher, token_ids, layers=mask.kept_layers(), strength=strength, progress=report)
-        score = mean_dev_score(Runtime(fitted, "float32"), siblings.dev)
+        score = mean_dev_score(Runtime(fitted, "float32"), ensemble.dev)
         if score > best_score:
             best, best_score, best_strength = fitted, score, strength
     return best, {

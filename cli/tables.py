@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from sparsecse.benchmarking import RUNTIMES
-from sparsecse.masks import lowest
+from sparsecse.pruning.masks import lowest
 from sparsecse.scoring import Scores
 
 SPARSITIES = (0.01, 0.05, 0.10, 0.20, 0.50)

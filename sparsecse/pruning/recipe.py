@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsecse.budgets import AVERAGE_LENGTH, COSTS, CostModel, select_by_cost
 from sparsecse.errors import InputError
-from sparsecse.masks import Budget, Mask, keep_layers, select, select_portable
-from sparsecse.removal import Limits
+from sparsecse.pruning.costs import AVERAGE_LENGTH, COSTS, CostModel, select_by_cost
+from sparsecse.pruning.iterative import fractions
+from sparsecse.pruning.masks import Budget, Mask, keep_layers, select, select_portable
+from sparsecse.pruning.order import Limits
 from sparsecse.runtime.precision import PRECISIONS
 from sparsecse.scoring import Scores
-from sparsecse.stages.rounds import fractions
 
 
 @dataclass(frozen=True)
-class Cut:
+class Recipe:
     """What to remove.
 
     sparsity ... keep_neurons: see `masks.Budget.of`.

@@ -10,11 +10,11 @@ from sparsecse.cli import options
 from sparsecse.cli.groups import takes
 
 if TYPE_CHECKING:
-    from sparsecse.stages import Cut
+    from sparsecse.pruning.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class CutOptions:
+class RecipeOptions:
     """What the command line says of a cut."""
 
     sparsity: options.Sparsity = None
@@ -36,13 +36,13 @@ class CutOptions:
     rounds: options.Rounds = 1
     schedule: options.Schedule = "linear"
 
-    def cut(self) -> Cut:
+    def cut(self) -> Recipe:
         """What to remove; `InputError` where options contradict each other."""
-        from sparsecse.stages import Cut
+        from sparsecse.pruning.recipe import Recipe
 
         sparsity = options.fraction_or_auto(self.sparsity, "--sparsity")
         layers = options.layers_or_auto(self.layers)
-        return Cut(
+        return Recipe(
             sparsity if isinstance(sparsity, float) else None,
             self.head_sparsity,
             self.neuron_sparsity,
@@ -65,6 +65,6 @@ class CutOptions:
         )
 
 
-def takes_cut_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Put every option of `CutOptions` in the place of a command's parameter `cut`; see `groups.takes`."""
-    return takes("cut", CutOptions, **defaults)
+def takes_recipe_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put every option of `RecipeOptions` in the place of a command's parameter `cut`; see `groups.takes`."""
+    return takes("cut", RecipeOptions, **defaults)

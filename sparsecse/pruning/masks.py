@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_file
-from sparsecse.removal import Limits, Order, order_of, orders
+from sparsecse.pruning.order import Limits, Order, order_of, orders
 from sparsecse.scoring import Scores
 
 

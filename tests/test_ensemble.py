@@ -9,18 +9,19 @@ from sparsecse import stages
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
-from sparsecse.masks import Budget, select
-from sparsecse.scoring import contributions
-from sparsecse.stages import Cut, DataOptions, ModelOptions
-from sparsecse.stages.rounds import fractions, prune_in_rounds
-from sparsecse.stages.siblings import (
+from sparsecse.pruning.ensemble import (
     GRID,
     choose_reconstruction,
     choose_sparsity,
     choose_teachers,
     within_tolerance,
 )
-from sparsecse.surgery import prune
+from sparsecse.pruning.iterative import fractions, prune_iteratively
+from sparsecse.pruning.masks import Budget, select
+from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.surgery import prune
+from sparsecse.scoring import contributions
+from sparsecse.stages import DataOptions, ModelOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
@@ -42,37 +43,37 @@ def test_the_rule_of_auto():
     assert within_tolerance(curve(80.0, 79.0), 0.3) == 0.0
 
 
-def test_auto_takes_a_point_of_its_curve(siblings):
-    sparsity, measured = choose_sparsity(siblings, 0.5)
+def test_auto_takes_a_point_of_its_curve(ensemble):
+    sparsity, measured = choose_sparsity(ensemble, 0.5)
     assert sparsity in GRID
-    assert measured[0]["sparsity"] == 0 and measured[0]["mean"] == pytest.approx(siblings.dev_scores(0.0)[0])
+    assert measured[0]["sparsity"] == 0 and measured[0]["mean"] == pytest.approx(ensemble.dev_scores(0.0)[0])
     best = max(point["mean"] for point in measured if point["mean"] >= measured[0]["mean"] - 0.5)
     assert next(p["mean"] for p in measured if p["sparsity"] == sparsity) >= best - 0.5
     with pytest.raises(InputError, match="tolerance"):
-        choose_sparsity(siblings, -1.0)
+        choose_sparsity(ensemble, -1.0)
 
 
-def test_dev_scores_are_those_of_the_mean_of_unit_vectors(siblings, pairs):
+def test_dev_scores_are_those_of_the_mean_of_unit_vectors(ensemble, pairs):
     class Mean:
         def encode(self, sentences, *, batch_size):
-            parts = [siblings.encoder(sparsity).encode(sentences) for sparsity in (0.0, 0.4)]
+            parts = [ensemble.encoder(sparsity).encode(sentences) for sparsity in (0.0, 0.4)]
             return sum(torch.nn.functional.normalize(part, dim=-1) for part in parts)
 
-    assert siblings.dev_scores(0.0, 0.4)[0] == pytest.approx(spearman(Mean(), pairs), abs=0.2)
+    assert ensemble.dev_scores(0.0, 0.4)[0] == pytest.approx(spearman(Mean(), pairs), abs=0.2)
 
 
-def test_the_teachers_are_the_best_chain(siblings):
-    chosen, tried = choose_teachers(siblings)
+def test_the_teachers_are_the_best_chain(ensemble):
+    chosen, tried = choose_teachers(ensemble)
     assert chosen[0] == 0.0
     assert list(tried) == ["0", "0+0.2", "0+0.2+0.4", "0+0.2+0.4+0.6"]
     assert tried["+".join(f"{x:g}" for x in chosen)] == max(tried.values())
 
 
-def test_reconstruction_is_taken_only_where_dev_gains(siblings, pairs):
-    mask = select(siblings.scores, Budget.of(siblings.scores.sizes(), sparsity=0.5))
-    cut = prune(siblings.dense, mask)
+def test_reconstruction_is_taken_only_where_dev_gains(ensemble, pairs):
+    mask = select(ensemble.scores, Budget.of(ensemble.scores.sizes(), sparsity=0.5))
+    cut = prune(ensemble.dense, mask)
     before = {name: tensor.clone() for name, tensor in cut.model.state_dict().items()}
-    chosen, info = choose_reconstruction(siblings, mask, cut)
+    chosen, info = choose_reconstruction(ensemble, mask, cut)
     assert all(torch.equal(before[name], tensor) for name, tensor in cut.model.state_dict().items())
     assert info["dev"] == pytest.approx(spearman(chosen, pairs), abs=0.2)
     if info["strength"] is None:
@@ -82,14 +83,14 @@ def test_reconstruction_is_taken_only_where_dev_gains(siblings, pairs):
 
 
 @pytest.mark.parametrize(("loss", "left"), [(1000.0, True), (-1000.0, False)])
-def test_a_light_cut_is_left_to_the_training(siblings, monkeypatch, loss, left):
-    monkeypatch.setattr("sparsecse.stages.siblings.LIGHT_LOSS", loss)
-    monkeypatch.setattr("sparsecse.stages.siblings.LEAST_GAIN", -1000.0)  # any reconstruction would be taken
-    mask = select(siblings.scores, Budget.of(siblings.scores.sizes(), sparsity=0.5))
-    cut = prune(siblings.dense, mask)
-    chosen, info = choose_reconstruction(siblings, mask, cut, trained_after=True)
+def test_a_light_cut_is_left_to_the_training(ensemble, monkeypatch, loss, left):
+    monkeypatch.setattr("sparsecse.pruning.ensemble.LIGHT_LOSS", loss)
+    monkeypatch.setattr("sparsecse.pruning.ensemble.LEAST_GAIN", -1000.0)  # any reconstruction would be taken
+    mask = select(ensemble.scores, Budget.of(ensemble.scores.sizes(), sparsity=0.5))
+    cut = prune(ensemble.dense, mask)
+    chosen, info = choose_reconstruction(ensemble, mask, cut, trained_after=True)
     assert (chosen is cut) == left and (info["strength"] is None) == left
-    assert choose_reconstruction(siblings, mask, cut)[1]["strength"] is not None
+    assert choose_reconstruction(ensemble, mask, cut)[1]["strength"] is not None
 
 
 def test_choose_is_a_stage_that_is_not_run_twice(run):
@@ -100,28 +101,28 @@ def test_choose_is_a_stage_that_is_not_run_twice(run):
 
 
 def test_prune_reconstructs_and_records_it(run):
-    plain, _ = stages.prune(run, Cut(sparsity=0.5))
-    record, reused = stages.prune(run, Cut(sparsity=0.5, reconstruct=True))
+    plain, _ = stages.prune(run, Recipe(sparsity=0.5))
+    record, reused = stages.prune(run, Recipe(sparsity=0.5, reconstruct=True))
     assert not reused and "reconstruction" not in plain.info
     assert record.settings["reconstruct"] is True
     assert {"dev", "dev_before", "reference_sparsity", "strength"} == set(record.info["reconstruction"])
     assert record.info["kept"] == plain.info["kept"]
-    assert stages.prune(run, Cut(sparsity=0.5, reconstruct=True))[1]
+    assert stages.prune(run, Recipe(sparsity=0.5, reconstruct=True))[1]
 
 
 def test_reconstruction_needs_scores(tmp_path, sentence_folder):
     with pytest.raises(InputError, match="--reconstruct"):
         stages.prune(
-            Workdir(tmp_path / "unscored"), Cut(layers=(0, 1), reconstruct=True), ModelOptions(str(sentence_folder))
+            Workdir(tmp_path / "unscored"), Recipe(layers=(0, 1), reconstruct=True), ModelOptions(str(sentence_folder))
         )
 
 
 def test_auto_prunes_what_the_curve_allows(run):
-    record, reused = stages.prune(run, Cut(auto_tolerance=0.5))
+    record, reused = stages.prune(run, Recipe(auto_tolerance=0.5))
     chosen = run.need("choose").info["sparsity"]
     assert not reused and record.settings["tolerance"] == 0.5
     assert record.settings["removed_neurons"] == round(chosen * sum(neurons for _, neurons in record.info["sizes"]))
-    assert stages.prune(run, Cut(auto_tolerance=0.5))[1]
+    assert stages.prune(run, Recipe(auto_tolerance=0.5))[1]
     assert run.newest_model() == ("prune", [])
     stages.choose(run, 0.7)
     if run.need("choose").outputs["curve.json"] != record.inputs["choose/curve.json"]:
@@ -130,8 +131,8 @@ def test_auto_prunes_what_the_curve_allows(run):
 
 @pytest.mark.parametrize("reconstructing", [False, True])
 def test_rounds_spend_the_same_budget(run, reconstructing):
-    once, _ = stages.prune(run, Cut(sparsity=0.5))
-    record, reused = stages.prune(run, Cut(sparsity=0.5, rounds=3, schedule="cubic", reconstruct=reconstructing))
+    once, _ = stages.prune(run, Recipe(sparsity=0.5))
+    record, reused = stages.prune(run, Recipe(sparsity=0.5, rounds=3, schedule="cubic", reconstruct=reconstructing))
     assert not reused and (record.settings["rounds"], record.settings["schedule"]) == (3, "cubic")
     for kind in (0, 1):
         assert sum(kept[kind] for kept in record.info["kept"]) == sum(kept[kind] for kept in once.info["kept"])
@@ -147,7 +148,7 @@ def test_rounds_spend_the_same_budget(run, reconstructing):
 def test_one_round_more_scores_what_is_left(run, pairs):
     scores = stages.load_scores(run)
     dense = stages.load_dense(run)
-    mask, encoder = prune_in_rounds(
+    mask, encoder = prune_iteratively(
         dense, scores, Budget(4, 20), 2, "linear", lambda own: contributions(own, pairs, precision="float32")
     )
     half = select(scores, Budget(2, 10))
@@ -176,14 +177,14 @@ def test_schedules(rounds, schedule, expected):
 )
 def test_rounds_that_cannot_be(bad):
     with pytest.raises(InputError, match=r"--rounds|--schedule"):
-        Cut(**bad)
+        Recipe(**bad)
 
 
 def test_the_repair_learns_from_the_model_and_its_cuts(run, tmp_path, sentences):
     text = tmp_path / "sentences.txt"
     text.write_text("\n".join(sentences))
     settings = TrainingSettings(batch_size=4, max_steps=2, eval_every=1)
-    stages.prune(run, Cut(sparsity=0.5))
+    stages.prune(run, Recipe(sparsity=0.5))
     record, _ = stages.finetune(run, DataOptions(str(text)), settings)
     assert record.info["teachers"][0] == 0.0
     assert "score/scores.safetensors" in record.inputs

@@ -9,10 +9,10 @@ import torch
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
-from sparsecse.masks import Budget, Mask, select
-from sparsecse.reconstruction import reconstruct
+from sparsecse.pruning.masks import Budget, Mask, select
+from sparsecse.pruning.reconstruction import reconstruct
+from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import Scores
-from sparsecse.surgery import prune
 
 SCHEDULES = ("linear", "cubic")
 
@@ -45,7 +45,7 @@ def _spread(before: Sequence[torch.Tensor], kept: Sequence[torch.Tensor]) -> tup
     return tuple(found)
 
 
-def prune_in_rounds(
+def prune_iteratively(
     dense: Encoder,
     scores: Scores,
     budget: Budget,

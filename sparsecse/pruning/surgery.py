@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 
 from sparsecse.encoders import Encoder, SparseCSEConfig, SparseCSEModel
+from sparsecse.encoders.gates import Gates
 from sparsecse.errors import InputError
-from sparsecse.gates import Gates
-from sparsecse.masks import Mask
+from sparsecse.pruning.masks import Mask
 
 
 def _smaller_config(config: SparseCSEConfig, mask: Mask) -> SparseCSEConfig:

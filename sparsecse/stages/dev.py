@@ -1,0 +1,40 @@
+"""The graded pairs that a run directory's choices are made on."""
+
+from __future__ import annotations
+
+import contextlib
+
+from sparsecse.datasets import PairSet, SetNotFoundError, load_pairs
+from sparsecse.errors import InputError
+from sparsecse.stages.options import DataOptions
+from sparsecse.stages.score import score_data
+from sparsecse.workdir import Workdir
+
+
+class NoDevError(InputError):
+    """Nothing to choose by: no graded pairs."""
+
+
+def dev_sets(workdir: Workdir, dev: DataOptions | None = None) -> list[PairSet]:
+    """The graded pairs that choices are made on: `dev`, or those of the scores and the dev sets that lie beside them.
+
+    Raises:
+        NoDevError: none of them has gold scores.
+    """
+    data = score_data(workdir)
+    if dev is not None:
+        pairs = dev.pairs()
+        if pairs.scores is None:
+            raise InputError(f"{pairs.source} has no gold scores for --dev; add a column 'score' from 0 to 5.")
+        return [pairs]
+    found = [data.graded()]
+    for name in ("stsb", "sickr") if data.data_dir else ():
+        with contextlib.suppress(SetNotFoundError):
+            found.append(load_pairs(name, split="dev", data_dir=data.data_dir))
+    graded = {pairs.fingerprint(): pairs for pairs in found if pairs is not None}
+    if not graded:
+        raise NoDevError(
+            f"{data.name} has no gold scores for --sparsity auto, --layers auto and --reconstruct to choose by; give "
+            f"graded pairs with `sparsecse prune --dev`, or a number as --sparsity and --no-reconstruct."
+        )
+    return list(graded.values())
