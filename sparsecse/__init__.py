@@ -1,13 +1,63 @@
 """Structured pruning of sentence-embedding encoders by contribution to alignment and uniformity (SparseCSE).
 
-Importing this package makes `AutoModel` and `SentenceTransformer` load packed folders without `trust_remote_code`.
+The names below are loaded when they are first used: importing this package takes a few hundredths of a second. It also
+makes `AutoModel` and `SentenceTransformer` load packed folders without `trust_remote_code`.
 """
 
 from pathlib import Path as _Path
+from typing import TYPE_CHECKING
 
+from sparsecse.lazy import lazy_names
 from sparsecse.runtime.registration import register_when_loaded
 
+if TYPE_CHECKING:
+    from sparsecse.compression import compress, distill, prune, score
+    from sparsecse.encoders import Encoder, load_encoder
+    from sparsecse.errors import InputError
+    from sparsecse.evaluation import evaluate
+    from sparsecse.packing import pack
+    from sparsecse.pruning.masks import Budget, Mask
+    from sparsecse.runtime import Runtime, accelerate
+    from sparsecse.scoring import Scores
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "Encoder",
+    "InputError",
+    "Mask",
+    "Runtime",
+    "Scores",
+    "accelerate",
+    "compress",
+    "distill",
+    "evaluate",
+    "load_encoder",
+    "pack",
+    "prune",
+    "score",
+]
+
+_, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Budget": "sparsecse.pruning.masks",
+        "Encoder": "sparsecse.encoders",
+        "InputError": "sparsecse.errors",
+        "Mask": "sparsecse.pruning.masks",
+        "Runtime": "sparsecse.runtime",
+        "Scores": "sparsecse.scoring",
+        "accelerate": "sparsecse.runtime",
+        "compress": "sparsecse.compression",
+        "distill": "sparsecse.compression",
+        "evaluate": "sparsecse.evaluation",
+        "load_encoder": "sparsecse.encoders",
+        "pack": "sparsecse.packing",
+        "prune": "sparsecse.compression",
+        "score": "sparsecse.compression",
+    },
+)
 
 # An installed package holds its kernels and its command line; in a source tree on PYTHONPATH they lie beside it.
 _source_tree = _Path(__file__).resolve().parents[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -137,3 +138,12 @@ def _load_file(path: Path, split: str | None, columns: Sequence[str] | None) -> 
         subsets=None,
         source=str(path),
     )
+
+
+def dev_pairs(graded: PairSet | None, data_dir: str | Path | None = None) -> list[PairSet]:
+    """Graded pairs to make choices on: those that are given, and the dev sets of STS-B and SICK-R in a data folder."""
+    found = [graded]
+    for name in ("stsb", "sickr") if data_dir else ():
+        with contextlib.suppress(SetNotFoundError):
+            found.append(load_pairs(name, split="dev", data_dir=data_dir))
+    return list({pairs.fingerprint(): pairs for pairs in found if pairs is not None}.values())

@@ -1,7 +1,7 @@
 """Load, run and save sentence encoders; the one place that knows model families."""
 
 from sparsecse.encoders.checkpoints import DTYPES, WEIGHTS_FILE, is_stock, load_encoder, save_encoder
-from sparsecse.encoders.encoder import Encoder, EncoderSettings, PackedBatch
+from sparsecse.encoders.encoder import Encoder, EncoderSettings, Origin, PackedBatch
 from sparsecse.encoders.families import FAMILIES
 from sparsecse.encoders.fingerprint import fingerprint
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig, SparseCSEModel
@@ -14,6 +14,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "Encoder",
     "EncoderSettings",
+    "Origin",
     "PackedBatch",
     "SparseCSEConfig",
     "SparseCSEModel",

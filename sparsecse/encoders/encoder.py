@@ -71,6 +71,15 @@ class PackedBatch:
         )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The dense model that an encoder was pruned from: its name, (heads, neurons) of each layer, parameters."""
+
+    source: str
+    sizes: Sequence[tuple[int, int]]
+    parameters: int
+
+
 class Encoder(nn.Module):
     """A sentence encoder of any supported family, dense or pruned.
 
@@ -79,6 +88,7 @@ class Encoder(nn.Module):
         tokenizer: a transformers tokenizer.
         settings: pooling, normalisation, length limit and prompts.
         source: the folder or hub id it was loaded from, for messages and records.
+        origin: what it was pruned from in this process; None for a model as it was loaded.
     """
 
     def __init__(self, model: SparseCSEModel, tokenizer: Any, settings: EncoderSettings, source: str):
@@ -89,10 +99,17 @@ class Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.settings = settings
         self.source = source
+        self.origin: Origin | None = None
+
+    def pruned_from(self) -> Origin:
+        """What a model that is pruned from this one now was pruned from: this one's own origin, or this one."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return self.origin or Origin(self.source, self.model.config.layer_sizes(), parameters)
 
     def copy(self) -> Encoder:
         """An encoder with weights of its own, in the same mode; the tokenizer and the settings are shared."""
         twin = Encoder(copy.deepcopy(self.model), self.tokenizer, self.settings, self.source)
+        twin.origin = self.origin
         return twin.train(self.training)
 
     @property

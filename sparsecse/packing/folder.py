@@ -29,7 +29,18 @@ def _check_target(out: Path) -> None:
         )
 
 
-def pack(encoder: Encoder, out: Path, facts: CardFacts, *, dtype: str = "float32") -> dict[str, Any]:
+def facts_of(encoder: Encoder) -> CardFacts:
+    """What the card can tell of an encoder alone, and of what it was pruned from in this process."""
+    kept, parameters = encoder.model.config.layer_sizes(), count_parameters(encoder.model)
+    origin = encoder.pruned_from()
+    return CardFacts(
+        Path(origin.source).name, origin.sizes, kept, parameters, origin.parameters, encoder.settings.pooling
+    )
+
+
+def pack(
+    encoder: Encoder, out: str | Path, facts: CardFacts | None = None, *, dtype: str = "float32"
+) -> dict[str, Any]:
     """Write a packed folder, whole or not at all, after reading it back and comparing the vectors.
 
     An encoder whose layers are all alike and have all their heads is written as a stock checkpoint of its family, which
@@ -37,7 +48,7 @@ def pack(encoder: Encoder, out: Path, facts: CardFacts, *, dtype: str = "float32
 
     Args:
         out: the folder; an earlier pack there is replaced, anything else is refused.
-        facts: for the card and the provenance file.
+        facts: for the card and the provenance file; by default `facts_of(encoder)`.
         dtype: how weights are stored, a key of `encoders.DTYPES`.
 
     Returns:
@@ -45,6 +56,7 @@ def pack(encoder: Encoder, out: Path, facts: CardFacts, *, dtype: str = "float32
     """
     if dtype not in DTYPES:
         raise InputError(f"--dtype '{dtype}' is unknown; choose one of {', '.join(DTYPES)}.")
+    out, facts = Path(out), facts or facts_of(encoder)
     _check_target(out)
     stock = is_stock(encoder.model.config) and dtype != "int8"
     try:

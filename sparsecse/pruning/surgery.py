@@ -78,6 +78,7 @@ def prune(encoder: Encoder, mask: Mask) -> Encoder:
     model.load_state_dict(_kept_state(encoder.model, mask))
     model.to(device=encoder.device, dtype=encoder.model.dtype)  # type: ignore[call-arg]
     smaller = Encoder(model, encoder.tokenizer, encoder.settings, encoder.source)
+    smaller.origin = encoder.pruned_from()
     return smaller.train(encoder.training)
 
 

@@ -1,4 +1,4 @@
-"""What a cut comes to before anything is written: its mask, what it was decided from, and what the record is to say."""
+"""What a recipe comes to on a run directory before anything is written: its mask, and what the record will say."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparsecse.pruning.ensemble import dev_fingerprint
 from sparsecse.pruning.masks import Budget, Mask
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import Scores
-from sparsecse.stages.choose import choose
+from sparsecse.stages.choose import choose as choose_sparsity
 from sparsecse.stages.dev import NoDevError, dev_sets
 from sparsecse.stages.latency import TABLE_FILE, latency_table
 from sparsecse.stages.layers import TRIED_FILE, choose_layers
@@ -31,119 +31,137 @@ from sparsecse.workdir import Workdir
 
 @dataclass
 class Decision:
-    """A cut with all its choices made.
+    """A recipe on its way to a mask: `resolve` begins it, `cost` and `choose` complete it.
 
-    cut: what was asked, "auto" replaced by what it came to.
-    mask: of the scored model (`cut.rounds` above 1 find another one, of the same budget).
+    recipe: what was asked, "auto" replaced by what it came to.
+    sizes: for each layer of the dense model its (heads, neurons).
     scores: None where only layers and the vocabulary leave. dense: the model, where it had to be loaded.
-    models: cost models, where the budget needs them. dev: graded pairs, where choices need them.
+    costs: cost models, where the budget needs them. dev: graded pairs, where choices need them.
     corpus: of the vocabulary. tried: the sets of layers (`layers.Tried`), where they compete.
-    trained_after: a training follows, which light cuts are left to.
     not_reconstructed: why there is no reconstruction although one was asked for.
     inputs, settings: of the record.
     """
 
-    cut: Recipe
-    mask: Mask
+    recipe: Recipe
+    sizes: Sequence[tuple[int, int]]
     scores: Scores | None = None
     dense: Encoder | None = None
-    models: Mapping[str, CostModel] = field(default_factory=dict)
+    costs: Mapping[str, CostModel] = field(default_factory=dict)
     dev: Sequence[PairSet] = ()
     corpus: Corpus | None = None
     tried: Sequence[Mapping[str, Any]] | None = None
-    trained_after: bool = False
     not_reconstructed: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    def mask(self) -> Mask:
+        """What stays, by the scores as they are; iterative pruning finds another mask of the same budget."""
+        return self.recipe.mask(self.scores if self.recipe.needs_scores else None, self.sizes, self.costs)
 
-def decide(
-    workdir: Workdir,
-    cut_: Recipe,
-    model: ModelOptions | None,
-    dev: DataOptions | None,
-    *,
-    where_possible: bool,
-    trained_after: bool,
-    progress: Progress,
-) -> Decision:
-    """Make the choices of a cut; the arguments and errors are those of `prune.prune`."""
-    dense = scores = left_out = tried = corpus = None
-    sets: list[PairSet] = []
-    inputs: dict[str, str] = {}
-    settings: dict[str, Any] = {}
-    if cut_.auto_tolerance is not None:
-        chosen, _ = choose(workdir, cut_.auto_tolerance, dev, progress=progress)
-        cut_ = replace(cut_, sparsity=chosen.info["sparsity"], auto_tolerance=None)
-        inputs["choose/curve.json"] = workdir.output_hash("choose", "curve.json")
-        settings["tolerance"] = chosen.settings["tolerance"]
+
+def resolve(workdir: Workdir, recipe: Recipe, model: ModelOptions | None) -> Decision:
+    """Find the scores, or the model where the recipe does without; refuse a recipe that removes nothing.
+
+    Raises:
+        InputError: no scores where they are needed, a model beside scores, nothing to remove.
+    """
     if workdir.record("score") is not None:
         if model is not None:
             raise InputError(f"{workdir.path} already has a scored model; leave MODEL out or give another --workdir.")
         scores = load_scores(workdir)
-        sizes = scores.sizes()
-        inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
-    elif model is None or cut_.needs_scores:
+        decided = Decision(recipe, scores.sizes(), scores)
+        decided.inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
+    elif model is None or recipe.needs_scores:
         raise InputError(
             f"{workdir.path} has no scores; run `sparsecse score` first (only --layers and --vocab can do without, "
             f"and then need the MODEL)."
         )
     else:
         dense = model.load()
-        sizes = dense.model.config.layer_sizes()
-        inputs["model"] = fingerprint(dense)
-        settings["model"] = model.settings()
-    if not cut_.needs_scores and cut_.layers is None and not cut_.vocab:
-        Budget.of(sizes)  # refuses, and says which options there are
-    models: dict[str, CostModel] = {}
-    if cut_.cost != "structures":
-        dense = load_dense(workdir)
-        models = cost_models(workdir, cut_, dense, progress)
-        if cut_.cost == "latency":
-            inputs[f"latency/{TABLE_FILE}"] = workdir.output_hash("latency", TABLE_FILE)
-    if cut_.reconstruct or cut_.layers_compete:
-        if scores is None:
+        decided = Decision(recipe, dense.model.config.layer_sizes(), dense=dense)
+        decided.inputs["model"] = fingerprint(dense)
+        decided.settings["model"] = model.settings()
+    if not recipe.needs_scores and recipe.layers is None and not recipe.vocab:
+        Budget.of(decided.sizes)  # refuses, and says which options there are
+    if recipe.vocab:
+        decided.corpus = Corpus(recipe.vocab)
+        decided.settings |= {"vocab": list(recipe.vocab), "vocab_size": recipe.vocab_size}
+        decided.inputs["vocab"] = "".join(file_hash(path) for path in decided.corpus.paths)
+    return decided
+
+
+def cost(workdir: Workdir, decided: Decision, progress: Progress) -> None:
+    """Add the cost models that the budget needs; latency is measured unless the run directory has it."""
+    if decided.recipe.cost == "structures":
+        return
+    decided.dense = load_dense(workdir)
+    decided.costs = cost_models(workdir, decided.recipe, decided.dense, progress)
+    if decided.recipe.cost == "latency":
+        decided.inputs[f"latency/{TABLE_FILE}"] = workdir.output_hash("latency", TABLE_FILE)
+
+
+def cost_models(workdir: Workdir, recipe: Recipe, dense: Encoder, progress: Progress) -> dict[str, CostModel]:
+    """What layers cost by every measure that has a closed form, and by the one of the budget."""
+    models = closed_form(dense, recipe.average_length)
+    if recipe.cost == "latency":
+        models["latency"] = latency_table(
+            workdir,
+            dense,
+            precision=recipe.latency_precision,
+            average_length=recipe.average_length,
+            progress=progress,
+        )
+    return models
+
+
+def choose(
+    workdir: Workdir, decided: Decision, dev: DataOptions | None, *, where_possible: bool, progress: Progress
+) -> None:
+    """Make the choices that take dev pairs: the sparsity, whether there is a reconstruction, the layers.
+
+    Raises:
+        NoDevError: there are no graded pairs to choose by (for the reconstruction only without `where_possible`).
+    """
+    recipe = decided.recipe
+    if recipe.auto_tolerance is not None:
+        chosen, _ = choose_sparsity(workdir, recipe.auto_tolerance, dev, progress=progress)
+        recipe = replace(recipe, sparsity=chosen.info["sparsity"], auto_tolerance=None)
+        decided.inputs["choose/curve.json"] = workdir.output_hash("choose", "curve.json")
+        decided.settings["tolerance"] = chosen.settings["tolerance"]
+    if recipe.reconstruct or recipe.layers_compete:
+        if decided.scores is None:
             raise InputError("--reconstruct follows the scored model; run `sparsecse score` first.")
         try:
-            sets = dev_sets(workdir, dev)
+            decided.dev = dev_sets(workdir, dev)
         except NoDevError as error:
-            if not where_possible or cut_.layers_compete:
+            if not where_possible or recipe.layers_compete:
                 raise
-            cut_, left_out = replace(cut_, reconstruct=False), str(error)
+            recipe, decided.not_reconstructed = replace(recipe, reconstruct=False), str(error)
         else:
-            inputs["dev"] = dev_fingerprint(sets)
-    if cut_.layers_compete:
-        timed = {name: value for name, value in inputs.items() if name.startswith("latency/")}
-        chosen, _ = choose_layers(workdir, cut_, sets, models, timed, progress=progress)
-        cut_, tried = replace(cut_, layers=tuple(chosen.info["layers"])), chosen.info["tried"]
-        inputs[f"layers/{TRIED_FILE}"] = workdir.output_hash("layers", TRIED_FILE)
-    one_shot = cut_.mask(scores if cut_.needs_scores else None, sizes, models)
-    for kind, marks in (("heads", one_shot.heads), ("neurons", one_shot.neurons)):
+            decided.inputs["dev"] = dev_fingerprint(decided.dev)
+    if recipe.layers_compete:
+        timed = {name: value for name, value in decided.inputs.items() if name.startswith("latency/")}
+        chosen, _ = choose_layers(workdir, recipe, decided.dev, decided.costs, timed, progress=progress)
+        recipe, decided.tried = replace(recipe, layers=tuple(chosen.info["layers"])), chosen.info["tried"]
+        decided.inputs[f"layers/{TRIED_FILE}"] = workdir.output_hash("layers", TRIED_FILE)
+    decided.recipe = recipe
+
+
+def recorded_settings(decided: Decision, mask: Mask, *, trained_after: bool) -> dict[str, Any]:
+    """The settings of the record: what was found so far, and what decides the mask and the repair."""
+    recipe = decided.recipe
+    settings = dict(decided.settings)
+    for kind, marks in (("heads", mask.heads), ("neurons", mask.neurons)):
         settings[f"removed_{kind}"] = int((~torch.cat(marks)).sum())
-    settings |= cut_.budget_settings
-    if cut_.portable:
+    settings |= recipe.budget_settings
+    if recipe.portable:
         settings["portable"] = True
-    if cut_.layers is not None:
-        settings["layers"] = list(cut_.layers)
-    if cut_.vocab:
-        corpus = Corpus(cut_.vocab)
-        settings |= {"vocab": list(cut_.vocab), "vocab_size": cut_.vocab_size}
-        inputs["vocab"] = "".join(file_hash(path) for path in corpus.paths)
-    if cut_.rounds > 1:
-        settings |= {"rounds": cut_.rounds, "schedule": cut_.schedule}
-    if cut_.reconstruct or left_out is not None:
-        settings["reconstruct"] = cut_.reconstruct
-    if cut_.reconstruct and trained_after:
+    if recipe.layers is not None:
+        settings["layers"] = list(recipe.layers)
+    if recipe.rounds > 1:
+        settings |= {"rounds": recipe.rounds, "schedule": recipe.schedule}
+    if recipe.reconstruct or decided.not_reconstructed is not None:
+        settings["reconstruct"] = recipe.reconstruct
+    if recipe.reconstruct and trained_after:
         settings["trained_after"] = True
-    return Decision(
-        cut_, one_shot, scores, dense, models, sets, corpus, tried, trained_after, left_out, inputs, settings
-    )
-
-
-def cost_models(workdir: Workdir, cut_: Recipe, dense: Encoder, progress: Progress) -> dict[str, CostModel]:
-    """What layers cost by every measure that has a closed form, and by the one of the budget."""
-    models = closed_form(dense, cut_.average_length)
-    if cut_.cost == "latency":
-        precision, length = cut_.latency_precision, cut_.average_length
-        models["latency"] = latency_table(workdir, dense, precision=precision, average_length=length, progress=progress)
-    return models
+    return settings

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-
-from sparsecse.datasets import PairSet, SetNotFoundError, load_pairs
+from sparsecse.datasets import PairSet
+from sparsecse.datasets.pairs import dev_pairs
 from sparsecse.errors import InputError
 from sparsecse.stages.options import DataOptions
 from sparsecse.stages.score import score_data
@@ -27,14 +26,10 @@ def dev_sets(workdir: Workdir, dev: DataOptions | None = None) -> list[PairSet]:
         if pairs.scores is None:
             raise InputError(f"{pairs.source} has no gold scores for --dev; add a column 'score' from 0 to 5.")
         return [pairs]
-    found = [data.graded()]
-    for name in ("stsb", "sickr") if data.data_dir else ():
-        with contextlib.suppress(SetNotFoundError):
-            found.append(load_pairs(name, split="dev", data_dir=data.data_dir))
-    graded = {pairs.fingerprint(): pairs for pairs in found if pairs is not None}
+    graded = dev_pairs(data.graded(), data.data_dir)
     if not graded:
         raise NoDevError(
             f"{data.name} has no gold scores for --sparsity auto, --layers auto and --reconstruct to choose by; give "
             f"graded pairs with `sparsecse prune --dev`, or a number as --sparsity and --no-reconstruct."
         )
-    return list(graded.values())
+    return graded

@@ -1,0 +1,253 @@
+"""The whole recipe in memory: score, prune, repair, without a run directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sparsecse.datasets import PairSet
+from sparsecse.datasets.pairs import dev_pairs
+from sparsecse.datasets.views import views_of
+from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.errors import InputError
+from sparsecse.evaluation import spearman
+from sparsecse.progress import Progress, silent
+from sparsecse.pruning import surgery
+from sparsecse.pruning.costs import closed_form
+from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, choose_teachers
+from sparsecse.pruning.layers import best_layers, search_layers
+from sparsecse.pruning.masks import Mask
+from sparsecse.pruning.pipeline import carry_out
+from sparsecse.pruning.recipe import Recipe
+from sparsecse.runtime import Runtime
+from sparsecse.scoring import Scores, ScoringSettings, resolved_precision, scoring_method
+from sparsecse.stages.options import DataOptions, resolve_model, training_data
+from sparsecse.stages.score import scored_set
+from sparsecse.training import StepReport, TrainingResult, TrainingSettings
+from sparsecse.training import train as run_training
+from sparsecse.vocabulary import Corpus
+
+REPAIR = TrainingSettings(precision="auto", patience=6)
+"""The settings of `sparsecse finetune`."""
+
+Data = str | Path | PairSet | Sequence[str]
+
+
+def _pairs(data: Data, scoring: ScoringSettings, data_dir: str | Path | None) -> PairSet:
+    if isinstance(data, PairSet):
+        return data
+    if isinstance(data, (str, Path)):
+        return scored_set(DataOptions(str(data), data_dir=None if data_dir is None else str(data_dir)), scoring)
+    return views_of(
+        list(dict.fromkeys(data)), "sentences", limit=scoring.limit, dropout=scoring.dropout, seed=scoring.seed
+    )
+
+
+def _sentences(data: Data, data_dir: str | Path | None) -> list[str]:
+    if isinstance(data, PairSet):
+        return data.sentences()
+    if isinstance(data, (str, Path)):
+        examples, _ = training_data(DataOptions(str(data), data_dir=None if data_dir is None else str(data_dir)), set())
+        return [sentence for (sentence,) in examples]
+    return list(dict.fromkeys(data))
+
+
+def score(
+    encoder: Encoder,
+    data: Data = "stsb",
+    *,
+    method: str = "taylor",
+    settings: ScoringSettings | None = None,
+    data_dir: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score every attention head and feed-forward neuron by its contribution to alignment and uniformity.
+
+    The paper's score (An, Zhang, Song, arXiv 2311.03881) is E|dL/dg| over sentences, of one gate g per structure.
+
+    Args:
+        encoder: the dense model; left as it is.
+        data: graded pairs, or sentences alone, which then are their own positives under another dropout mask: a named
+            set ("stsb", "sickr", "sts12" ... "sts16", "demo"), a file, a `PairSet`, or a list of sentences.
+        method: a key of `sparsecse.scoring.METHODS`.
+        settings: the objective, seed, precision and batch size; by default the paper's.
+        data_dir: the SentEval folder in which a named set is looked for.
+        progress: called with (done, in all).
+
+    Returns:
+        for each layer one score a head, [heads], and one a neuron, [neurons]; higher is more useful.
+
+    Raises:
+        InputError: data that cannot be read, an unknown method.
+    """
+    chosen, settings = scoring_method(method), settings or ScoringSettings()
+    if "precision" in chosen.uses:
+        settings = replace(settings, precision=resolved_precision(encoder, settings.precision))
+    return chosen.score(encoder, _pairs(data, settings, data_dir), settings, progress)
+
+
+def prune(encoder: Encoder, by: Mask | Scores, sparsity: float | None = None, **recipe: Any) -> Encoder:
+    """Remove heads and neurons from the weights, without repair.
+
+    Args:
+        encoder: the model that was scored; left as it is.
+        by: a `Mask` of what stays, or `Scores`, of which the lowest leave.
+        sparsity: with scores: the fraction of the heads and of the neurons that leave, 0 to 1 (1 excluded).
+        recipe: with scores: other fields of `sparsecse.pruning.recipe.Recipe` that need no choice on dev data.
+
+    Returns:
+        a smaller encoder; its tokenizer and settings are shared.
+
+    Raises:
+        InputError: a mask or scores of a model of other sizes; a sparsity out of range.
+    """
+    if isinstance(by, Mask):
+        if sparsity is not None or recipe:
+            raise InputError("A Mask says itself what stays; leave sparsity and the rest out, or give Scores.")
+        return surgery.prune(encoder, by)
+    wanted = Recipe(sparsity=sparsity, **recipe)
+    if wanted.auto_tolerance is not None or wanted.layers_compete or wanted.reconstruct or wanted.rounds > 1:
+        raise InputError("prune makes no choice on dev data; use compress for auto_tolerance, layers_compete, "
+                         "reconstruct and rounds.")  # fmt: skip
+    costs = closed_form(encoder, wanted.average_length)
+    if wanted.cost != "structures" and wanted.cost not in costs:
+        raise InputError(f"cost '{wanted.cost}' is measured by the stage `prune` of a run directory; use another one.")
+    return surgery.prune(encoder, wanted.mask(by, by.sizes(), costs))
+
+
+def distill(
+    student: Encoder,
+    teachers: Encoder | Sequence[Encoder],
+    sentences: Data,
+    *,
+    settings: TrainingSettings | None = None,
+    dev: PairSet | None = None,
+    progress: Callable[[StepReport], None] | None = None,
+    teacher_progress: Callable[[int, int], None] | None = None,
+) -> TrainingResult:
+    """Train an encoder, in place, towards the vectors of one or several others.
+
+    Args:
+        student: the pruned model; it ends with the weights of the best dev score, those before included.
+        teachers: the dense model, or several models whose unit vectors are averaged; the student's hidden size.
+        sentences: training text, without labels: a list, a file, or a named set.
+        settings: by default those of `sparsecse finetune`, one pass over the sentences.
+        dev: graded pairs to pick the weights by; without them the last weights are kept.
+        progress, teacher_progress: called after every step, and while the teachers embed the sentences.
+
+    Raises:
+        InputError: no sentence; a teacher of another hidden size.
+    """
+    settings = settings or REPAIR
+    return run_training(
+        student,
+        [(sentence,) for sentence in _sentences(sentences, None)],
+        settings if dev is not None else replace(settings, patience=0),
+        teacher=teachers,
+        dev_score=None if dev is None else lambda encoder: spearman(Runtime(encoder, "float32"), dev),
+        progress=progress,
+        teacher_progress=teacher_progress,
+    )
+
+
+def compress(
+    model: Encoder | str | Path,
+    sparsity: float | None = 0.2,
+    *,
+    data: Data = "stsb",
+    train_data: Data | None = None,
+    data_dir: str | Path | None = None,
+    dev: Sequence[PairSet] | None = None,
+    steps: int | None = None,
+    method: str = "taylor",
+    scoring: ScoringSettings | None = None,
+    training: TrainingSettings | None = None,
+    repair: bool = True,
+    progress: Progress = silent,
+    step_progress: Callable[[StepReport], None] | None = None,
+    load_options: dict[str, Any] | None = None,
+    **recipe: Any,
+) -> Encoder:
+    """A smaller encoder: scored, pruned and repaired in memory, as `sparsecse run` does it.
+
+    With graded pairs the reconstruction, the teachers and the weights that are kept are chosen by Spearman on them;
+    with sentences alone nothing is reconstructed and the last weights are kept.
+
+    Args:
+        model: an `Encoder` (left as it is), or what `load_encoder` takes; "demo" is the demo extra's MiniLM.
+        sparsity: the fraction of the heads and of the neurons that leave. The file shrinks by less, since embeddings
+            stay: by 9 % for MiniLM at 0.2. None where `recipe` says how much, or `auto_tolerance` chooses it.
+        data: what to score on; see `score`.
+        train_data: text for the repair, no labels; by default the sentences of `data`.
+        data_dir: the SentEval folder in which named sets are looked for.
+        dev: graded pairs that the choices are made on; by default those of `data`, and the dev sets of STS-B and SICK-R
+            in `data_dir`.
+        steps: optimiser steps of the repair; by default one pass over `train_data`.
+        method, scoring: see `score`.
+        training: all settings of the repair, in place of the defaults; `steps` counts over its `max_steps`.
+        repair: False leaves the training out.
+        progress: opens a progress line by label; see `sparsecse.progress`. step_progress: called after every step.
+        load_options: options of `load_encoder`, such as {"pooling": "mean"}.
+        recipe: other fields of `sparsecse.pruning.recipe.Recipe`, such as auto_tolerance, layers_compete, vocab.
+
+    Returns:
+        the smaller encoder: `encode` embeds with it, `sparsecse.Runtime` faster, `sparsecse.pack` writes it.
+
+    Raises:
+        InputError: a model or data that cannot be read, a recipe that contradicts itself.
+    """
+    scoring = scoring or ScoringSettings()
+    dense = model if isinstance(model, Encoder) else load_encoder(resolve_model(str(model)), **(load_options or {}))
+    if steps is not None and steps < 1:
+        raise InputError(f"steps {steps} is less than 1; give a whole number above 0, or repair=False.")
+    wanted = Recipe(sparsity=sparsity, **{"reconstruct": True, **recipe})
+    pairs = _pairs(data, scoring, data_dir)
+    graded = pairs if pairs.scores is not None else None
+    dev = dev_pairs(graded, data_dir or os.environ.get("SPARSECSE_DATA_DIR")) if dev is None else list(dev)
+    if not dev:
+        if wanted.auto_tolerance is not None or wanted.layers_compete:
+            raise InputError(f"{pairs.source} has no gold scores for auto_tolerance and layers_compete to choose by.")
+        wanted = replace(wanted, reconstruct=False)
+    scores = score(dense, pairs, method=method, settings=scoring, progress=progress("Scoring"))
+    ensemble = Ensemble(dense, scores, dev)
+    if wanted.auto_tolerance is not None:
+        chosen, _ = choose_sparsity(ensemble, wanted.auto_tolerance, progress("Looking for the sparsity"))
+        wanted = replace(wanted, sparsity=chosen, auto_tolerance=None)
+    costs = closed_form(dense, wanted.average_length)
+    if wanted.cost not in ("structures", *costs):
+        raise InputError(f"cost '{wanted.cost}' is measured by the stage `prune` of a run directory; use another one.")
+    if wanted.layers_compete:
+        wanted = replace(wanted, layers=best_layers(search_layers(ensemble, wanted, costs, progress)))
+    pruned = carry_out(
+        wanted,
+        wanted.mask(scores, scores.sizes(), costs),
+        dense,
+        scores,
+        dev=dev,
+        corpus=Corpus(wanted.vocab) if wanted.vocab else None,
+        rescore=lambda encoder: score(encoder, pairs, method=method, settings=scoring),
+        calibration=pairs,
+        trained_after=repair,
+        progress=progress,
+    ).encoder
+    if repair:
+        settings = training or REPAIR
+        if steps is not None:
+            settings = replace(settings, max_steps=steps)
+        judge = graded or (dev[0] if dev else None)
+        # The weights and the teachers are picked on one set, as `finetune` does.
+        own = Ensemble(dense, scores, [judge]) if judge else None
+        teachers = [own.encoder(part) for part in choose_teachers(own)[0]] if own else [dense]
+        distill(
+            pruned,
+            teachers,
+            _sentences(pairs if train_data is None else train_data, data_dir),
+            settings=settings,
+            dev=judge,
+            progress=step_progress,
+            teacher_progress=progress("Embedding with the teacher"),
+        )
+    return pruned
