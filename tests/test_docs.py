@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +238,21 @@ def test_every_page_is_linked_and_its_links_resolve():
     assert pages - {index} <= linked
 
 
-def test_the_readme_compiles():
+def test_the_readme_runs(sentence_folder, sentences, tmp_path, monkeypatch):
+    sets = tmp_path / "senteval" / "downstream" / "STS" / "STSBenchmark"
+    sets.mkdir(parents=True)
+    rows = [f"g\tf\ty\t{i}\t{5 * (i % 2)}\t{one}\t{two}" for i, (one, two) in enumerate(pairwise(sentences))]
+    (sets / "sts-dev.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "sentences.txt").write_text("\n".join(sentences))
+    shutil.copytree(sentence_folder, tmp_path / "my-model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPARSECSE_DATA_DIR", str(tmp_path / "senteval"))
     found = [block for block in blocks(ROOT / "README.md") if block.language == "python"]
-    assert found
-    for block in found:
-        compile(block.text, block.place, "exec")
+    assert len(found) == 2
+    expected = ["my-model", "my-model-20"]
+    for block, folder in zip(found, expected, strict=True):
+        namespace: dict[str, Any] = {}
+        exec(compile(block.text, block.place, "exec"), namespace)
+        wanted = load_encoder(folder).encode(["A sentence.", "Another one."])
+        np.testing.assert_allclose(namespace["vectors"], wanted.numpy(), atol=0.05)  # int8, where that was taken
+    assert sum(heads for heads, _ in load_encoder("my-model-20").model.config.layer_sizes()) == 10  # of 12
