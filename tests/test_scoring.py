@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import distilbert_twin, roberta_twin, write_checkpoint
 from safetensors.torch import load_file, save_file
 
-from sparsecse import gates as gates_module
+from sparsecse.encoders import gates as gates_module
 from sparsecse.encoders import load_encoder
 from sparsecse.encoders.gates import Gates, gated
 from sparsecse.errors import InputError
