@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparsecse import kernels
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
+from sparsecse.kernels import attention, shared_token_maps
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ class PackedBatch:
         gate: None or [sentences, heads]; see `kernels.attention`.
         """
         seed = int(torch.randint(2**62, ())) if dropout else 0
-        return kernels.attention(
-            query, key, value, self.cu_lengths, bias=relative_bias, gate=gate, dropout=dropout, seed=seed
-        )
+        return attention(query, key, value, self.cu_lengths, bias=relative_bias, gate=gate, dropout=dropout, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ class Encoder(nn.Module):
 
     def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
         """Sentence vectors [sentences, hidden_size]: those of `forward`, but no padding is computed."""
-        with kernels.shared_token_maps(batch.cu_lengths):
+        with shared_token_maps(batch.cu_lengths):
             outputs = self.model(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoModel
 from transformers.masking_utils import flash_attention_mask
 
-from sparsecse import kernels
 from sparsecse.errors import InputError
+from sparsecse.kernels import attention
 
 # What other attention functions do and this one does not, by the argument that asks for it.
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "cache", "position_bias")
@@ -76,7 +76,7 @@ def attend(
     else:
         cu_lengths = torch.arange(batch + 1, device=query.device) * length
     seed = int(torch.randint(2**62, ())) if dropout else 0
-    context = kernels.attention(q, k, v, cu_lengths, scale=scaling, dropout=dropout, seed=seed)
+    context = attention(q, k, v, cu_lengths, scale=scaling, dropout=dropout, seed=seed)
     if rows is not None:
         context = context.new_zeros(batch * length, heads, head_size).index_copy(0, rows, context)
     return context.view(batch, length, heads, head_size), None

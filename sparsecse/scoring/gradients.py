@@ -11,11 +11,11 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from sparsecse import kernels
 from sparsecse.datasets import DropoutViews, PairSet
 from sparsecse.encoders import Encoder, PackedBatch
 from sparsecse.encoders.dropout import own_dropout, seeded_masks, with_dropout
 from sparsecse.encoders.gates import Gates, gated
+from sparsecse.kernels import uniformity
 from sparsecse.objectives import alignment
 from sparsecse.scoring import memory
 from sparsecse.scoring.settings import Objective, ScoringSettings, resolved_precision
@@ -43,7 +43,7 @@ def objective_value(
     views: each positive pair is one sentence twice, which then is no pair of the uniformity.
     """
     align = alignment(unit[positives[:, 0]], unit[positives[:, 1]])
-    uniform = kernels.uniformity(unit, t=objective.temperature)
+    uniform = uniformity(unit, t=objective.temperature)
     if views:
         uniform = _between_sentences(uniform, unit, positives, objective.temperature)
     loss = objective.alignment_weight * align + (1 - objective.alignment_weight) * uniform
