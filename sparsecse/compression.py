@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import PairSet
+from sparsecse.datasets import DataOptions, PairSet
 from sparsecse.datasets.pairs import dev_pairs
 from sparsecse.datasets.views import views_of
 from sparsecse.encoders import Encoder, load_encoder
@@ -24,10 +24,11 @@ from sparsecse.pruning.pipeline import carry_out
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.runtime import Runtime
 from sparsecse.scoring import Scores, ScoringSettings, resolved_precision, scoring_method
-from sparsecse.stages.options import DataOptions, resolve_model, training_data
-from sparsecse.stages.score import scored_set
+from sparsecse.scoring.data import scored_set
+from sparsecse.stages.options import resolve_model
 from sparsecse.training import StepReport, TrainingResult, TrainingSettings
 from sparsecse.training import train as run_training
+from sparsecse.training.examples import training_data
 from sparsecse.vocabulary import Corpus
 
 REPAIR = TrainingSettings(precision="auto", patience=6)

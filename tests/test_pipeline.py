@@ -23,8 +23,8 @@ from sparsecse.files import atomic_directory, atomic_file
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
 from sparsecse.stages import DataOptions, ModelOptions
-from sparsecse.stages.options import training_data
 from sparsecse.training import TrainingSettings
+from sparsecse.training.examples import training_data
 from sparsecse.workdir import Workdir
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsecse.datasets import DataOptions
 from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, dev_fingerprint
 from sparsecse.stages.dev import dev_sets
 from sparsecse.stages.models import load_dense
-from sparsecse.stages.options import DataOptions
 from sparsecse.stages.score import SCORES_FILE, load_scores
 from sparsecse.workdir import Record, Workdir
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sparsecse.datasets import PairSet
+from sparsecse.datasets import DataOptions, PairSet
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.files import file_hash
@@ -23,7 +23,7 @@ from sparsecse.stages.dev import NoDevError, dev_sets
 from sparsecse.stages.latency import TABLE_FILE, latency_table
 from sparsecse.stages.layers import TRIED_FILE, choose_layers
 from sparsecse.stages.models import load_dense
-from sparsecse.stages.options import DataOptions, ModelOptions
+from sparsecse.stages.options import ModelOptions
 from sparsecse.stages.score import SCORES_FILE, load_scores
 from sparsecse.vocabulary import Corpus
 from sparsecse.workdir import Workdir

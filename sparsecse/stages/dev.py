@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from sparsecse.datasets import PairSet
+from sparsecse.datasets import DataOptions, PairSet
 from sparsecse.datasets.pairs import dev_pairs
 from sparsecse.errors import InputError
-from sparsecse.stages.options import DataOptions
 from sparsecse.stages.score import score_data
 from sparsecse.workdir import Workdir
 

@@ -7,11 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import PAIR_SETS, PairSet, graded_pairs, load_pairs, load_sentences, load_triplets
-from sparsecse.datasets.pairs import canonical_name
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
-from sparsecse.training import Example
 from sparsecse.workdir import Workdir
 
 
@@ -33,26 +30,6 @@ class ModelOptions:
             max_length=self.max_length,
             prompt=self.prompt,
         )
-
-    def settings(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """A data set by name or file: `--data`, `--split`, `--data-dir`, `--columns`."""
-
-    name: str
-    split: str | None = None
-    data_dir: str | None = None
-    columns: tuple[str, ...] | None = None
-
-    def pairs(self) -> PairSet:
-        return load_pairs(self.name, split=self.split, data_dir=self.data_dir, columns=self.columns)
-
-    def graded(self) -> PairSet | None:
-        """The pairs where they have gold scores, else None; see `datasets.graded_pairs`."""
-        return graded_pairs(self.name, split=self.split, data_dir=self.data_dir, columns=self.columns)
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,29 +63,3 @@ def kept_step(workdir: Workdir, name: str) -> str:
         found = ", ".join(sorted(path.name for path in steps.glob("step-*"))) or "none"
         raise InputError(f"{folder} does not exist (kept steps: {found}); keep it with `sparsecse train --keep-steps`.")
     return str(folder)
-
-
-def training_data(data: DataOptions, objectives: set[str]) -> tuple[list[Example], list[float] | None]:
-    """Examples for training, and their gold scores where the objective takes them.
-
-    Graded pairs (of a named set the train split, where it has one) for "graded", pairs or triplets for "sup", else
-    sentences.
-    """
-    if "graded" in objectives:
-        split = data.split
-        name = canonical_name(data.name)
-        # The dev split, which is load_pairs' default, is the one that picks the best weights.
-        if split is None and name is not None and "train" in PAIR_SETS[name]:
-            split = "train"
-        pairs = load_pairs(data.name, columns=data.columns, split=split, data_dir=data.data_dir)
-        if pairs.scores is None:
-            raise InputError(f"{pairs.source} has no gold scores for --objective graded; add a column 'score'.")
-        return list(zip(pairs.first, pairs.second, strict=True)), list(pairs.scores)
-    if "sup" in objectives:
-        triplets = load_triplets(data.name, columns=data.columns, split=data.split, data_dir=data.data_dir)
-        columns = [triplets.anchors, triplets.positives]
-        if triplets.negatives is not None:
-            columns.append(triplets.negatives)
-        return list(zip(*columns, strict=True)), None
-    sentences = load_sentences(data.name, columns=data.columns, split=data.split, data_dir=data.data_dir)
-    return [(sentence,) for sentence in sentences], None

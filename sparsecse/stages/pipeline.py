@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import load_sentences
+from sparsecse.datasets import DataOptions, load_sentences
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
 from sparsecse.stages.bench import bench_run
 from sparsecse.stages.evaluate import evaluate_run
-from sparsecse.stages.options import DataOptions, ModelOptions
+from sparsecse.stages.options import ModelOptions
 from sparsecse.stages.pack import pack
 from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from sparsecse.datasets import DataOptions
 from sparsecse.encoders import Encoder, fingerprint, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.packing import count_parameters
@@ -18,7 +19,7 @@ from sparsecse.pruning.pipeline import carry_out
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.stages.decide import Decision, choose, cost, cost_models, recorded_settings, resolve
 from sparsecse.stages.models import load_dense, load_model, save_model
-from sparsecse.stages.options import DataOptions, ModelOptions, kept_step, resolve_model
+from sparsecse.stages.options import ModelOptions, kept_step, resolve_model
 from sparsecse.stages.score import score_again, score_set
 from sparsecse.vocabulary import prune_vocabulary
 from sparsecse.workdir import Record, Workdir

@@ -8,45 +8,16 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import DropoutViews, PairSet, dropout_views
+from sparsecse.datasets import DataOptions, DropoutViews, PairSet
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.progress import Progress, silent
 from sparsecse.scoring import TABLE_FILE, Objective, Scores, ScoringSettings, resolved_precision, scoring_method
-from sparsecse.stages.options import DataOptions, ModelOptions
+from sparsecse.scoring.data import scored_set
+from sparsecse.stages.options import ModelOptions
 from sparsecse.workdir import Record, Workdir
 
 SCORES_FILE = "scores.safetensors"
-
-
-def scored_set(data: DataOptions, scoring: ScoringSettings) -> PairSet:
-    """What is scored on: the graded pairs, or `DropoutViews` of the sentences where there are none or they are wanted.
-
-    Raises:
-        InputError: gold positives are wanted of data without gold scores; a dropout for gold positives.
-    """
-    pairs = None if scoring.positives == "dropout" else data.graded()
-    if pairs is None and scoring.positives == "gold":
-        raise InputError(
-            f"{data.name} has no gold scores for --positives gold; add a column 'score' from 0 to 5, or leave "
-            f"--positives out."
-        )
-    if pairs is None:
-        return dropout_views(
-            data.name,
-            split=data.split,
-            data_dir=data.data_dir,
-            columns=data.columns,
-            limit=scoring.limit,
-            dropout=scoring.dropout,
-            seed=scoring.seed,
-        )
-    if scoring.dropout is not None:
-        raise InputError(
-            f"--dropout {scoring.dropout:g} is for dropout positives, and {pairs.source} has gold scores; leave it out "
-            f"or add --positives dropout."
-        )
-    return pairs
 
 
 def score(

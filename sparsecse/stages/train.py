@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import PairSet
+from sparsecse.datasets import DataOptions, PairSet
 from sparsecse.encoders import Encoder, fingerprint, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
@@ -19,9 +19,10 @@ from sparsecse.progress import Progress, silent
 from sparsecse.pruning.ensemble import Ensemble, choose_teachers
 from sparsecse.runtime import Runtime
 from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input, save_model
-from sparsecse.stages.options import DataOptions, ModelOptions, training_data
+from sparsecse.stages.options import ModelOptions
 from sparsecse.stages.score import SCORES_FILE, load_scores, score_data
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
+from sparsecse.training.examples import training_data
 from sparsecse.workdir import Record, Workdir
 
 StepProgress = Callable[[StepReport], None]
