@@ -25,7 +25,6 @@ from sparsecse.pruning.recipe import Recipe
 from sparsecse.runtime import Runtime
 from sparsecse.scoring import Scores, ScoringSettings, resolved_precision, scoring_method
 from sparsecse.scoring.data import scored_set
-from sparsecse.stages.options import resolve_model
 from sparsecse.training import StepReport, TrainingResult, TrainingSettings
 from sparsecse.training import train as run_training
 from sparsecse.training.examples import training_data
@@ -201,7 +200,7 @@ def compress(
         InputError: a model or data that cannot be read, a recipe that contradicts itself.
     """
     scoring = scoring or ScoringSettings()
-    dense = model if isinstance(model, Encoder) else load_encoder(resolve_model(str(model)), **(load_options or {}))
+    dense = model if isinstance(model, Encoder) else load_encoder(model, **(load_options or {}))
     if steps is not None and steps < 1:
         raise InputError(f"steps {steps} is less than 1; give a whole number above 0, or repair=False.")
     wanted = Recipe(sparsity=sparsity, **{"reconstruct": True, **recipe})

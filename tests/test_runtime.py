@@ -204,8 +204,8 @@ def test_empty_input_single_string_and_progress(sentence_folder: Path, sentences
 def test_tokens_are_the_encoders_own(sentence_folder: Path, sentences: list[str]) -> None:
     encoder = load_encoder(sentence_folder, prompt="the cat ", max_length=7)
     runtime = Runtime(encoder, "float32")
-    assert runtime._tokenize(sentences) == encoder.tokenize(sentences)
-    assert runtime._tokenize(sentences[:1]) == encoder.tokenize(sentences[:1])
+    assert runtime._tokenize(sentences, "the cat ") == encoder.tokenize(sentences)
+    assert runtime._tokenize(sentences[:1], "the cat ") == encoder.tokenize(sentences[:1])
     # The encoder's tokenizer is left as it was.
     assert len(encoder.tokenizer(sentences[3])["input_ids"]) > 7
 

@@ -1,11 +1,13 @@
 """Load, run and save sentence encoders; the one place that knows model families."""
 
 from sparsecse.encoders.checkpoints import DTYPES, WEIGHTS_FILE, is_stock, load_encoder, save_encoder
-from sparsecse.encoders.encoder import Encoder, EncoderSettings, Origin, PackedBatch
+from sparsecse.encoders.demo import named_source
+from sparsecse.encoders.encoder import Encoder, Origin, PackedBatch
 from sparsecse.encoders.families import FAMILIES
 from sparsecse.encoders.fingerprint import fingerprint
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig, SparseCSEModel
 from sparsecse.encoders.pooling import POOLING_MODES
+from sparsecse.encoders.settings import EncoderSettings
 
 __all__ = [
     "DTYPES",
@@ -21,5 +23,6 @@ __all__ = [
     "fingerprint",
     "is_stock",
     "load_encoder",
+    "named_source",
     "save_encoder",
 ]

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.utils import cached_file
 
-from sparsecse.encoders.encoder import Encoder, EncoderSettings
+from sparsecse.encoders.demo import named_source
+from sparsecse.encoders.encoder import Encoder
 from sparsecse.encoders.families import (
     config_from_family,
     config_to_family,
@@ -22,6 +23,7 @@ from sparsecse.encoders.families import (
 from sparsecse.encoders.modeling_sparsecse import Pooler, SparseCSEConfig, SparseCSEModel, stored_as_int8
 from sparsecse.encoders.pooling import POOLING_MODES, pooling_mode
 from sparsecse.encoders.sentence_transformers_files import FolderSettings, read_settings, write_settings
+from sparsecse.encoders.settings import EncoderSettings
 from sparsecse.errors import InputError
 
 WEIGHTS_FILE = "model.safetensors"
@@ -163,7 +165,8 @@ def load_encoder(
     """Load an encoder in float32, in evaluation mode.
 
     Args:
-        source: a transformers or sentence-transformers folder, a folder that sparsecse wrote, or a hub id.
+        source: a transformers or sentence-transformers folder, a folder that sparsecse wrote, a hub id, or
+            "demo", the demo extra's all-MiniLM-L6-v2.
         pooling: a key of `POOLING_MODES`; needed where the model's own files do not name one, and never guessed.
         normalize: whether vectors get unit length; by default what the folder says, else no.
         max_length: tokens kept of a sentence; by default what the folder says, else all the positions it has.
@@ -172,7 +175,7 @@ def load_encoder(
     Raises:
         InputError: no such model, an unsupported family, unreadable or incomplete weights, or no known pooling.
     """
-    source = str(source)
+    source = named_source(source)
     if Path(source).exists() and not Path(source).is_dir():
         raise InputError(f"{source} is a file; give the folder that holds config.json and the weights.")
     model = _load_model(source)

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparsecse.encoders import embedding
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
+from sparsecse.encoders.settings import EncoderSettings
 from sparsecse.kernels import attention, shared_token_maps
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """How token vectors become the sentence vector.
-
-    pooling: a key of `POOLING_MODES`.
-    normalize: whether the vector is divided by its length.
-    max_length: tokens kept of a sentence, special tokens included.
-    prompts: named prefixes (E5, BGE); `default_prompt` names the one put before every sentence, or is None.
-    """
-
-    pooling: str
-    normalize: bool
-    max_length: int
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt: str | None = None
-
-    @property
-    def prompt(self) -> str:
-        return self.prompts[self.default_prompt] if self.default_prompt else ""
 
 
 @dataclass(frozen=True)
@@ -114,9 +96,14 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
-    def tokenize(self, sentences: Sequence[str], max_length: int | None = None) -> list[list[int]]:
-        """Token ids of each sentence, with the prompt and special tokens, cut to `max_length` tokens."""
-        prompt = self.settings.prompt
+    def tokenize(
+        self, sentences: Sequence[str], max_length: int | None = None, prompt: str | None = None
+    ) -> list[list[int]]:
+        """Token ids of each sentence, with the prompt (by default the model's own) and special tokens.
+
+        max_length: tokens kept of a sentence; by default, and at most, the model's own.
+        """
+        prompt = self.settings.prompt_text(prompt)
         texts = [prompt + sentence for sentence in sentences] if prompt else list(sentences)
         if not texts:
             return []
@@ -218,10 +205,44 @@ class Encoder(nn.Module):
 
     def encode(
         self,
-        sentences: Sequence[str],
+        sentences: str | Iterable[str],
         *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         batch_size: int = 64,
+        show_progress_bar: bool = False,
+        convert_to_numpy: bool = False,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> torch.Tensor:
-        """Sentence vectors [N, hidden_size] of texts; see `encode_ids`."""
-        return self.encode_ids(self.tokenize(sentences), batch_size=batch_size, progress=progress)
+    ) -> torch.Tensor | np.ndarray:
+        """Sentence vectors of texts, float32: [N, hidden_size], or [hidden_size] for a single string.
+
+        A tensor on the encoder's device, or an array where `convert_to_numpy` asks for one. PyTorch computes;
+        `sparsecse.Runtime` has the same method and is faster.
+
+        Args:
+            sentences: a string, or strings in a list, tuple, array, pandas Series or generator.
+            prompt_name: which of the model's prompts is put before every sentence; by default the model's default.
+            prompt: the text itself, "" for none.
+            batch_size: sentences of average length that are taken at a time; see `batches`.
+            show_progress_bar: draw a progress bar on standard error.
+            convert_to_numpy: return an array, unless `convert_to_tensor`.
+            convert_to_tensor: return a tensor, which is the default.
+            normalize_embeddings: unit length, also where the model does not normalise.
+            truncate_dim: values kept of each vector, from the first; for models trained so (Matryoshka).
+            progress: called with (sentences done, sentences in all) after each batch.
+
+        Raises:
+            InputError: an item that is not a string, an unknown `prompt_name`, a size out of range.
+        """
+        texts, single = embedding.read_sentences(sentences)
+        embedding.check_batch_size(batch_size)
+        ids = self.tokenize(texts, prompt=self.settings.prompt_text(prompt, prompt_name))
+        with embedding.progress_bar(show_progress_bar, progress) as report:
+            vectors = self.encode_ids(ids, batch_size=batch_size, progress=report)
+        vectors = embedding.finish(vectors, normalize_embeddings=normalize_embeddings, truncate_dim=truncate_dim)
+        if single:
+            vectors = vectors[0]
+        return vectors.cpu().numpy() if convert_to_numpy and not convert_to_tensor else vectors

