@@ -25,9 +25,10 @@ from sparsecse.cli import (
     study,
     train,
 )
+from sparsecse.cli.groups import OPTIONS
 from sparsecse.cli.help import LookedUp
 from sparsecse.cli.output import note
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, as_options
 
 _DEBUG = "SPARSECSE_DEBUG"
 _INTERRUPTED = 130
@@ -78,6 +79,18 @@ def _root(
         os.environ[_DEBUG] = "1"
 
 
+def _parameter_options() -> dict[str, str]:
+    """The option of each parameter that a message of the library can name."""
+    commands: Any = typer.main.get_command(app)
+    own = {
+        parameter.name: parameter.opts[0]
+        for command in commands.commands.values()
+        for parameter in command.params
+        if parameter.opts[0].startswith("--")
+    }
+    return {"precisions": "--precision", "layers_compete": "--layers auto", **own, **OPTIONS}
+
+
 def _quiet_libraries() -> None:
     """Keep the libraries' own bars and notices off the terminal; what users need to know we say ourselves."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -100,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         if os.environ.get(_DEBUG):
             raise
-        note(f"Error: {error}")
+        note(f"Error: {as_options(str(error), _parameter_options())}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED

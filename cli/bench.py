@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, session, set_threads
 from sparsecse.errors import InputError
+from sparsecse.settings import split_list, split_numbers
+from sparsecse.sources import DataOptions, ModelOptions
 
 Models = Annotated[
     list[str] | None,
@@ -38,22 +42,19 @@ BenchPrecision = Annotated[
 ]
 
 
+@takes(reading=DataOptions(), loading=ModelOptions())
 def bench(
     models: Models = None,
+    *,
     data: Sentences = "demo",
     sentences: Count = 256,
-    split: options.Split = None,
-    data_dir: options.DataDir = None,
-    columns: options.Columns = None,
+    reading: DataOptions,
     runtimes: Runtimes = "sparsecse",
     batch_sizes: BatchSizes = "1,32",
     orders: Orders = "given,sorted",
     rounds: Rounds = 5,
     precision: BenchPrecision = "float32",
-    pooling: options.Pooling = None,
-    normalize: options.Normalize = None,
-    max_length: options.MaxLength = None,
-    prompt: options.Prompt = None,
+    loading: ModelOptions,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -68,14 +69,14 @@ def bench(
     from sparsecse.cli.tables import bench_table, size_table, skip_notes
     from sparsecse.datasets import load_sentences
 
-    texts = load_sentences(data, columns=options.split_list(columns), split=split, data_dir=data_dir)[:sentences]
+    texts = load_sentences(data, columns=reading.columns, split=reading.split, data_dir=reading.data_dir)[:sentences]
     settings: dict[str, Any] = {
-        "runtimes": runtimes if runtimes == "all" else options.split_list(runtimes),
-        "batch_sizes": options.split_numbers(batch_sizes, "--batch-sizes"),
-        "orders": options.split_list(orders),
+        "runtimes": runtimes if runtimes == "all" else split_list(runtimes),
+        "batch_sizes": split_numbers("batch_sizes", batch_sizes),
+        "orders": split_list(orders),
         "rounds": rounds,
         "threads": threads,
-        "precisions": precision if precision == "all" else options.split_list(precision),
+        "precisions": precision if precision == "all" else split_list(precision),
     }
     if models:
         set_threads(threads)
@@ -84,7 +85,7 @@ def bench(
             labels = {name: name for name in models}
         if len(labels) < len(models):
             raise InputError("A model is named twice; give each model once.")
-        chosen = {labels[name]: stages.ModelOptions(name, pooling, normalize, max_length, prompt) for name in models}
+        chosen = {labels[name]: replace(loading, name=stages.resolve_model(name)) for name in models}
         report = stages.bench_models(chosen, texts, progress=progress, **settings)
     else:
         with session(workdir, threads) as run:

@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import Only, takes
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session, set_threads
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, session, set_threads
+from sparsecse.scoring.settings import Objective
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 Precision = Annotated[
@@ -21,16 +24,19 @@ FoldSeed = Annotated[
 ]
 
 
+@takes(
+    reading=Only(DataOptions(), ("data_dir",)),
+    objective=Only(Objective(), ("positive_minimum",)),
+    loading=ModelOptions(),
+)
 def evaluate(
     model: options.Model = "",
     tasks: options.Tasks = "sts",
-    data_dir: options.DataDir = None,
-    positive_minimum: options.PositiveMinimum = 4.0,
+    *,
+    reading: DataOptions,
+    objective: Objective,
     batch_size: options.BatchSize = 64,
-    pooling: options.Pooling = None,
-    normalize: options.Normalize = None,
-    max_length: options.MaxLength = None,
-    prompt: options.Prompt = None,
+    loading: ModelOptions,
     precision: Precision = "float32",
     seed: FoldSeed = 1111,
     device: Device = "cpu",
@@ -50,12 +56,12 @@ def evaluate(
 
     if model:
         set_threads(threads)
-        encoder = model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt).load()
+        encoder = named_model(Workdir(workdir), model, loading).load()
         result = measure(
             Runtime(encoder, precision, device=device),
             tasks,
-            data_dir=data_dir,
-            positive_minimum=positive_minimum,
+            data_dir=reading.data_dir,
+            positive_minimum=objective.positive_minimum,
             batch_size=batch_size,
             seed=seed,
             progress=progress("Evaluating"),
@@ -67,8 +73,8 @@ def evaluate(
             record, _ = stages.evaluate_run(
                 run,
                 tasks,
-                data_dir=data_dir,
-                positive_minimum=positive_minimum,
+                data_dir=reading.data_dir,
+                positive_minimum=objective.positive_minimum,
                 batch_size=batch_size,
                 precision=precision,
                 seed=seed,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import Only, takes
 from sparsecse.cli.output import note, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, set_threads
 from sparsecse.errors import InputError
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 ExportModel = Annotated[
@@ -34,19 +37,18 @@ Tolerance = Annotated[
 _CALIBRATION_SENTENCES = 300
 
 
+@takes(reading=Only(DataOptions(), ("data_dir",)), loading=ModelOptions())
 def export(
     model: ExportModel = "",
+    *,
     format_: Format = "onnx",
     precision: Precision = "float32",
     pooled: Pooled = False,
     out: Out = None,
     calibration: Calibration = "demo",
-    data_dir: options.DataDir = None,
+    reading: DataOptions,
     tolerance: Tolerance = None,
-    pooling: options.Pooling = None,
-    normalize: options.Normalize = None,
-    max_length: options.MaxLength = None,
-    prompt: options.Prompt = None,
+    loading: ModelOptions,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -64,11 +66,11 @@ def export(
         if not Path(source).is_dir():
             raise InputError(f"{source} is not a folder of yours to write into; give --out DIR.")
         out = Path(source)
-    encoder = stages.ModelOptions(source, pooling, normalize, max_length, prompt).load()
+    encoder = replace(loading, name=stages.resolve_model(source)).load()
     if format_ == "onnx":
         report = export_onnx(encoder, out, precision=precision, pooled=pooled, tolerance=tolerance)
     else:
-        sentences = load_sentences(calibration, data_dir=data_dir)[:_CALIBRATION_SENTENCES]
+        sentences = load_sentences(calibration, data_dir=reading.data_dir)[:_CALIBRATION_SENTENCES]
         report = export_openvino(
             encoder,
             out,

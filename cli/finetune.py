@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show, step_progress
-from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, session
 from sparsecse.cli.train import TrainData
-from sparsecse.cli.training import TrainingOptions, takes_training_options
+from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.training.settings import TrainingSettings
 
 
-@takes_training_options()
+@takes(reading=DataOptions(), training=TrainingSettings())
 def finetune(
     *,
     data: TrainData,
-    split: options.Split = None,
-    data_dir: options.DataDir = None,
-    columns: options.Columns = None,
-    training: TrainingOptions,
+    reading: DataOptions,
+    training: TrainingSettings,
     dev: options.Dev = None,
     teacher: options.Teacher = None,
-    seed: options.Seed = 0,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -36,10 +35,10 @@ def finetune(
 
         record, reused = stages.finetune(
             run,
-            data_options(data, split, data_dir, columns),
-            training.settings(seed),
-            data_options(dev, None, data_dir, None) if dev else None,
-            teachers=[stages.ModelOptions(name) for name in teacher or ()],
+            replace(reading, name=data),
+            training,
+            named_data(dev, reading),
+            teachers=[ModelOptions(name) for name in teacher or ()],
             progress=step_progress("Fine-tuning"),
             teacher_progress=progress,
         )

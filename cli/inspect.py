@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import Only, takes
 from sparsecse.cli.output import show
 from sparsecse.cli.session import DEFAULT_WORKDIR
+from sparsecse.sources import ModelOptions
 from sparsecse.workdir import Workdir
 
 What = Annotated[
@@ -17,9 +20,11 @@ What = Annotated[
 ]
 
 
+@takes(loading=Only(ModelOptions(), ("pooling",)))
 def inspect(
     what: What = "",
-    pooling: options.Pooling = None,
+    *,
+    loading: ModelOptions,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
@@ -32,5 +37,5 @@ def inspect(
         facts = stages.inspect_run(Workdir(folder))
         show(json, facts, run_table(facts))
         return
-    facts = stages.inspect_model(stages.ModelOptions(what, pooling))
+    facts = stages.inspect_model(replace(loading, name=what))
     show(json, facts, summary_table(facts), layer_table(facts))

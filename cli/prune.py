@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import Only, takes
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.recipe import RecipeOptions, takes_recipe_options
-from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_model, session
+from sparsecse.pruning.recipe import Recipe
+from sparsecse.sources import DataOptions, ModelOptions
 
 
-@takes_recipe_options()
+@takes(pruning=Recipe(), reading=Only(DataOptions(), ("data_dir",)), loading=ModelOptions())
 def prune(
     model: options.CutModel = "",
     *,
-    cut: RecipeOptions,
+    pruning: Recipe,
     dev: options.ChoiceDev = None,
-    data_dir: options.DataDir = None,
-    pooling: options.Pooling = None,
-    normalize: options.Normalize = None,
-    max_length: options.MaxLength = None,
-    prompt: options.Prompt = None,
+    reading: DataOptions,
+    loading: ModelOptions,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -30,9 +29,8 @@ def prune(
         from sparsecse import stages
         from sparsecse.cli.tables import cut_tables
 
-        chosen = model_options(run, model, pooling, normalize, max_length, prompt) if model else None
-        pairs = data_options(dev, None, data_dir, None) if dev else None
-        record, reused = stages.prune(run, cut.cut(), chosen, dev=pairs, progress=progress)
+        chosen = named_model(run, model, loading) if model else None
+        record, reused = stages.prune(run, pruning, chosen, dev=named_data(dev, reading), progress=progress)
         if reused:
             note(f"{run.path} already holds this cut.")
         info = record.info

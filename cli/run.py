@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +10,28 @@ import typer
 from rich.console import RenderableType
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show, step_progress
-from sparsecse.cli.recipe import RecipeOptions, takes_recipe_options
-from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
-from sparsecse.cli.training import TrainingOptions, takes_training_options
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_model, session
+from sparsecse.pruning.recipe import Recipe
+from sparsecse.scoring.settings import ScoringSettings
+from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.training.settings import TrainingSettings
 
 TrainData = Annotated[
     str | None,
     typer.Option(
         "--train-data",
         help="Sentences for the repair (text, .gz, a table, a pair set, demo); by default those of --data.",
+        rich_help_panel="data",
+    ),
+]
+RunDev = Annotated[
+    str | None,
+    typer.Option(
+        "--dev",
+        help="Graded pairs that all choices are made on; by default those of --data, and for the pruning also the dev "
+        "sets of STS-B and SICK-R in --data-dir.",
         rich_help_panel="data",
     ),
 ]
@@ -47,34 +59,32 @@ RunTasks = Annotated[
 ]
 
 
-@takes_training_options()
-@takes_recipe_options(reconstruct=True)
+@takes(
+    reading=DataOptions(),
+    scoring=ScoringSettings(),
+    pruning=Recipe(reconstruct=True),
+    training=TrainingSettings(),
+    loading=ModelOptions(),
+)
 def run(
     model: options.Model,
     *,
     data: options.ScoreData = "stsb",
-    split: options.Split = None,
-    data_dir: options.DataDir = None,
-    columns: options.Columns = None,
-    positive_minimum: options.PositiveMinimum = 4.0,
-    positives: options.Positives = None,
-    limit: options.Limit = 3000,
+    reading: DataOptions,
     train_data: TrainData = None,
     tasks: RunTasks = None,
     method: options.Method = "taylor",
-    lambda_: options.Lambda = 0.5,
-    group_size: options.GroupSize = 64,
-    cut: RecipeOptions,
+    scoring: ScoringSettings,
+    pruning: Recipe,
+    dev: RunDev = None,
     rewind_to: RewindTo = None,
     repair: Repair = True,
-    training: TrainingOptions,
-    seed: options.Seed = 0,
+    training: TrainingSettings,
+    teacher: options.Teacher = None,
+    dtype: options.Dtype = "float32",
     bench: Bench = True,
     out: Out = None,
-    pooling: options.Pooling = None,
-    normalize: options.Normalize = None,
-    max_length: options.MaxLength = None,
-    prompt: options.Prompt = None,
+    loading: ModelOptions,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -86,25 +96,20 @@ def run(
     with session(workdir, threads) as run_directory:
         from sparsecse import stages
         from sparsecse.cli.tables import bench_table, cut_tables, evaluation_tables, size_table
-        from sparsecse.scoring import Objective, ScoringSettings
 
-        settings = training.settings(seed)
-        pairs = data_options(data, split, data_dir, columns)
+        pairs = replace(reading, name=data)
         plan = stages.Plan(
-            model=model_options(run_directory, model, pooling, normalize, max_length, prompt),
+            model=named_model(run_directory, model, loading),
             data=pairs,
-            train_data=data_options(train_data, None, data_dir, None) if train_data else pairs,
-            cut=cut.cut(),
+            train_data=named_data(train_data, reading) or pairs,
+            recipe=pruning,
+            dev=named_data(dev, reading),
+            teachers=[ModelOptions(name) for name in teacher or ()],
+            dtype=dtype,
             tasks=tasks or ("demo-test" if data == "demo" else "sts"),
-            training=settings if repair else None,
+            training=training if repair else None,
             method=method,
-            scoring=ScoringSettings(
-                Objective(lambda_, positive_minimum=positive_minimum),
-                seed=seed,
-                group_size=group_size,
-                positives=positives,
-                limit=limit,
-            ),
+            scoring=scoring,
             rewind_to=rewind_to,
             out=out,
             bench_sentences=256 if bench else 0,

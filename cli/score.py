@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated
-
-import typer
+from dataclasses import asdict, replace
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
-
-Precision = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        help="Of the passes over data: float32, bfloat16, or auto: bfloat16 where the CPU is fast in it. leave-one-out "
-        "computes in float32.",
-        rich_help_panel="scoring",
-    ),
-]
-ViewDropout = Annotated[
-    float | None,
-    typer.Option(
-        "--dropout",
-        help="Probability for dropout positives; by default the model's own, or 0.1 where that is 0.",
-        rich_help_panel="data",
-    ),
-]
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, session
+from sparsecse.scoring.settings import ScoringSettings
+from sparsecse.sources import DataOptions, ModelOptions
 
 
+@takes(reading=DataOptions(), scoring=ScoringSettings(), loading=ModelOptions())
 def score(
     model: options.Model = "",
     data: options.ScoreData = "stsb",
-    split: options.Split = None,
-    data_dir: options.DataDir = None,
-    columns: options.Columns = None,
-    positive_minimum: options.PositiveMinimum = 4.0,
-    positives: options.Positives = None,
-    dropout: ViewDropout = None,
-    limit: options.Limit = 3000,
+    *,
+    reading: DataOptions,
     method: options.Method = "taylor",
-    lambda_: options.Lambda = 0.5,
-    group_size: options.GroupSize = 64,
-    seed: options.Seed = 0,
-    batch_size: options.BatchSize = 64,
-    precision: Precision = "auto",
-    pooling: options.Pooling = None,
-    normalize: options.Normalize = None,
-    max_length: options.MaxLength = None,
-    prompt: options.Prompt = None,
+    scoring: ScoringSettings,
+    loading: ModelOptions,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -63,23 +34,13 @@ def score(
     with session(workdir, threads) as run:
         from sparsecse import stages
         from sparsecse.cli.tables import score_table
-        from sparsecse.scoring import Objective, ScoringSettings
 
         record, reused = stages.score(
             run,
-            model_options(run, model, pooling, normalize, max_length, prompt),
-            data_options(data, split, data_dir, columns),
+            named_model(run, model, loading),
+            replace(reading, name=data),
             method=method,
-            scoring=ScoringSettings(
-                Objective(lambda_, positive_minimum=positive_minimum),
-                seed=seed,
-                batch_size=batch_size,
-                precision=precision,
-                group_size=group_size,
-                positives=positives,
-                dropout=dropout,
-                limit=limit,
-            ),
+            scoring=scoring,
             progress=progress,
         )
         scores = stages.load_scores(run)

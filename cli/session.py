@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sparsecse.cli.options import split_list
 from sparsecse.errors import InputError
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
-
-if TYPE_CHECKING:
-    from sparsecse.stages import DataOptions, ModelOptions
 
 DEFAULT_WORKDIR = Path("sparsecse-run")
 
@@ -34,28 +31,17 @@ def session(workdir: Path, threads: int | None = None) -> Iterator[Workdir]:
         yield run
 
 
-def model_options(
-    run: Workdir,
-    name: str,
-    pooling: str | None = None,
-    normalize: bool | None = None,
-    max_length: int | None = None,
-    prompt: str | None = None,
-) -> ModelOptions:
+def named_model(run: Workdir, name: str, loading: ModelOptions) -> ModelOptions:
     """The model that was named, or the dense one that `train` left in the run directory."""
-    from sparsecse.stages import ModelOptions
+    from sparsecse.stages import resolve_model
 
-    if not name:
-        if run.record("train") is None:
-            raise InputError(
-                "Missing argument MODEL: give a folder, a hub id or `demo`, or run `sparsecse train` first."
-            )
-        name = str(run.folder("train") / "model")
-    return ModelOptions(name, pooling, normalize, max_length, prompt)
+    if name:
+        return replace(loading, name=resolve_model(name))
+    if run.record("train") is None:
+        raise InputError("Missing argument MODEL: give a folder, a hub id or `demo`, or run `sparsecse train` first.")
+    return replace(loading, name=str(run.folder("train") / "model"))
 
 
-def data_options(name: str, split: str | None, data_dir: str | None, columns: str | None) -> DataOptions:
-    """A data set as the options describe it."""
-    from sparsecse.stages import DataOptions
-
-    return DataOptions(name, split, data_dir, split_list(columns))
+def named_data(name: str | None, reading: DataOptions) -> DataOptions | None:
+    """Another data set that is looked for in the same folder; None without a name."""
+    return DataOptions(name, data_dir=reading.data_dir) if name else None

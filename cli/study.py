@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.run import RunTasks
-from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, set_threads
-from sparsecse.cli.training import TrainingOptions, takes_training_options
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, set_threads
 from sparsecse.errors import InputError
+from sparsecse.settings import split_list
+from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.training.settings import TrainingSettings
 from sparsecse.workdir import Workdir
 
 _STUDY = "study"
@@ -56,9 +60,9 @@ Out = Annotated[
 
 
 def _fractions(text: str | None) -> tuple[float, ...] | None:
-    parts = options.split_list(text)
-    if parts is None:
+    if text is None:
         return None
+    parts = split_list(text)
     try:
         values = tuple(float(part) for part in parts)
     except ValueError:
@@ -68,26 +72,20 @@ def _fractions(text: str | None) -> tuple[float, ...] | None:
     return values
 
 
-@takes_training_options(steps=300, learning_rate=1e-4)
+@takes(reading=DataOptions(), training=TrainingSettings(max_steps=300), loading=ModelOptions())
 def study(
     name: Name,
     model: options.Model,
     *,
     data: options.Data = "stsb",
-    split: options.Split = None,
-    data_dir: options.DataDir = None,
-    columns: options.Columns = None,
+    reading: DataOptions,
     tasks: RunTasks = None,
     train_data: TrainData = None,
     sparsities: Sparsities = None,
     methods: Methods = None,
     seeds: Seeds = None,
-    training: TrainingOptions,
-    seed: options.Seed = 0,
-    pooling: options.Pooling = None,
-    normalize: options.Normalize = None,
-    max_length: options.MaxLength = None,
-    prompt: options.Prompt = None,
+    training: TrainingSettings,
+    loading: ModelOptions,
     threads: options.Threads = None,
     out: Out = Path("sparsecse-study"),
     json: options.Json = False,
@@ -112,24 +110,24 @@ def study(
     if name not in STUDIES:
         raise InputError(f"There is no study '{name}'; the studies are {', '.join(STUDIES)}.")
     chosen = STUDIES[name]
-    source = data_options(data, split, data_dir, columns)
-    found = load_tasks(tasks or ("demo-test" if data == "demo" else "sts"), data_dir=data_dir)
+    source = replace(reading, name=data)
+    found = load_tasks(tasks or ("demo-test" if data == "demo" else "sts"), data_dir=reading.data_dir)
     for task, reason in found.missing.items():
         note(f"Left out {task}: {reason}")
-    sentences = load_sentences(train_data, data_dir=data_dir) if train_data else []
+    sentences = load_sentences(train_data, data_dir=reading.data_dir) if train_data else []
     setup = Setup(
         name=model,
-        dense=model_options(Workdir(DEFAULT_WORKDIR), model, pooling, normalize, max_length, prompt).load(),
+        dense=named_model(Workdir(DEFAULT_WORKDIR), model, loading).load(),
         score_pairs=source.pairs(),
         tasks=found.pairs,
         sentences=sentences,
-        data_dir=data_dir,
+        data_dir=reading.data_dir,
         cosines=out / "cosines" / name,
         settings=StudySettings(
             sparsities=_fractions(sparsities),
-            methods=options.split_list(methods),
+            methods=split_list(methods) if methods else None,
             seeds=seeds,
-            training=training.settings(seed) if train_data else None,
+            training=training if train_data else None,
         ),
         progress=progress,
     )

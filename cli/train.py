@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
 from sparsecse.cli import options
+from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show, step_progress
-from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
-from sparsecse.cli.training import TrainingOptions, takes_training_options
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_model, session
+from sparsecse.errors import InputError
+from sparsecse.settings import split_numbers
+from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.training.settings import SIMCSE, TrainingSettings
 
 TrainData = Annotated[
     str,
@@ -28,31 +32,17 @@ KeepSteps = Annotated[
 ]
 
 
-@takes_training_options(
-    objective="unsup",
-    learning_rate=3e-5,
-    warmup_ratio=0.0,
-    train_max_length=32,
-    mlp_head=True,
-    eval_every=125,
-    patience=0,
-)
+@takes(reading=DataOptions(), training=SIMCSE, loading=ModelOptions())
 def train(
     model: options.Model,
     *,
     data: TrainData,
-    split: options.Split = None,
-    data_dir: options.DataDir = None,
-    columns: options.Columns = None,
-    training: TrainingOptions,
+    reading: DataOptions,
+    training: TrainingSettings,
     keep_steps: KeepSteps = "",
     dev: options.Dev = None,
     teacher: options.Teacher = None,
-    seed: options.Seed = 0,
-    pooling: options.Pooling = None,
-    normalize: options.Normalize = None,
-    max_length: options.MaxLength = None,
-    prompt: options.Prompt = None,
+    loading: ModelOptions,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
@@ -64,15 +54,16 @@ def train(
     with session(workdir, threads) as run:
         from sparsecse import stages
 
-        kept = options.split_numbers(keep_steps, "--keep-steps") if keep_steps else ()
-        settings = training.settings(seed, kept)
+        if training.patience and not dev:
+            raise InputError(f"`patience` {training.patience} counts dev scores, and there is no dev set; give `dev`.")
+        kept = split_numbers("keep_steps", keep_steps) if keep_steps else ()
         record, reused = stages.train_dense(
             run,
-            model_options(run, model, pooling, normalize, max_length, prompt),
-            data_options(data, split, data_dir, columns),
-            settings,
-            data_options(dev, None, data_dir, None) if dev else None,
-            teachers=[stages.ModelOptions(name) for name in teacher or ()],
+            named_model(run, model, loading),
+            replace(reading, name=data),
+            replace(training, keep_steps=kept),
+            named_data(dev, reading),
+            teachers=[ModelOptions(name) for name in teacher or ()],
             progress=step_progress("Training"),
             teacher_progress=progress,
         )

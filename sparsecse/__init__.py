@@ -19,45 +19,10 @@ if TYPE_CHECKING:
     from sparsecse.pruning.masks import Budget, Mask
     from sparsecse.runtime import Runtime, accelerate
     from sparsecse.scoring import Scores
+else:
+    __all__, __getattr__, __dir__ = lazy_names(__name__)
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Budget",
-    "Encoder",
-    "InputError",
-    "Mask",
-    "Runtime",
-    "Scores",
-    "accelerate",
-    "compress",
-    "distill",
-    "evaluate",
-    "load_encoder",
-    "pack",
-    "prune",
-    "score",
-]
-
-_, __getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "Budget": "sparsecse.pruning.masks",
-        "Encoder": "sparsecse.encoders",
-        "InputError": "sparsecse.errors",
-        "Mask": "sparsecse.pruning.masks",
-        "Runtime": "sparsecse.runtime",
-        "Scores": "sparsecse.scoring",
-        "accelerate": "sparsecse.runtime",
-        "compress": "sparsecse.compression",
-        "distill": "sparsecse.compression",
-        "evaluate": "sparsecse.evaluation",
-        "load_encoder": "sparsecse.encoders",
-        "pack": "sparsecse.packing",
-        "prune": "sparsecse.compression",
-        "score": "sparsecse.compression",
-    },
-)
 
 # An installed package holds its kernels and its command line; in a source tree on PYTHONPATH they lie beside it.
 _source_tree = _Path(__file__).resolve().parents[1]

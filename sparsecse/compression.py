@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import DataOptions, PairSet
+from sparsecse.datasets import PairSet
 from sparsecse.datasets.pairs import dev_pairs
 from sparsecse.datasets.views import views_of
 from sparsecse.encoders import Encoder, load_encoder
@@ -22,16 +22,15 @@ from sparsecse.pruning.layers import best_layers, search_layers
 from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.pipeline import carry_out
 from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.selection import select_by_recipe
 from sparsecse.runtime import Runtime
 from sparsecse.scoring import Scores, ScoringSettings, resolved_precision, scoring_method
 from sparsecse.scoring.data import scored_set
+from sparsecse.sources import DataOptions
 from sparsecse.training import StepReport, TrainingResult, TrainingSettings
 from sparsecse.training import train as run_training
 from sparsecse.training.examples import training_data
 from sparsecse.vocabulary import Corpus
-
-REPAIR = TrainingSettings(precision="auto", patience=6)
-"""The settings of `sparsecse finetune`."""
 
 Data = str | Path | PairSet | Sequence[str]
 
@@ -115,7 +114,7 @@ def prune(encoder: Encoder, by: Mask | Scores, sparsity: float | None = None, **
     costs = closed_form(encoder, wanted.average_length)
     if wanted.cost != "structures" and wanted.cost not in costs:
         raise InputError(f"cost '{wanted.cost}' is measured by the stage `prune` of a run directory; use another one.")
-    return surgery.prune(encoder, wanted.mask(by, by.sizes(), costs))
+    return surgery.prune(encoder, select_by_recipe(wanted, by, by.sizes(), costs))
 
 
 def distill(
@@ -141,11 +140,11 @@ def distill(
     Raises:
         InputError: no sentence; a teacher of another hidden size.
     """
-    settings = settings or REPAIR
+    settings = settings or TrainingSettings()
     return run_training(
         student,
         [(sentence,) for sentence in _sentences(sentences, None)],
-        settings if dev is not None else replace(settings, patience=0),
+        settings,
         teacher=teachers,
         dev_score=None if dev is None else lambda encoder: spearman(Runtime(encoder, "float32"), dev),
         progress=progress,
@@ -155,7 +154,7 @@ def distill(
 
 def compress(
     model: Encoder | str | Path,
-    sparsity: float | None = 0.2,
+    sparsity: float | str | None = 0.2,
     *,
     data: Data = "stsb",
     train_data: Data | None = None,
@@ -179,7 +178,8 @@ def compress(
     Args:
         model: an `Encoder` (left as it is), or what `load_encoder` takes; "demo" is the demo extra's MiniLM.
         sparsity: the fraction of the heads and of the neurons that leave. The file shrinks by less, since embeddings
-            stay: by 9 % for MiniLM at 0.2. None where `recipe` says how much, or `auto_tolerance` chooses it.
+            stay: by 9 % for MiniLM at 0.2. "auto" chooses it on dev; None where
+            `recipe` says how much.
         data: what to score on; see `score`.
         train_data: text for the repair, no labels; by default the sentences of `data`.
         data_dir: the SentEval folder in which named sets are looked for.
@@ -191,7 +191,7 @@ def compress(
         repair: False leaves the training out.
         progress: opens a progress line by label; see `sparsecse.progress`. step_progress: called after every step.
         load_options: options of `load_encoder`, such as {"pooling": "mean"}.
-        recipe: other fields of `sparsecse.pruning.recipe.Recipe`, such as auto_tolerance, layers_compete, vocab.
+        recipe: other fields of `sparsecse.pruning.recipe.Recipe`, such as auto_tolerance, layers, vocab.
 
     Returns:
         the smaller encoder: `encode` embeds with it, `sparsecse.Runtime` faster, `sparsecse.pack` writes it.
@@ -203,7 +203,7 @@ def compress(
     dense = model if isinstance(model, Encoder) else load_encoder(model, **(load_options or {}))
     if steps is not None and steps < 1:
         raise InputError(f"steps {steps} is less than 1; give a whole number above 0, or repair=False.")
-    wanted = Recipe(sparsity=sparsity, **{"reconstruct": True, **recipe})
+    wanted = Recipe(**{"sparsity": sparsity, "reconstruct": True, **recipe})
     pairs = _pairs(data, scoring, data_dir)
     graded = pairs if pairs.scores is not None else None
     dev = dev_pairs(graded, data_dir or os.environ.get("SPARSECSE_DATA_DIR")) if dev is None else list(dev)
@@ -223,7 +223,7 @@ def compress(
         wanted = replace(wanted, layers=best_layers(search_layers(ensemble, wanted, costs, progress)))
     pruned = carry_out(
         wanted,
-        wanted.mask(scores, scores.sizes(), costs),
+        select_by_recipe(wanted, scores, scores.sizes(), costs),
         dense,
         scores,
         dev=dev,
@@ -234,7 +234,7 @@ def compress(
         progress=progress,
     ).encoder
     if repair:
-        settings = training or REPAIR
+        settings = training or TrainingSettings()
         if steps is not None:
             settings = replace(settings, max_steps=steps)
         judge = graded or (dev[0] if dev else None)

@@ -1,9 +1,27 @@
 """The one exception that a user's mistake raises: a sentence that says what, where and how to mend."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_PARAMETER = re.compile(r"`([a-z_]+)`")
+
 
 class InputError(ValueError):
     """Bad usage or bad input.
 
-    The message is one sentence that names the file or option, what was found there and how to mend it. The command
-    line prints it and exits with 2; library users can catch it as a `ValueError`.
+    The message is one sentence that names the file or parameter, what was found there and how to mend it. Parameters
+    stand in backticks, by their names in the library. The command line puts its options in their places, prints the
+    message and exits with 2; library users can catch it as a `ValueError`.
     """
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters that the message names, in its order."""
+        return tuple(_PARAMETER.findall(str(self)))
+
+
+def as_options(text: str, options: Mapping[str, str]) -> str:
+    """A text with the option in the place of each parameter in backticks that has one."""
+    return _PARAMETER.sub(lambda match: options.get(match[1], match[0]), text)

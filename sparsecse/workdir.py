@@ -68,7 +68,7 @@ class Workdir:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--workdir {self.path} is a file; give a folder.")
+            raise InputError(f"`workdir` {self.path} is a file; give a folder.")
 
     def folder(self, stage: str) -> Path:
         return self.path / stage
@@ -118,13 +118,13 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             stream = (self.path / ".lock").open("a")
         except OSError as error:
-            raise InputError(f"--workdir {self.path} cannot be written ({error.strerror}); give another one.") from None
+            raise InputError(f"`workdir` {self.path} cannot be written ({error.strerror}); give another one.") from None
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise InputError(
-                    f"{self.path} is in use by another sparsecse process; wait for it or give another --workdir."
+                    f"{self.path} is in use by another sparsecse process; wait for it or give another `workdir`."
                 ) from None
             self._remove_leftovers()
             yield

@@ -22,7 +22,7 @@ from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.kernels.dispatch import native_extension
 from sparsecse.pruning.ensemble import Ensemble
 from sparsecse.scoring import contributions
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 torch.set_num_threads(2)

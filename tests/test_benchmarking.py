@@ -290,7 +290,7 @@ def test_peers_in_workers(dense):
     ("runtimes", "precisions", "message"),
     [
         (["pytorch", "absent"], ["float32"], r"absent: the package no_such_package .*'sparsecse\[absent\]', or leave"),
-        (["pytorch"], ["int8"], "--precision int8: the runtime pytorch does not have it; choose one of float32, bfl"),
+        (["pytorch"], ["int8"], "`precisions` int8: the runtime pytorch does not have it; choose one of float32, bfl"),
     ],
 )
 def test_what_is_named_must_be_there(runtimes, precisions, message):
@@ -436,16 +436,16 @@ def test_control_c_while_a_worker_is_busy(dense, log, tmp_path):
         ({"models": []}, "models: none given"),
         ({"models": ["a", "a"]}, "models: a is given twice"),
         ({"models": ["no/such/folder"]}, "no/such/folder is neither a folder"),
-        ({"runtimes": []}, "--runtimes: none given"),
-        ({"runtimes": ["numpy"]}, "--runtimes: 'numpy' is not one of pytorch, sentence-transformers, onnx"),
-        ({"orders": ["random"]}, "--orders: 'random' is not one of given, sorted"),
-        ({"precisions": ["int4"]}, "--precision: 'int4' is not one of float32, bfloat16, int8"),
-        ({"runtimes": ["pytorch"], "precisions": []}, "--precision: none given"),
-        ({"batch_sizes": [0]}, "--batch-sizes: 0 is less than 1"),
-        ({"batch_sizes": [1, 6]}, "--batch-sizes: 6 is more than the 5 sentences"),
-        ({"sentences": []}, "--batch-sizes: 1 is more than the 0 sentences"),
-        ({"rounds": 0}, "--rounds: 0 is less than 1"),
-        ({"threads": 0}, "--threads: 0 is less than 1"),
+        ({"runtimes": []}, "`runtimes`: none given"),
+        ({"runtimes": ["numpy"]}, "`runtimes`: 'numpy' is not one of pytorch, sentence-transformers, onnx"),
+        ({"orders": ["random"]}, "`orders`: 'random' is not one of given, sorted"),
+        ({"precisions": ["int4"]}, "`precisions`: 'int4' is not one of float32, bfloat16, int8"),
+        ({"runtimes": ["pytorch"], "precisions": []}, "`precisions`: none given"),
+        ({"batch_sizes": [0]}, "`batch_sizes` 0 is less than 1"),
+        ({"batch_sizes": [1, 6]}, "`batch_sizes` 6 is more than the 5 sentences"),
+        ({"sentences": []}, "`batch_sizes` 1 is more than the 0 sentences"),
+        ({"rounds": 0}, "`rounds` 0 is less than 1"),
+        ({"threads": 0}, "`threads` 0 is less than 1"),
     ],
 )
 def test_bad_input(monkeypatch, options, message):

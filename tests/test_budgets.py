@@ -24,7 +24,7 @@ from sparsecse.pruning.order import Limits, orders
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import Scores, ScoringSettings, random, scoring_method
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 SIZES = [(4, 24)] * 3

@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from sparsecse.cli import finetune, main, run, train
-from sparsecse.cli.options import Pooling
 from sparsecse.encoders import POOLING_MODES
 from sparsecse.scoring import METHODS
+from sparsecse.sources import ModelOptions
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_help_is_quick_and_names_every_pooling(call):
     code = "import sys; from sparsecse.cli import main; main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
-    text = Pooling.__metadata__[0].help
+    text = ModelOptions.__dataclass_fields__["pooling"].metadata["setting"].help
     assert text.endswith(f"{', '.join(POOLING_MODES)}.")
     code, out, _ = call("--version")
     assert code == 0 and out.startswith("sparsecse ")

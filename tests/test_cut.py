@@ -13,7 +13,7 @@ from sparsecse.cli import main
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.pruning.recipe import Recipe
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 
@@ -69,9 +69,9 @@ def test_portable_widths(tmp_path, sentence_folder, pairs_file):
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ({"vocab_size": 10}, "--vocab-size needs the corpus"),
-        ({"portable": True}, "--portable takes --sparsity"),
-        ({"portable": True, "sparsity": 0.2, "keep_heads": 3}, "--portable takes --sparsity"),
+        ({"vocab_size": 10}, "`vocab_size` needs the corpus"),
+        ({"portable": True}, "`portable` takes `sparsity`"),
+        ({"portable": True, "sparsity": 0.2, "keep_heads": 3}, "`portable` takes `sparsity`"),
     ],
 )
 def test_cuts_that_contradict_themselves(cut, message):
@@ -86,10 +86,10 @@ def test_bad_cuts(tmp_path, sentence_folder, corpus):
         stages.prune(run, Recipe(sparsity=0.2), model)
     with pytest.raises(InputError, match="Nothing says how much"):
         stages.prune(run, Recipe(), model)
-    with pytest.raises(InputError, match="--layers 0,7"):
+    with pytest.raises(InputError, match="`layers` 0,7"):
         stages.prune(run, Recipe(layers=(0, 7)), model)
     with pytest.raises(InputError, match="is not a file"):
         stages.prune(run, Recipe(vocab=("nowhere.txt",)), model)
-    with pytest.raises(InputError, match="--vocab-size"):
+    with pytest.raises(InputError, match="`vocab_size`"):
         stages.prune(run, Recipe(vocab=(corpus,), vocab_size=3), model)
     assert run.record("prune") is None

@@ -234,7 +234,7 @@ def test_hub(monkeypatch):
 def test_not_found_names_three_ways(tmp_path):
     with pytest.raises(SetNotFoundError) as error:
         load_pairs("sts16", data_dir=tmp_path)
-    for way in ("--data-dir", str(tmp_path / "STS/STS16-en-test"), "datasets cache", "mteb/sts16-sts", "hub"):
+    for way in ("`data_dir`", str(tmp_path / "STS/STS16-en-test"), "datasets cache", "mteb/sts16-sts", "hub"):
         assert way in str(error.value)
     with pytest.raises(InputError, match="does not exist"):
         load_pairs("sts16", data_dir=tmp_path / "nowhere")

@@ -21,7 +21,7 @@ from sparsecse.evaluation import load_tasks
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import METHODS, Objective, Scores, ScoringSettings, contributions
 from sparsecse.scoring.memory import bytes_per_token
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.studies import STUDIES, Setup, StudySettings, run_study, write_report
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
@@ -214,7 +214,7 @@ def test_the_stages_on_sentences_alone(call, sentence_folder, text_file, pairs_f
     [
         (["--positives", "gold"], "sentences.txt has no gold scores for --positives gold"),
         (["--positives", "silver"], "--positives 'silver' is unknown"),
-        (["--dropout", "0"], "--dropout 0 makes no two views"),
+        (["--dropout", "0"], "dropout 0 makes no two views"),
         (["--limit", "1"], "--limit 1 is below 2"),
         (["--method", "leave-one-out"], "leave-one-out needs gold scores"),
     ],
@@ -240,7 +240,7 @@ def test_a_whole_run_without_gold_scores(tmp_path, sentence_folder, text_file):
         model=ModelOptions(str(sentence_folder)),
         data=DataOptions(text_file),
         train_data=DataOptions(text_file),
-        cut=Recipe(sparsity=0.25, reconstruct=True),
+        recipe=Recipe(sparsity=0.25, reconstruct=True),
         tasks="demo-test",
         training=TrainingSettings(batch_size=4, max_steps=2, eval_every=1, patience=3),
         bench_sentences=0,

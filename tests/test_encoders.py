@@ -110,7 +110,7 @@ def test_twins_of_other_families_compute_the_same(checkpoints, sentences, tmp_pa
 
 
 def test_pooling_is_never_guessed(checkpoints):
-    with pytest.raises(InputError, match=r"--pooling.*mean, cls, pooler, first_last_avg"):
+    with pytest.raises(InputError, match=r"`pooling`.*mean, cls, pooler, first_last_avg"):
         load_encoder(checkpoints["bert"])
     with pytest.raises(InputError, match="'max' is not a pooling mode"):
         load_encoder(checkpoints["bert"], pooling="max")
@@ -139,7 +139,7 @@ def test_settings_come_from_the_folder(sentence_folder, sentences, tmp_path):
     assert load_encoder(folder, prompt="").settings.prompt == ""
     assert load_encoder(sentence_folder, prompt="a ").encode(["cat"]).equal(plain.encode(["a cat"]))
     assert len(plain.tokenize(["cat " * 100], max_length=7)[0]) == 7
-    with pytest.raises(InputError, match="--max-length 100 is outside 3 to 48"):
+    with pytest.raises(InputError, match="`max_length` 100 is outside 3 to 48"):
         load_encoder(sentence_folder, max_length=100)
 
 

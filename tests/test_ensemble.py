@@ -21,7 +21,7 @@ from sparsecse.pruning.masks import Budget, select
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import contributions
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
@@ -111,7 +111,7 @@ def test_prune_reconstructs_and_records_it(run):
 
 
 def test_reconstruction_needs_scores(tmp_path, sentence_folder):
-    with pytest.raises(InputError, match="--reconstruct"):
+    with pytest.raises(InputError, match="`reconstruct`"):
         stages.prune(
             Workdir(tmp_path / "unscored"), Recipe(layers=(0, 1), reconstruct=True), ModelOptions(str(sentence_folder))
         )
@@ -176,7 +176,7 @@ def test_schedules(rounds, schedule, expected):
     ],
 )
 def test_rounds_that_cannot_be(bad):
-    with pytest.raises(InputError, match=r"--rounds|--schedule"):
+    with pytest.raises(InputError, match=r"`rounds`|`schedule`"):
         Recipe(**bad)
 
 

@@ -90,7 +90,7 @@ def test_layers_leave_as_a_whole(encoder, sentences, tmp_path):
     again = type(both).load(tmp_path / "mask.safetensors")
     assert again.kept_layers() == [0, 2] and again.kept() == both.kept()
     for wrong in ([], [2, 0], [0, 3], [1, 1]):
-        with pytest.raises(InputError, match="--layers"):
+        with pytest.raises(InputError, match="`layers`"):
             keep_layers(None, encoder.model.config.layer_sizes(), wrong)
 
 

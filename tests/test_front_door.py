@@ -12,7 +12,8 @@ from sparsecse import stages
 from sparsecse.datasets import load_pairs
 from sparsecse.errors import InputError
 from sparsecse.pruning.recipe import Recipe
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.pruning.selection import select_by_recipe
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
@@ -45,7 +46,9 @@ def test_names_are_what_they_are_whatever_was_imported_first():
         sparsecse.compres  # noqa: B018
 
 
-@pytest.mark.parametrize("wanted", [{"sparsity": 0.25}, {"sparsity": 0.5, "rounds": 2}, {"auto_tolerance": 0.5}])
+@pytest.mark.parametrize(
+    "wanted", [{"sparsity": 0.25}, {"sparsity": 0.5, "rounds": 2}, {"sparsity": "auto", "auto_tolerance": 0.5}]
+)
 def test_compress_is_run_without_a_directory(tmp_path, sentence_folder, pairs_file, sentences, wanted):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(sentences))
@@ -53,7 +56,7 @@ def test_compress_is_run_without_a_directory(tmp_path, sentence_folder, pairs_fi
         model=ModelOptions(str(sentence_folder)),
         data=DataOptions(str(pairs_file)),
         train_data=DataOptions(str(text)),
-        cut=Recipe(reconstruct=True, **wanted),
+        recipe=Recipe(reconstruct=True, **wanted),
         tasks="demo-test",
         training=TRAINING,
         bench_sentences=0,
@@ -83,7 +86,7 @@ def test_score_prune_pack_and_evaluate(tmp_path, sentence_folder, pairs_file, pa
     same = sparsecse.score(encoder, load_pairs(pairs_file))
     assert all(torch.equal(*both) for both in zip(scores.tensors(), same.tensors(), strict=True))
     small = sparsecse.prune(encoder, scores, 0.5)
-    mask = Recipe(sparsity=0.5).mask(scores, scores.sizes())
+    mask = select_by_recipe(Recipe(sparsity=0.5), scores, scores.sizes())
     assert states_equal(small, sparsecse.prune(encoder, mask))
     with pytest.raises(InputError, match="Mask says itself"):
         sparsecse.prune(encoder, mask, 0.5)

@@ -15,6 +15,7 @@ from sparsecse.pruning.costs import multiply_add_cost
 from sparsecse.pruning.layers import best_layers, search_layers
 from sparsecse.pruning.masks import Budget, select
 from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.selection import affords, select_by_recipe
 from sparsecse.pruning.surgery import prune
 
 
@@ -27,8 +28,8 @@ def test_a_budget_of_the_whole_model_counts_the_layers_that_leave(ensemble, laye
     sizes = ensemble.scores.sizes()
     budget = Budget.of(sizes, sparsity=0.7)
     cut = Recipe(sparsity=0.7, layers=layers, layers_compete=True)
-    assert cut.affords(layers, sizes)
-    mask = cut.mask(ensemble.scores, sizes)
+    assert affords(cut, layers, sizes)
+    mask = select_by_recipe(cut, ensemble.scores, sizes)
     assert mask.kept_layers() == list(layers)
     assert removed(sizes, mask.kept()) == (budget.heads, budget.neurons)
     # In the layers that stay it is the lowest-scored of them that leave.
@@ -39,9 +40,9 @@ def test_a_budget_of_the_whole_model_counts_the_layers_that_leave(ensemble, laye
 
 def test_what_the_budget_does_not_afford(ensemble):
     sizes = ensemble.scores.sizes()
-    assert not Recipe(sparsity=0.3, layers_compete=True).affords((0, 1), sizes)
-    assert Recipe(sparsity=0.34, layers_compete=True).affords((0, 1), sizes)
-    assert not Recipe(neuron_sparsity=0.9, layers_compete=True).affords((0, 1), sizes)
+    assert not affords(Recipe(sparsity=0.3, layers_compete=True), (0, 1), sizes)
+    assert affords(Recipe(sparsity=0.34, layers_compete=True), (0, 1), sizes)
+    assert not affords(Recipe(neuron_sparsity=0.9, layers_compete=True), (0, 1), sizes)
 
 
 @pytest.mark.parametrize("sparsity", [0.4, 0.7])
@@ -50,10 +51,13 @@ def test_a_cost_of_the_whole_model_counts_them_too(ensemble, sparsity):
     model = multiply_add_cost(ensemble.dense.model.config)
     cut = Recipe(sparsity=sparsity, cost="multiply-adds", layers_compete=True)
     models = {"multiply-adds": model}
-    assert cut.affords((0, 2), sizes, models) and cut.affords((0,), sizes, models) == (sparsity > 0.66)
+    assert affords(cut, (0, 2), sizes, models) and affords(cut, (0,), sizes, models) == (sparsity > 0.66)
     for layers in ((0, 1, 2), (0, 2)):
-        mask = Recipe(sparsity=sparsity, cost="multiply-adds", layers=layers, layers_compete=True).mask(
-            ensemble.scores, sizes, models
+        mask = select_by_recipe(
+            Recipe(sparsity=sparsity, cost="multiply-adds", layers=layers, layers_compete=True),
+            ensemble.scores,
+            sizes,
+            models,
         )
         kept = [mask.kept()[layer] for layer in layers]
         assert model.cost(kept) <= (1 - sparsity) * model.cost(sizes) * (1 + 1e-9)
@@ -67,8 +71,8 @@ def test_the_search_measures_what_it_cuts(ensemble, pairs):
     # All with one layer less, and with two less those that follow the best of these.
     assert {(0, 1), (0, 2), (1, 2)} <= sets and len(sets) == len(tried) == 1 + 3 + 2
     for one in tried:
-        mask = Recipe(sparsity=0.7, layers=one.layers, layers_compete=True).mask(
-            ensemble.scores, ensemble.scores.sizes()
+        mask = select_by_recipe(
+            Recipe(sparsity=0.7, layers=one.layers, layers_compete=True), ensemble.scores, ensemble.scores.sizes()
         )
         assert one.dev == one.dev_cut == pytest.approx(spearman(prune(ensemble.dense, mask), pairs), abs=0.2)
     assert best_layers(tried) == max(tried, key=lambda one: one.dev).layers
@@ -125,5 +129,5 @@ def test_a_run_packs_what_was_chosen(tmp_path, sentence_folder, pairs_file, caps
 
 @pytest.mark.parametrize("bad", [{}, {"sparsity": 0.4, "portable": True}, {"sparsity": 0.4, "rounds": 2}])
 def test_what_does_not_go_together(bad):
-    with pytest.raises(InputError, match=r"--layers|--rounds"):
+    with pytest.raises(InputError, match="`layers_compete`|`rounds`"):
         Recipe(layers_compete=True, **bad)

@@ -17,7 +17,7 @@ from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.surgery import gates_of, prune
 from sparsecse.runtime import Runtime
 from sparsecse.scoring import contributions, magnitude, random
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
@@ -117,7 +117,7 @@ def test_a_run_with_distillation_ends_above_dense(minilm, tmp_path):
         model=ModelOptions(str(minilm)),
         data=DataOptions("stsb", data_dir=str(SENTEVAL)),
         train_data=DataOptions(str(SHARED_DATA / "sentences.txt.gz")),
-        cut=Recipe(sparsity=0.2),
+        recipe=Recipe(sparsity=0.2),
         tasks="stsb-test",
         training=TrainingSettings(max_steps=60, eval_every=30, dropout=0.0),
         bench_sentences=0,

@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_the_earlier_pack(bert, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("sparsecse.packing.folder.save_encoder", full)
-    with pytest.raises(InputError, match=r"--out .* cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"`out` .* cannot be written \(No space left on device\)"):
         pack(bert, out, facts(bert, bert))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

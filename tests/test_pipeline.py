@@ -22,7 +22,7 @@ from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, atomic_file
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.training.examples import training_data
 from sparsecse.workdir import Workdir
@@ -95,7 +95,7 @@ def test_the_whole_run_is_done_once_and_what_is_missing_again(tmp_path, sentence
         model=ModelOptions(str(sentence_folder)),
         data=DataOptions(str(pairs_file)),
         train_data=DataOptions(text_file),
-        cut=Recipe(sparsity=0.25),
+        recipe=Recipe(sparsity=0.25),
         tasks="demo-test",
         training=TrainingSettings(batch_size=4, max_steps=3, eval_every=2),
         bench_sentences=8,
@@ -155,7 +155,7 @@ def test_rewinding_to_a_step_that_train_kept(tmp_path, sentence_folder, pairs_fi
 def test_another_model_or_a_changed_one_is_refused(run, tmp_path, pairs_file, checkpoints):
     other = ModelOptions(str(write_checkpoint(tmp_path / "other", "bert", seed=9)), pooling="mean")
     scores = (run.folder("score") / stages.SCORES_FILE).read_bytes()
-    with pytest.raises(InputError, match=r"belongs to another model.*--workdir"):
+    with pytest.raises(InputError, match=r"belongs to another model.*`workdir`"):
         stages.score(run, other, DataOptions(str(pairs_file)))
     assert (run.folder("score") / stages.SCORES_FILE).read_bytes() == scores
 

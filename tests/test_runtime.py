@@ -251,7 +251,7 @@ def test_precisions_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="bfloat16 is not computed natively by this processor"):
         Runtime(make_encoder(), "bfloat16")
     assert Runtime(make_encoder()).precision == "float32"
-    with pytest.raises(InputError, match="--threads: 0 is less than 1"):
+    with pytest.raises(InputError, match="`threads` 0 is less than 1"):
         Runtime(make_encoder(), threads=0)
 
 
@@ -279,7 +279,7 @@ def test_without_the_extension_pytorch_computes(monkeypatch: pytest.MonkeyPatch,
         runtime = Runtime(encoder)
     assert runtime.precision == "float32" and "PyTorch" in runtime.reason
     np.testing.assert_allclose(runtime.encode(sentences), expected, atol=2e-6)
-    with pytest.raises(InputError, match="--precision int8 needs the native encoder, but the compiled extension"):
+    with pytest.raises(InputError, match="`precision` int8 needs the native encoder, but the compiled extension"):
         Runtime(encoder, "int8")
 
 

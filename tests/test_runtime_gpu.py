@@ -184,7 +184,7 @@ def test_devices() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_no_gpu_is_said_in_a_sentence(device: str) -> None:
-    with pytest.raises(InputError, match=f"--device {device}: PyTorch finds no CUDA device here"):
+    with pytest.raises(InputError, match=f"`device` {device}: PyTorch finds no CUDA device here"):
         Runtime(make_encoder(), device=device)
 
 

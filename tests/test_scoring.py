@@ -152,12 +152,12 @@ def test_bfloat16_keeps_the_ranks_and_the_encoder(bert, pairs, monkeypatch):
         a, b = (torch.cat(getattr(scores, kind)).argsort().argsort().double() for scores in (exact, rough))
         assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.95  # random weights, few sentences: ranks lie close
     assert bert.model.dtype == torch.float32 and all(p.requires_grad for p in bert.parameters())
-    monkeypatch.setattr("sparsecse.scoring.settings.fast_bfloat16", lambda: True)
+    monkeypatch.setattr("sparsecse.scoring.precision.fast_bfloat16", lambda: True)
     assert resolved_precision(bert) == "bfloat16"
     assert resolved_precision(bert, "float32") == resolved_precision(bert.double()) == "float32"
-    monkeypatch.setattr("sparsecse.scoring.settings.fast_bfloat16", lambda: False)
+    monkeypatch.setattr("sparsecse.scoring.precision.fast_bfloat16", lambda: False)
     assert resolved_precision(bert.float()) == "float32"
-    with pytest.raises(InputError, match="--precision 'half'"):
+    with pytest.raises(InputError, match="`precision` 'half'"):
         contributions(bert, pairs, precision="half")
 
 
@@ -210,7 +210,7 @@ def test_score_files(bert, pairs, tmp_path):
 
 
 def test_bad_objectives(bert, pairs):
-    with pytest.raises(InputError, match=r"--lambda 1\.5"):
+    with pytest.raises(InputError, match=r"`alignment_weight` 1\.5"):
         Objective(1.5)
     with pytest.raises(InputError, match=r"no pair with a gold score of at least 4\.9"):
         contributions(bert, pairs, Objective(positive_minimum=4.9))

@@ -29,7 +29,7 @@ from sparsecse.scoring import (
     single_heads,
 )
 from sparsecse.scoring.fisher import greedy_places
-from sparsecse.stages import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 OBJECTIVE = Objective(0.3)
@@ -347,9 +347,9 @@ def test_the_stage_resumes_leave_one_out_and_keeps_its_table(sentence_folder, pa
 
 
 def test_bad_settings():
-    with pytest.raises(InputError, match="--group-size 0"):
+    with pytest.raises(InputError, match="`group_size` 0"):
         ScoringSettings(group_size=0)
-    with pytest.raises(InputError, match="--precision 'half'"):
+    with pytest.raises(InputError, match="`precision` 'half'"):
         ScoringSettings(precision="half")
-    with pytest.raises(InputError, match=r"--method 'best' is unknown; choose one of taylor, .*leave-one-out\."):
+    with pytest.raises(InputError, match=r"`method` 'best' is unknown; choose one of taylor, .*leave-one-out\."):
         scoring_method("best")

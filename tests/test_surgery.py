@@ -109,10 +109,10 @@ def test_budgets(options, expected):
     ("options", "message"),
     [
         ({}, "Nothing says how much to prune"),
-        ({"sparsity": 1.5}, "--sparsity 1.5 is outside 0 to 1"),
-        ({"sparsity": float("nan")}, "--sparsity nan"),
-        ({"neuron_sparsity": -0.1}, "--neuron-sparsity -0.1"),
-        ({"keep_heads": 13}, "--keep-heads 13 is outside 0 to 12"),
+        ({"sparsity": 1.5}, "`sparsity` 1.5 is outside 0 to 1"),
+        ({"sparsity": float("nan")}, "`sparsity` nan"),
+        ({"neuron_sparsity": -0.1}, "`neuron_sparsity` -0.1"),
+        ({"keep_heads": 13}, "`keep_heads` 13 is outside 0 to 12"),
         ({"keep_heads": 3, "head_sparsity": 0.1}, "exclude each other"),
     ],
 )

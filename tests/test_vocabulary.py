@@ -143,7 +143,7 @@ def test_other_texts_keep_their_pieces_exactly_where_all_of_them_are_kept(encode
 def test_no_text_becomes_unknown_with_the_smallest_vocabulary(encoder):
     tokenizer = encoder.tokenizer
     none = np.zeros(len(tokenizer), dtype=np.int64)
-    with pytest.raises(InputError, match="--vocab-size 5 is too small") as error:
+    with pytest.raises(InputError, match="`vocab_size` 5 is too small") as error:
         choose_vocabulary(tokenizer, none, size=5)
     smallest = choose_vocabulary(tokenizer, none)
     assert f"give {len(smallest)} or more." in str(error.value)

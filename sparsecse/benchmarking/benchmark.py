@@ -79,11 +79,11 @@ def benchmark(
     names = [str(model) for model in models]
     _check_choice("models", names)
     if runtimes != "all":
-        _check_choice("--runtimes", runtimes, RUNTIMES)
+        _check_choice("runtimes", runtimes, RUNTIMES)
     if precisions != "all":
-        _check_choice("--precision", precisions, PRECISIONS)
-    _check_choice("--orders", orders, ORDERS)
-    _check_choice("--batch-sizes", batch_sizes)
+        _check_choice("precisions", precisions, PRECISIONS)
+    _check_choice("orders", orders, ORDERS)
+    _check_choice("batch_sizes", batch_sizes)
     _check_counts(len(sentences), batch_sizes, rounds, threads)
     pairs, skipped = combinations(runtimes, precisions)
 
@@ -160,23 +160,23 @@ def _skipping(allowed: bool, runtime: str, precision: str, model: str, skipped: 
 
 def _check_choice(option: str, values: Sequence[Any], known: Sequence[str] | Mapping[str, Any] | None = None) -> None:
     if not values:
-        raise InputError(f"{option}: none given; give at least one.")
+        raise InputError(f"`{option}`: none given; give at least one.")
     for position, value in enumerate(values):
         if known is not None and value not in known:
-            raise InputError(f"{option}: '{value}' is not one of {', '.join(known)}.")
+            raise InputError(f"`{option}`: '{value}' is not one of {', '.join(known)}.")
         if value in values[:position]:
-            raise InputError(f"{option}: {value} is given twice; give it once.")
+            raise InputError(f"`{option}`: {value} is given twice; give it once.")
 
 
 def _check_counts(num_sentences: int, batch_sizes: Sequence[int], rounds: int, threads: int | None) -> None:
-    for option, count in (*(("--batch-sizes", size) for size in batch_sizes), ("--rounds", rounds)):
+    for option, count in (*(("batch_sizes", size) for size in batch_sizes), ("rounds", rounds)):
         if count < 1:
-            raise InputError(f"{option}: {count} is less than 1; give a positive number.")
+            raise InputError(f"`{option}` {count} is less than 1; give a positive number.")
     if threads is not None and threads < 1:
-        raise InputError(f"--threads: {threads} is less than 1; give a positive number, or leave it out.")
+        raise InputError(f"`threads` {threads} is less than 1; give a positive number, or leave it out.")
     if max(batch_sizes) > num_sentences:
         raise InputError(
-            f"--batch-sizes: {max(batch_sizes)} is more than the {num_sentences} sentences to embed; "
+            f"`batch_sizes` {max(batch_sizes)} is more than the {num_sentences} sentences to embed; "
             f"give more sentences or a smaller batch."
         )
 

@@ -143,7 +143,7 @@ def combinations(
         if missing := spec.missing():
             reason = f"the package {missing[0]} is not installed; run pip install 'sparsecse[{spec.extra}]'"
             if runtimes != "all":
-                raise InputError(f"--runtimes {name}: {reason}, or leave it out.")
+                raise InputError(f"`runtimes` {name}: {reason}, or leave it out.")
             skipped.append(Skipped(name, None, None, reason))
             continue
         for precision in PRECISIONS if precisions == "all" else precisions:
@@ -153,12 +153,12 @@ def combinations(
                 skipped.append(Skipped(name, precision, None, "the runtime does not have this precision"))
             else:
                 raise InputError(
-                    f"--precision {precision}: the runtime {name} does not have it; choose one of "
+                    f"`precisions` {precision}: the runtime {name} does not have it; choose one of "
                     f"{', '.join(spec.precisions)}, or leave that runtime out."
                 )
     if not found:
         raise InputError(
-            f"--precision {','.join(precisions)}: no runtime that is installed has it; choose one of "
+            f"`precisions` {','.join(precisions)}: no runtime that is installed has it; choose one of "
             f"{', '.join(PRECISIONS)}."
         )
     return found, skipped

@@ -1,6 +1,5 @@
 """Sentences, pairs, triplets, labelled sentences: named sets, SentEval folders, table and text files, the demo."""
 
-from sparsecse.datasets.options import DataOptions
 from sparsecse.datasets.pairs import PAIR_SETS, SetNotFoundError, load_pairs
 from sparsecse.datasets.sentences import load_sentences
 from sparsecse.datasets.sets import LabelledSplit, PairSet, TransferSet, TripletSet
@@ -11,7 +10,6 @@ from sparsecse.datasets.views import DropoutViews, dropout_views, graded_pairs, 
 __all__ = [
     "PAIR_SETS",
     "TRANSFER_SETS",
-    "DataOptions",
     "DropoutViews",
     "LabelledSplit",
     "PairSet",

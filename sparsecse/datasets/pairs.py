@@ -103,7 +103,7 @@ def _find(name: str, split: str, data_dir: str | Path | None) -> tuple[GradedPai
         return found
     repository = hub.HUB_SETS[name][0].repository
     raise SetNotFoundError(
-        f"The {split} split of {name!r} was not found: give a SentEval folder that has it with --data-dir or "
+        f"The {split} split of {name!r} was not found: give a SentEval folder that has it with `data_dir` or "
         f"SPARSECSE_DATA_DIR (looked for {wanted}), or put {repository} into the local datasets cache, or allow its "
         f"download from the Hugging Face hub ({found})."
     )
@@ -114,7 +114,7 @@ def _existing_file(name_or_path: str | Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        raise InputError(f"{path} is a folder; give a file, or a set's name with the folder as --data-dir.")
+        raise InputError(f"{path} is a folder; give a file, or a set's name with the folder as `data_dir`.")
     raise InputError(f"{path} is neither a file nor a known set; the known sets are {', '.join(PAIR_SETS)}.")
 
 

@@ -55,7 +55,7 @@ def load_transfer(name: str, *, data_dir: str | Path | None = None) -> TransferS
         for file in files:
             if not given or not (root / file).is_file():
                 raise SetNotFoundError(
-                    f"The transfer task {name!r} was not found: give a SentEval folder that has it with --data-dir or "
+                    f"The transfer task {name!r} was not found: give a SentEval folder that has it with `data_dir` or "
                     f"SPARSECSE_DATA_DIR (looked for {root / file})."
                 )
     splits = {split: _read(name, [root / file for file in files]) for split, files in TRANSFER_SETS[name].items()}

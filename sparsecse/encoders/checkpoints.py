@@ -135,7 +135,7 @@ def _resolve_settings(
     mode = pooling_mode(pooling) if pooling else found.pooling
     if mode is None:
         raise InputError(
-            f"{source} does not say how its token vectors are pooled (no modules.json); give --pooling, one of "
+            f"{source} does not say how its token vectors are pooled (no modules.json); give `pooling`, one of "
             f"{', '.join(POOLING_MODES)} (supervised SimCSE: pooler; unsupervised SimCSE, BGE: cls; E5, GTE: mean)."
         )
     prompts, default = dict(found.prompts), found.default_prompt
@@ -144,7 +144,7 @@ def _resolve_settings(
         prompts, default = ({**prompts, name: prompt}, name) if prompt else (prompts, None)
     length = max_length or found.max_length or limit
     if not 2 < length <= limit:
-        raise InputError(f"--max-length {length} is outside 3 to {limit}, the positions that {source} has.")
+        raise InputError(f"`max_length` {length} is outside 3 to {limit}, the positions that {source} has.")
     return EncoderSettings(
         pooling=mode,
         normalize=bool(found.normalize) if normalize is None else normalize,
@@ -189,7 +189,7 @@ def load_encoder(
             model.pooler.dense.load_state_dict(found.pooler)
         if model.pooler is None:
             raise InputError(
-                f"{source} has no pooler weights (pooler.dense.*), so --pooling pooler cannot be used; a raw SimCSE "
+                f"{source} has no pooler weights (pooler.dense.*), so `pooling` pooler cannot be used; a raw SimCSE "
                 f"training checkpoint keeps them as mlp.dense and must be converted first."
             )
     try:

@@ -25,7 +25,7 @@ _ALIASES = {
 }
 
 
-def pooling_mode(name: str, source: str = "--pooling") -> str:
+def pooling_mode(name: str, source: str = "`pooling`") -> str:
     """The canonical name of a pooling mode; an unknown one raises `InputError`."""
     mode = _ALIASES.get(name, name)
     if mode not in POOLING_MODES:

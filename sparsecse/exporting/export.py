@@ -33,7 +33,7 @@ def require(packages: Sequence[str], extra: str) -> None:
 def require_precision(precision: str, known: Sequence[str], extra: str) -> None:
     """Raise `InputError` for a precision that a format does not have."""
     if precision not in known:
-        raise InputError(f"--precision {precision} is not one of {extra}'s; choose one of {', '.join(known)}.")
+        raise InputError(f"`precision` {precision} is not one of {extra}'s; choose one of {', '.join(known)}.")
 
 
 def export(

@@ -22,10 +22,10 @@ _TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1, "int8": 1e-1}
 
 def _check_target(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder.")
+        raise InputError(f"`out` {out} is a file; give a folder.")
     if out.is_dir() and any(out.iterdir()) and not (out / PROVENANCE_FILE).exists():
         raise InputError(
-            f"--out {out} exists and was not written by `sparsecse pack`; give another folder or remove it yourself."
+            f"`out` {out} exists and was not written by `sparsecse pack`; give another folder or remove it yourself."
         )
 
 
@@ -55,7 +55,7 @@ def pack(
         its path, format, bytes, the weights' SHA-256, and the largest difference of the vectors read back.
     """
     if dtype not in DTYPES:
-        raise InputError(f"--dtype '{dtype}' is unknown; choose one of {', '.join(DTYPES)}.")
+        raise InputError(f"`dtype` '{dtype}' is unknown; choose one of {', '.join(DTYPES)}.")
     out, facts = Path(out), facts or facts_of(encoder)
     _check_target(out)
     stock = is_stock(encoder.model.config) and dtype != "int8"
@@ -73,7 +73,7 @@ def pack(
             sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
             weights = file_hash(folder / WEIGHTS_FILE)
     except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}); nothing was left there.") from None
+        raise InputError(f"`out` {out} cannot be written ({error.strerror}); nothing was left there.") from None
     return {
         "path": str(out),
         "format": encoder.model.config.original_model_type if stock else "sparsecse",

@@ -13,13 +13,8 @@ from sparsecse.encoders import Encoder, SparseCSEConfig
 from sparsecse.errors import InputError
 from sparsecse.pruning.masks import Mask, check_fraction
 from sparsecse.pruning.order import Limits, orders
+from sparsecse.pruning.recipe import AVERAGE_LENGTH
 from sparsecse.scoring import Scores
-
-COSTS = ("structures", "parameters", "multiply-adds", "latency")
-"""What a sparsity can be a fraction of; "structures" counts heads and neurons apart (`masks.Budget`)."""
-
-AVERAGE_LENGTH = 20
-"""Tokens of an average sentence, special tokens included: about that of the STS sets."""
 
 _ROUNDING = 1e-12
 
@@ -82,7 +77,7 @@ def select_by_cost(scores: Scores, model: CostModel, sparsity: float, limits: Li
     Raises:
         InputError: a sparsity out of range, or one that cannot be met with what may leave.
     """
-    check_fraction("--sparsity", sparsity)
+    check_fraction("sparsity", sparsity)
     heads, neurons = orders(scores.losses(), limits or Limits())
 
     def cost(head_steps: int, neuron_steps: int) -> float:
@@ -95,7 +90,7 @@ def select_by_cost(scores: Scores, model: CostModel, sparsity: float, limits: Li
         # Rounded down, so that the number in the message can be given.
         reach = math.floor((1 - least / whole) * 10000) / 10000
         raise InputError(
-            f"--sparsity {sparsity:g} cannot be met: all that may leave, heads and neurons, is {reach:.4f} of what "
+            f"`sparsity` {sparsity:g} cannot be met: all that may leave, heads and neurons, is {reach:.4f} of what "
             f"the layers cost; give at most that, or protect less."
         )
 

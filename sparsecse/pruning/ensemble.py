@@ -18,7 +18,7 @@ from sparsecse.pruning.surgery import prune
 from sparsecse.runtime import Runtime
 from sparsecse.scoring import Scores
 
-# Where `--sparsity auto` looks.
+# Where `choose_sparsity` looks.
 GRID = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 # Below it no set may fall from dense: the mean over the sets alone would let one pay for another.
 LARGEST_FALL = 0.5
@@ -106,7 +106,9 @@ def choose_sparsity(
         InputError: a negative tolerance.
     """
     if not tolerance >= 0:
-        raise InputError(f"--tolerance {tolerance:g} is below 0; give how many points of Spearman x100 may be lost.")
+        raise InputError(
+            f"`auto_tolerance` {tolerance:g} is below 0; give how many points of Spearman x100 may be lost."
+        )
     curve: list[dict[str, Any]] = []
     for done, sparsity in enumerate(GRID, 1):
         scores = ensemble.dev_scores(sparsity)

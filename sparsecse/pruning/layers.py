@@ -9,7 +9,9 @@ from sparsecse.progress import Progress, silent
 from sparsecse.pruning.costs import CostModel
 from sparsecse.pruning.ensemble import Ensemble, choose_reconstruction, mean_dev_score
 from sparsecse.pruning.masks import Mask
+from sparsecse.pruning.order import Limits
 from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.selection import affords, select_by_recipe
 from sparsecse.pruning.surgery import prune
 from sparsecse.runtime import Runtime
 
@@ -29,29 +31,29 @@ class Tried:
 
 
 def search_layers(
-    ensemble: Ensemble, cut_: Recipe, models: Mapping[str, CostModel] | None = None, progress: Progress = silent
+    ensemble: Ensemble, recipe: Recipe, models: Mapping[str, CostModel] | None = None, progress: Progress = silent
 ) -> list[Tried]:
     """The sets of layers tried, from all layers downwards; the one with the highest `dev` is the choice.
 
     One layer more leaves at each depth, from the best set of the depth before: each that the budget affords and that
-    holds nothing protected is cut to the whole budget and measured on dev; with `cut_.reconstruct` the two best are
+    holds nothing protected is cut to the whole budget and measured on dev; with `recipe.reconstruct` the two best are
     reconstructed and measured again. The search ends where the budget does, or after two depths without a better set.
 
     Args:
         ensemble: the scored model, its scores and dev pairs.
-        cut_: with `layers_compete`; its `layers` are ignored.
-        models: see `Recipe.mask`.
+        recipe: with `layers_compete`; its `layers` are ignored.
+        models: see `selection.select_by_recipe`.
 
     Raises:
         InputError: a budget that cannot be met.
     """
     sizes = ensemble.scores.sizes()
-    protected = {layer for layer, _ in cut_.limits(sizes).protected}
+    protected = {layer for layer, _ in Limits.of(sizes, recipe.align, recipe.protect).protected}
     report = progress("Trying layers")
     done = 0
 
     def mask_of(layers: tuple[int, ...]) -> Mask:
-        return replace(cut_, layers=layers).mask(ensemble.scores, sizes, models)
+        return select_by_recipe(replace(recipe, layers=layers), ensemble.scores, sizes, models)
 
     def measured(layers: tuple[int, ...]) -> Tried:
         nonlocal done
@@ -71,14 +73,14 @@ def search_layers(
     while candidates and stale < PATIENCE:
         total = done + len(candidates)
         depth = sorted((measured(layers) for layers in candidates), key=lambda tried: -tried.dev_cut)
-        if cut_.reconstruct:
+        if recipe.reconstruct:
             depth[:SHORTLIST] = [reconstructed(tried) for tried in depth[:SHORTLIST]]
         best = max(depth, key=lambda tried: tried.dev)
         stale = 0 if not found or best.dev > max(tried.dev for tried in found) else stale + 1
         found += depth
         kept = best.layers
         smaller = [tuple(layer for layer in kept if layer != gone) for gone in kept if gone not in protected]
-        candidates = [layers for layers in smaller if layers and cut_.affords(layers, sizes, models)]
+        candidates = [layers for layers in smaller if layers and affords(recipe, layers, sizes, models)]
     return found
 
 

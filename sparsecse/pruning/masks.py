@@ -95,8 +95,8 @@ class Budget:
         """
         if all(value is None for value in (sparsity, head_sparsity, neuron_sparsity, keep_heads, keep_neurons)):
             raise InputError(
-                "Nothing says how much to prune; give --sparsity, --head-sparsity, --neuron-sparsity, "
-                "--keep-heads or --keep-neurons."
+                "Nothing says how much to prune; give `sparsity`, `head_sparsity`, `neuron_sparsity`, "
+                "`keep_heads` or `keep_neurons`."
             )
         totals = sum(heads for heads, _ in sizes), sum(neurons for _, neurons in sizes)
         return cls(
@@ -117,22 +117,22 @@ class Budget:
 
 def _removed(kind: str, total: int, sparsity: float | None, own: float | None, keep: int | None) -> int:
     if own is not None and keep is not None:
-        raise InputError(f"--{kind}-sparsity and --keep-{kind}s exclude each other; give one.")
+        raise InputError(f"`{kind}_sparsity` and `keep_{kind}s` exclude each other; give one.")
     if keep is not None:
         if not 0 <= keep <= total:
-            raise InputError(f"--keep-{kind}s {keep} is outside 0 to {total}, the {kind}s that the model has.")
+            raise InputError(f"`keep_{kind}s` {keep} is outside 0 to {total}, the {kind}s that the model has.")
         return total - keep
-    name, fraction = ("--sparsity", sparsity) if own is None else (f"--{kind}-sparsity", own)
+    name, fraction = ("sparsity", sparsity) if own is None else (f"{kind}_sparsity", own)
     if fraction is None:
         return 0
     check_fraction(name, fraction)
     return round(fraction * total)
 
 
-def check_fraction(option: str, fraction: float) -> None:
+def check_fraction(name: str, fraction: float) -> None:
     """Refuse a fraction to remove that is outside 0 to 1 (1 excluded), NaN too."""
     if not 0 <= fraction < 1:
-        raise InputError(f"{option} {fraction:g} is outside 0 to 1 (1 excluded): it is the fraction that is removed.")
+        raise InputError(f"`{name}` {fraction:g} is outside 0 to 1 (1 excluded): it is the fraction that is removed.")
 
 
 def lowest(layers: Sequence[torch.Tensor], count: int) -> tuple[torch.Tensor, ...]:
@@ -184,13 +184,13 @@ def select_portable(scores: Scores, sparsity: float, align: int = 1) -> Mask:
     """
     sizes = set(scores.sizes())
     if len(sizes) != 1:
-        raise InputError("--portable needs a model whose layers are all alike; score the dense model.")
+        raise InputError("`portable` needs a model whose layers are all alike; score the dense model.")
     (_, count), *_ = sizes
     removed = Budget.of([(0, count)], neuron_sparsity=sparsity).neurons
     alone = [order_of([neurons], [torch.zeros(count, dtype=torch.bool)], align) for neurons in scores.neurons]
     steps = [order.nearest(removed) for order in alone]
     if count and steps[0] == alone[0].steps:
-        raise InputError(f"--portable with sparsity {sparsity:g} would leave no neuron; give a smaller one.")
+        raise InputError(f"`portable` with sparsity {sparsity:g} would leave no neuron; give a smaller one.")
     return Mask(
         tuple(torch.ones(len(heads), dtype=torch.bool) for heads in scores.heads),
         tuple(order.after(gone)[0] for order, gone in zip(alone, steps, strict=True)),
@@ -210,7 +210,7 @@ def keep_layers(mask: Mask | None, sizes: Sequence[tuple[int, int]], layers: Seq
     """
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= min(layers) <= max(layers) < len(sizes):
         raise InputError(
-            f"--layers {','.join(map(str, layers))} must name layers from 0 to {len(sizes) - 1}, each once, ascending."
+            f"`layers` {','.join(map(str, layers))} must name layers from 0 to {len(sizes) - 1}, each once, ascending."
         )
     heads = [torch.zeros(count, dtype=torch.bool) for count, _ in sizes]
     neurons = [torch.zeros(count, dtype=torch.bool) for _, count in sizes]

@@ -37,12 +37,12 @@ class Limits:
         for text in protect:
             match = re.fullmatch(r"(\d+)(?:\.(\d+))?", text)
             if match is None:
-                raise InputError(f"--protect {text} names no layer or head; write 5 for layer 5, 5.3 for its head 3.")
+                raise InputError(f"`protect` {text} names no layer or head; write 5 for layer 5, 5.3 for its head 3.")
             layer, head = int(match[1]), None if match[2] is None else int(match[2])
             if layer >= len(sizes):
-                raise InputError(f"--protect {text}: there is no layer {layer}; the layers are 0 to {len(sizes) - 1}.")
+                raise InputError(f"`protect` {text}: there is no layer {layer}; the layers are 0 to {len(sizes) - 1}.")
             if head is not None and head >= sizes[layer][0]:
-                raise InputError(f"--protect {text}: layer {layer} has {sizes[layer][0]} heads, counted from 0.")
+                raise InputError(f"`protect` {text}: layer {layer} has {sizes[layer][0]} heads, counted from 0.")
             protected.add((layer, head))
         return cls(align, frozenset(protected))
 
@@ -52,7 +52,7 @@ class Limits:
         for layer, _ in sorted(self.protected, key=lambda item: item[0]):
             if layer not in numbers:
                 raise InputError(
-                    f"--protect names layer {layer}, which --layers takes out; leave it out of one of them."
+                    f"`protect` names layer {layer}, which `layers` takes out; leave it out of one of them."
                 )
         return Limits(self.align, frozenset((numbers[layer], head) for layer, head in self.protected))
 

@@ -54,7 +54,7 @@ def carry_out(
 
     Args:
         recipe: with a number for `sparsity`, not "auto", and with the layers that stay.
-        mask: `recipe.mask(...)`; iterative pruning finds another one of the same budget.
+        mask: of `selection.select_by_recipe`; iterative pruning finds another one of the same budget.
         dense: the model; left as it is.
         scores: of the dense model; None where only whole layers and the vocabulary leave.
         dev: graded pairs that the reconstruction is chosen on.

@@ -1,101 +1,155 @@
-"""What a cut is told: the budget and its limits, whole layers, the vocabulary, and how what is left is led back."""
+"""What a recipe says: how much leaves, what may not, whole layers, the vocabulary, and how what is left is repaired."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sparsecse.errors import InputError
-from sparsecse.pruning.costs import AVERAGE_LENGTH, COSTS, CostModel, select_by_cost
-from sparsecse.pruning.iterative import fractions
-from sparsecse.pruning.masks import Budget, Mask, keep_layers, select, select_portable
-from sparsecse.pruning.order import Limits
-from sparsecse.runtime.precision import PRECISIONS
-from sparsecse.scoring import Scores
+from sparsecse.settings import at_least, choose, setting, split_list
+
+COSTS = ("structures", "parameters", "multiply-adds", "latency")
+"""What a sparsity can be a fraction of; "structures" counts heads and neurons apart (`masks.Budget`)."""
+
+AVERAGE_LENGTH = 20
+"""Tokens of an average sentence, special tokens included: about that of the STS sets."""
+
+SCHEDULES = ("linear", "cubic")
+LATENCY_PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+def _fraction_or_auto(text: str) -> float | str:
+    """`0.2` as a number, `auto` as it is."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise InputError(f"`sparsity` {text} is neither a fraction such as 0.2 nor auto.") from None
+
+
+def _layers_or_auto(text: str) -> tuple[int, ...] | str:
+    """`0,2,4` as layer numbers, `auto` as it is."""
+    try:
+        return text if text == "auto" else tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"`layers` {text} is neither a list of layer numbers such as 0,2,4 nor auto.") from None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to remove.
+    """What to remove, and how; fields of the same meaning are explained in `masks.Budget.of` and `order.Limits.of`.
 
-    sparsity ... keep_neurons: see `masks.Budget.of`.
-    reconstruct: fit the output projections again after the cut, where that is better on dev.
-    auto_tolerance: in place of `sparsity`: the largest one whose dev score is within that of the best (`choose`).
-    rounds, schedule: spend the budget in rounds with new scores before each; see `rounds.fractions`.
-    portable: keep all heads and the same number of neurons in every layer, so that the result is a stock checkpoint.
-    layers: the layers that stay; None keeps all, or leaves it to the choice of `layers_compete`.
-    layers_compete: whole layers compete with heads and neurons (`layers.choose_layers`): the budget is then one of the
-        whole model, layers that leave included.
-    vocab: text files whose tokens stay; empty keeps the whole vocabulary. vocab_size: at most that many tokens.
-    cost: of `budgets.COSTS`, what `sparsity` is a fraction of.
-    align, protect: see `removal.Limits.of`.
-    average_length: tokens of a sentence, for multiply-adds and latency. latency_precision: of the timed runtime.
+    `sparsity` "auto" is chosen on dev within `auto_tolerance` (`ensemble.choose_sparsity`). `layers` "auto" sets
+    `layers_compete`: whole layers compete with heads and neurons (`layers.search_layers`), and the budget is one of the
+    whole model, layers that leave included.
     """
 
-    sparsity: float | None = None
-    head_sparsity: float | None = None
-    neuron_sparsity: float | None = None
-    keep_heads: int | None = None
-    keep_neurons: int | None = None
-    portable: bool = False
-    layers: tuple[int, ...] | None = None
+    sparsity: float | None = setting(
+        None,
+        "Fraction to remove of the heads and of the neurons, or of what `cost` names; or auto, the largest that costs "
+        "at most `auto_tolerance` on dev.",
+        parse=_fraction_or_auto,
+        metavar="FRACTION|auto",
+    )
+    auto_tolerance: float | None = setting(
+        None,
+        "With `sparsity` auto: points of Spearman x100 on dev, below the best sparsity's, that may be lost; by default "
+        "0.1.",
+        "--tolerance",
+    )
+    cost: str = setting(
+        "structures",
+        "What `sparsity` is a fraction of: structures (heads and neurons apart), or what the encoder's layers cost, "
+        "embeddings not counted: parameters, multiply-adds, latency (timed on this machine).",
+        "--budget",
+    )
+    head_sparsity: float | None = setting(None, "Fraction of the heads to remove.")
+    neuron_sparsity: float | None = setting(None, "Fraction of the neurons to remove.")
+    keep_heads: int | None = setting(None, "How many heads stay, over all layers.")
+    keep_neurons: int | None = setting(None, "How many neurons stay, over all layers.")
+    align: int = setting(
+        1,
+        "Neurons leave in chunks, so that each layer keeps a multiple of this, or all it has; the count removed is the "
+        "nearest such one.",
+    )
+    protect: tuple[str, ...] = setting(
+        (),
+        "Layers and heads that never leave: 0,5.3 is layer 0 and head 3 of layer 5.",
+        parse=split_list,
+        text=lambda value: ",".join(value) or None,
+    )
+    average_length: int = setting(AVERAGE_LENGTH, "Tokens of a sentence, for multiply-adds and latency.")
+    latency_precision: str = setting(
+        "float32", "Precision in which `cost` latency times the layers: float32, bfloat16, int8."
+    )
+    portable: bool = setting(
+        False,
+        "Remove neurons only, equally many in every layer: the packed folder is a stock checkpoint.",
+    )
+    layers: tuple[int, ...] | None = setting(
+        None,
+        "Layers that stay, from 0: 0,2,4; the others leave whole. auto: whole layers compete with heads and neurons "
+        "for `sparsity`, by dev score.",
+        parse=_layers_or_auto,
+    )
     layers_compete: bool = False
-    vocab: tuple[str, ...] = ()
-    vocab_size: int | None = None
-    cost: str = "structures"
-    align: int = 1
-    protect: tuple[str, ...] = ()
-    average_length: int = AVERAGE_LENGTH
-    latency_precision: str = "float32"
-    reconstruct: bool = False
-    auto_tolerance: float | None = None
-    rounds: int = 1
-    schedule: str = "linear"
+    vocab: tuple[str, ...] = setting((), "Text file (also .gz) whose tokens stay; give it more than once.")
+    vocab_size: int | None = setting(None, "Keep at most that many tokens, the most useful.")
+    reconstruct: bool = setting(
+        False, "Fit the output projections again in closed form after the pruning, where dev gains from it."
+    )
+    rounds: int = setting(1, "Rounds in which the budget is spent, with new scores (and reconstruction) between.")
+    schedule: str = setting("linear", "What each round removes: linear (alike) or cubic (most at first).")
 
     def __post_init__(self) -> None:
+        said: Any = {"sparsity": self.sparsity, "layers": self.layers}
+        if said["sparsity"] == "auto":
+            object.__setattr__(self, "sparsity", None)
+            object.__setattr__(self, "auto_tolerance", 0.1 if self.auto_tolerance is None else self.auto_tolerance)
+        if said["layers"] == "auto":
+            object.__setattr__(self, "layers", None)
+            object.__setattr__(self, "layers_compete", True)
+        if self.sparsity is not None and self.auto_tolerance is not None:
+            raise InputError("`auto_tolerance` is for `sparsity` auto; leave it out or give `sparsity` auto.")
         self._check_budget()
         if self.vocab_size is not None and not self.vocab:
-            raise InputError("--vocab-size needs the corpus whose tokens stay; give --vocab FILE.")
+            raise InputError("`vocab_size` needs the corpus whose tokens stay; give `vocab`, text files.")
         others = (self.head_sparsity, self.keep_heads, self.keep_neurons)
         if self.portable and (any(value is not None for value in others) or self.fraction is None):
-            raise InputError("--portable takes --sparsity (or --neuron-sparsity) alone: it removes neurons, no heads.")
+            raise InputError("`portable` takes `sparsity` (or `neuron_sparsity`) alone: it removes neurons, no heads.")
         if self.layers_compete and (not self.needs_scores or self.portable):
             raise InputError(
-                "--layers auto spends --sparsity (or what is said of one kind) on whole layers too; give one, and "
-                "leave out --portable."
+                "`layers_compete` spends `sparsity` (or what is said of one kind) on whole layers too; give one, and "
+                "leave out `portable`."
             )
-        fractions(self.rounds, self.schedule)
+        at_least("rounds", self.rounds, 1)
+        choose("schedule", self.schedule, SCHEDULES)
         apart = self.cost == "structures" and self.align == 1 and not self.protect and not self.vocab
         whole = self.layers is not None or self.layers_compete
         if self.rounds > 1 and (not self.needs_scores or self.portable or whole or not apart):
             raise InputError(
-                "--rounds spends --sparsity (or what is said of one kind) in rounds; leave out --budget, --align, "
-                "--protect, --portable, --layers and --vocab."
+                "`rounds` spends `sparsity` (or what is said of one kind) in rounds; leave out `cost`, `align`, "
+                "`protect`, `portable`, `layers` and `vocab`."
             )
 
     def _check_budget(self) -> None:
-        if self.cost not in COSTS:
-            raise InputError(f"--budget '{self.cost}' is unknown; choose one of {', '.join(COSTS)}.")
-        for option, value in (("--align", self.align), ("--average-length", self.average_length)):
-            if value < 1:
-                raise InputError(f"{option} {value} is less than 1; give a whole number above 0.")
-        if self.latency_precision not in PRECISIONS:
-            raise InputError(
-                f"--latency-precision '{self.latency_precision}' is unknown; choose one of {', '.join(PRECISIONS)}."
-            )
+        choose("cost", self.cost, COSTS)
+        at_least("align", self.align, 1)
+        at_least("average_length", self.average_length, 1)
+        if self.vocab_size is not None:
+            at_least("vocab_size", self.vocab_size, 1)
+        choose("latency_precision", self.latency_precision, LATENCY_PRECISIONS)
         others = (self.head_sparsity, self.neuron_sparsity, self.keep_heads, self.keep_neurons)
         if self.cost != "structures" and (self.sparsity is None or self.portable or any(x is not None for x in others)):
             raise InputError(
-                f"--budget {self.cost} takes --sparsity alone: heads and neurons compete for it; "
-                f"leave out --portable and what is said of one kind."
+                f"`cost` {self.cost} takes `sparsity` alone: heads and neurons compete for it; "
+                f"leave out `portable` and what is said of one kind."
             )
         if self.portable and self.protect:
             raise InputError(
-                "--portable keeps all layers alike, so that --protect has no place in it; drop one of them."
+                "`portable` keeps all layers alike, so that `protect` has no place in it; drop one of them."
             )
         if not self.needs_scores and (self.align != 1 or self.protect):
-            raise InputError("--align and --protect say how a budget is met, and there is none; give --sparsity.")
+            raise InputError("`align` and `protect` say how a budget is met, and there is none; give `sparsity`.")
 
     @property
     def fraction(self) -> float | None:
@@ -129,50 +183,3 @@ class Recipe:
         if self.layers_compete:
             chosen["layers_compete"] = True
         return chosen
-
-    def limits(self, sizes: Sequence[tuple[int, int]]) -> Limits:
-        """What the budget may not do to a model of those sizes."""
-        return Limits.of(sizes, self.align, self.protect)
-
-    def affords(
-        self, layers: Sequence[int], sizes: Sequence[tuple[int, int]], models: Mapping[str, CostModel] | None = None
-    ) -> bool:
-        """Whether all but these layers may leave whole; the arguments are those of `mask`."""
-        if self.cost == "structures":
-            budget, gone = Budget.of(sizes, **self.budget), Budget.of_layers(sizes, layers)
-            return gone.heads <= budget.heads and gone.neurons <= budget.neurons
-        return self._sparsity_left((models or {})[self.cost], layers, sizes) >= 0
-
-    def _sparsity_left(self, model: CostModel, layers: Sequence[int], sizes: Sequence[tuple[int, int]]) -> float:
-        """The fraction of what these layers cost that the budget takes beyond the layers that leave."""
-        allowed = (1 - (self.sparsity or 0.0)) * model.cost(sizes)
-        own = model.cost([sizes[layer] for layer in layers])
-        return 1 - allowed / own if own else 0.0
-
-    def mask(
-        self, scores: Scores | None, sizes: Sequence[tuple[int, int]], models: Mapping[str, CostModel] | None = None
-    ) -> Mask:
-        """The mask for a model of those sizes; without scores only whole layers leave.
-
-        models: the cost model of `cost`, under that name, where it is not "structures".
-        """
-        layers = range(len(sizes)) if self.layers is None else self.layers
-        whole = keep_layers(None, sizes, layers)
-        if scores is None:
-            return whole
-        own = scores.of_layers(layers)
-        limits = self.limits(sizes).of_layers(layers)
-        if self.portable:
-            mask = select_portable(own, self.fraction or 0.0, self.align)
-        elif self.cost == "structures":
-            if self.layers_compete:
-                budget = Budget.of(sizes, **self.budget).less(Budget.of_layers(sizes, layers))
-            else:
-                budget = Budget.of(own.sizes(), **self.budget)
-            mask = select(own, budget, limits)
-        else:
-            model, sparsity = (models or {})[self.cost], self.sparsity or 0.0
-            if self.layers_compete:
-                sparsity = max(0.0, self._sparsity_left(model, layers, sizes))
-            mask = select_by_cost(own, model, sparsity, limits)
-        return keep_layers(mask, sizes, layers)

@@ -8,16 +8,5 @@ if TYPE_CHECKING:
     from sparsecse.runtime.precision import AUTO_COSINE, PRECISIONS
     from sparsecse.runtime.runtime import Runtime
     from sparsecse.runtime.sentence_transformer import accelerate
-
-__all__ = ["AUTO_COSINE", "PRECISIONS", "Runtime", "accelerate"]
-
-# `import sparsecse` registers with transformers through this package, and must not load torch for it.
-_, __getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "AUTO_COSINE": "sparsecse.runtime.precision",
-        "PRECISIONS": "sparsecse.runtime.precision",
-        "Runtime": "sparsecse.runtime.runtime",
-        "accelerate": "sparsecse.runtime.sentence_transformer",
-    },
-)
+else:
+    __all__, __getattr__, __dir__ = lazy_names(__name__)

@@ -33,18 +33,18 @@ def choose_device(device: str | torch.device | None, own: torch.device) -> torch
     except RuntimeError:
         chosen = torch.device("meta")
     if chosen.type not in ("cpu", "cuda"):
-        raise InputError(f"--device '{device}' is not one of cpu, cuda, cuda:0, cuda:1 and so on.")
+        raise InputError(f"`device` '{device}' is not one of cpu, cuda, cuda:0, cuda:1 and so on.")
     if chosen.type == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         raise InputError(
-            f"--device {device}: PyTorch finds no CUDA device here; use cpu, or install the build of PyTorch for your "
+            f"`device` {device}: PyTorch finds no CUDA device here; use cpu, or install the build of PyTorch for your "
             "GPU."
         )
     index = torch.cuda.current_device() if chosen.index is None else chosen.index
     if index >= count:
-        raise InputError(f"--device {device}: there are {count} CUDA devices here, and they are counted from 0.")
+        raise InputError(f"`device` {device}: there are {count} CUDA devices here, and they are counted from 0.")
     return torch.device("cuda", index)
 
 
@@ -61,12 +61,12 @@ def choose_precision(precision: str, capability: tuple[int, int]) -> tuple[str, 
         name = "bfloat16" if has_bfloat16 else "float32"
         return name, f"{name}, the default on a GPU of compute capability {capability[0]}.{capability[1]}"
     if precision == "int8":
-        raise InputError("--precision int8 is computed on the CPU alone; on a GPU use auto, bfloat16 or float16.")
+        raise InputError("`precision` int8 is computed on the CPU alone; on a GPU use auto, bfloat16 or float16.")
     if precision not in PRECISIONS:
-        raise InputError(f"--precision: '{precision}' is not one of auto, {', '.join(PRECISIONS)}.")
+        raise InputError(f"`precision` '{precision}' is not one of auto, {', '.join(PRECISIONS)}.")
     if precision == "bfloat16" and not has_bfloat16:
         raise InputError(
-            f"--precision bfloat16 needs a GPU of compute capability 8.0 or more, but this one has "
+            f"`precision` bfloat16 needs a GPU of compute capability 8.0 or more, but this one has "
             f"{capability[0]}.{capability[1]}; use float16 or float32."
         )
     return precision, f"{precision}, as asked for"

@@ -50,10 +50,10 @@ def choose(encoder: Encoder, precision: str, threads: int) -> Choice:
     """
     if precision != "auto":
         if precision not in PRECISIONS:
-            raise InputError(f"--precision: '{precision}' is not one of auto, {', '.join(PRECISIONS)}.")
+            raise InputError(f"`precision` '{precision}' is not one of auto, {', '.join(PRECISIONS)}.")
         if precision not in available():
             raise InputError(
-                f"--precision {precision} is not computed natively by this processor, only emulated, which would be "
+                f"`precision` {precision} is not computed natively by this processor, only emulated, which would be "
                 f"slower than float32; choose one of auto, {', '.join(available())}."
             )
         return Choice(precision, *_build(encoder, precision), f"{precision}, as asked for")

@@ -57,7 +57,7 @@ class Runtime:
         **load_options: Any,
     ):
         if threads is not None and threads < 1:
-            raise InputError(f"--threads: {threads} is less than 1; give a positive number, or leave it out.")
+            raise InputError(f"`threads` {threads} is less than 1; give a positive number, or leave it out.")
         self.encoder = model if isinstance(model, Encoder) else load_encoder(model, **load_options)
         self._threads = threads
         self._tokenize = Tokenize(self.encoder)
@@ -78,7 +78,7 @@ class Runtime:
             self.precision, self.reason, self._native = choice.precision, choice.reason, choice.encoder
             return
         if precision not in ("auto", "float32"):
-            raise InputError(f"--precision {precision} needs the native encoder, but {self._obstacle}; use float32.")
+            raise InputError(f"`precision` {precision} needs the native encoder, but {self._obstacle}; use float32.")
         if self.encoder.device.type == "cpu":
             native.warn_once(self._obstacle)
         self.precision, self.reason = "float32", f"float32 through PyTorch, as {self._obstacle}"

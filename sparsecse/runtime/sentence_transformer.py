@@ -46,14 +46,14 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
             not have.
     """
     if threads is not None and threads < 1:
-        raise InputError(f"threads: {threads} is less than 1; give a positive number, or leave it out.")
+        raise InputError(f"`threads` {threads} is less than 1; give a positive number, or leave it out.")
     module, name = _transformer(model)
     found = getattr(module, name)
     ours = _convert(found)
     obstacle = native.obstacle(ours)
     if obstacle is not None:
         if precision not in ("auto", "float32"):
-            raise InputError(f"precision {precision} needs the native encoder, but {obstacle}; use float32.")
+            raise InputError(f"`precision` {precision} needs the native encoder, but {obstacle}; use float32.")
         if dispatch.native_extension() is not None:  # else it has been said
             native.warn_once(obstacle)
         return model

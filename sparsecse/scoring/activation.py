@@ -10,8 +10,9 @@ from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
 from sparsecse.encoders.gates import observed
 from sparsecse.scoring.gradients import frozen_encoder
+from sparsecse.scoring.precision import resolved_precision
 from sparsecse.scoring.scores import Scores
-from sparsecse.scoring.settings import ScoringSettings, resolved_precision
+from sparsecse.scoring.settings import ScoringSettings
 
 
 def activation(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sparsecse.datasets import DataOptions, PairSet, dropout_views
+from sparsecse.datasets import PairSet, dropout_views
 from sparsecse.errors import InputError
 from sparsecse.scoring.settings import ScoringSettings
+from sparsecse.sources import DataOptions
 
 
 def scored_set(data: DataOptions, scoring: ScoringSettings) -> PairSet:
@@ -16,8 +17,8 @@ def scored_set(data: DataOptions, scoring: ScoringSettings) -> PairSet:
     pairs = None if scoring.positives == "dropout" else data.graded()
     if pairs is None and scoring.positives == "gold":
         raise InputError(
-            f"{data.name} has no gold scores for --positives gold; add a column 'score' from 0 to 5, or leave "
-            f"--positives out."
+            f"{data.name} has no gold scores for `positives` gold; add a column 'score' from 0 to 5, or leave "
+            f"`positives` out."
         )
     if pairs is None:
         return dropout_views(
@@ -31,7 +32,7 @@ def scored_set(data: DataOptions, scoring: ScoringSettings) -> PairSet:
         )
     if scoring.dropout is not None:
         raise InputError(
-            f"--dropout {scoring.dropout:g} is for dropout positives, and {pairs.source} has gold scores; leave it out "
-            f"or add --positives dropout."
+            f"`dropout` {scoring.dropout:g} is for dropout positives, and {pairs.source} has gold scores; leave it out "
+            f"or add `positives` dropout."
         )
     return pairs

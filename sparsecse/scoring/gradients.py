@@ -18,7 +18,8 @@ from sparsecse.encoders.gates import Gates, gated
 from sparsecse.kernels import uniformity
 from sparsecse.objectives import alignment
 from sparsecse.scoring import memory
-from sparsecse.scoring.settings import Objective, ScoringSettings, resolved_precision
+from sparsecse.scoring.precision import resolved_precision
+from sparsecse.scoring.settings import Objective, ScoringSettings
 
 _DROPOUT = 0.1  # for the views of a model that has no dropout of its own; BERT's
 

@@ -89,5 +89,5 @@ METHODS: dict[str, Method] = {
 def scoring_method(name: str) -> Method:
     """The method of that name; an unknown one raises `InputError`."""
     if name not in METHODS:
-        raise InputError(f"--method '{name}' is unknown; choose one of {', '.join(METHODS)}.")
+        raise InputError(f"`method` '{name}' is unknown; choose one of {', '.join(METHODS)}.")
     return METHODS[name]

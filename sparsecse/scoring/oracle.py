@@ -159,8 +159,8 @@ def leave_one_out_scores(
 def _refuse_views(pairs: PairSet) -> None:
     if isinstance(pairs, DropoutViews):
         raise InputError(
-            f"leave-one-out needs gold scores, and {pairs.source} was given without; give graded pairs with --data, or "
-            f"another --method."
+            f"leave-one-out needs gold scores, and {pairs.source} was given without; give graded pairs with `data`, or "
+            f"another `method`."
         )
 
 

@@ -1,12 +1,11 @@
 """The stages of a run directory: each reads what earlier ones left, writes its own folder, and records both."""
 
-from sparsecse.datasets import DataOptions
 from sparsecse.stages.bench import bench_models, bench_run
 from sparsecse.stages.choose import choose
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
 from sparsecse.stages.models import load_dense
-from sparsecse.stages.options import ModelOptions, resolve_model
+from sparsecse.stages.options import resolve_model
 from sparsecse.stages.pack import newest_folder, pack
 from sparsecse.stages.pipeline import Plan, run
 from sparsecse.stages.prune import MASK_FILE, load_mask, prune, rewind
@@ -16,8 +15,6 @@ from sparsecse.stages.train import finetune, train_dense, training_summary
 __all__ = [
     "MASK_FILE",
     "SCORES_FILE",
-    "DataOptions",
-    "ModelOptions",
     "Plan",
     "bench_models",
     "bench_run",

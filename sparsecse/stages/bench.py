@@ -12,8 +12,9 @@ from sparsecse.benchmarking import RUNTIMES, benchmark
 from sparsecse.errors import InputError
 from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
+from sparsecse.sources import ModelOptions
 from sparsecse.stages.models import dense_hash, dense_options, model_input
-from sparsecse.stages.options import ModelOptions, resolve_model
+from sparsecse.stages.options import resolve_model
 from sparsecse.workdir import Record, Workdir
 
 
@@ -36,7 +37,7 @@ def bench_models(
     """
     loads = [{k: v for k, v in options.settings().items() if k != "name"} for options in models.values()]
     if any(load != loads[0] for load in loads[1:]):
-        raise InputError("The benchmarked models must share --pooling, --normalize, --max-length and --prompt.")
+        raise InputError("The benchmarked models must share `pooling`, `normalize`, `max_length` and `prompt`.")
     names = {resolve_model(options.name): label for label, options in models.items()}
     report = benchmark(
         list(names),

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import DataOptions
 from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, dev_fingerprint
+from sparsecse.sources import DataOptions
 from sparsecse.stages.dev import dev_sets
 from sparsecse.stages.models import load_dense
 from sparsecse.stages.score import SCORES_FILE, load_scores

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sparsecse.datasets import DataOptions, PairSet
+from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.files import file_hash
@@ -17,13 +17,14 @@ from sparsecse.pruning.costs import CostModel, closed_form
 from sparsecse.pruning.ensemble import dev_fingerprint
 from sparsecse.pruning.masks import Budget, Mask
 from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.selection import select_by_recipe
 from sparsecse.scoring import Scores
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.stages.choose import choose as choose_sparsity
 from sparsecse.stages.dev import NoDevError, dev_sets
 from sparsecse.stages.latency import TABLE_FILE, latency_table
 from sparsecse.stages.layers import TRIED_FILE, choose_layers
 from sparsecse.stages.models import load_dense
-from sparsecse.stages.options import ModelOptions
 from sparsecse.stages.score import SCORES_FILE, load_scores
 from sparsecse.vocabulary import Corpus
 from sparsecse.workdir import Workdir
@@ -56,7 +57,7 @@ class Decision:
 
     def mask(self) -> Mask:
         """What stays, by the scores as they are; iterative pruning finds another mask of the same budget."""
-        return self.recipe.mask(self.scores if self.recipe.needs_scores else None, self.sizes, self.costs)
+        return select_by_recipe(self.recipe, self.scores if self.recipe.needs_scores else None, self.sizes, self.costs)
 
 
 def resolve(workdir: Workdir, recipe: Recipe, model: ModelOptions | None) -> Decision:
@@ -67,13 +68,13 @@ def resolve(workdir: Workdir, recipe: Recipe, model: ModelOptions | None) -> Dec
     """
     if workdir.record("score") is not None:
         if model is not None:
-            raise InputError(f"{workdir.path} already has a scored model; leave MODEL out or give another --workdir.")
+            raise InputError(f"{workdir.path} already has a scored model; leave MODEL out or give another `workdir`.")
         scores = load_scores(workdir)
         decided = Decision(recipe, scores.sizes(), scores)
         decided.inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
     elif model is None or recipe.needs_scores:
         raise InputError(
-            f"{workdir.path} has no scores; run `sparsecse score` first (only --layers and --vocab can do without, "
+            f"{workdir.path} has no scores; run `sparsecse score` first (only `layers` and `vocab` can do without, "
             f"and then need the MODEL)."
         )
     else:
@@ -130,7 +131,7 @@ def choose(
         decided.settings["tolerance"] = chosen.settings["tolerance"]
     if recipe.reconstruct or recipe.layers_compete:
         if decided.scores is None:
-            raise InputError("--reconstruct follows the scored model; run `sparsecse score` first.")
+            raise InputError("`reconstruct` follows the scored model; run `sparsecse score` first.")
         try:
             decided.dev = dev_sets(workdir, dev)
         except NoDevError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sparsecse.datasets import DataOptions, PairSet
+from sparsecse.datasets import PairSet
 from sparsecse.datasets.pairs import dev_pairs
 from sparsecse.errors import InputError
+from sparsecse.sources import DataOptions
 from sparsecse.stages.score import score_data
 from sparsecse.workdir import Workdir
 
@@ -23,12 +24,12 @@ def dev_sets(workdir: Workdir, dev: DataOptions | None = None) -> list[PairSet]:
     if dev is not None:
         pairs = dev.pairs()
         if pairs.scores is None:
-            raise InputError(f"{pairs.source} has no gold scores for --dev; add a column 'score' from 0 to 5.")
+            raise InputError(f"{pairs.source} has no gold scores for `dev`; add a column 'score' from 0 to 5.")
         return [pairs]
     graded = dev_pairs(data.graded(), data.data_dir)
     if not graded:
         raise NoDevError(
-            f"{data.name} has no gold scores for --sparsity auto, --layers auto and --reconstruct to choose by; give "
-            f"graded pairs with `sparsecse prune --dev`, or a number as --sparsity and --no-reconstruct."
+            f"{data.name} has no gold scores for `auto_tolerance`, `layers_compete` and `reconstruct` to choose by; "
+            f"give graded pairs as `dev`, or a number as `sparsity` and no `reconstruct`."
         )
     return graded

@@ -8,7 +8,8 @@ from typing import Any
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.packing import count_parameters
-from sparsecse.stages.options import ModelOptions, resolve_model
+from sparsecse.sources import ModelOptions
+from sparsecse.stages.options import resolve_model
 from sparsecse.workdir import Workdir
 
 _STAGES = ("train", "score", "latency", "prune", "rewind", "finetune", "eval", "pack", "bench")

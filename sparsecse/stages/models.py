@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sparsecse.encoders import WEIGHTS_FILE, Encoder, fingerprint, load_encoder, save_encoder
 from sparsecse.errors import InputError
-from sparsecse.stages.options import ModelOptions
+from sparsecse.sources import ModelOptions
 from sparsecse.workdir import Record, Workdir
 
 
@@ -38,7 +38,7 @@ def load_dense(workdir: Workdir) -> Encoder:
     if fingerprint(encoder) != dense_hash(workdir):
         raise InputError(
             f"{options.name} is not the model that {workdir.path} was made from any more; restore it, "
-            f"or start again with another --workdir."
+            f"or start again with another `workdir`."
         )
     return encoder
 

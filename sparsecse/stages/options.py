@@ -1,38 +1,13 @@
-"""What stages are told about models and data, loaded with one sentence on failure."""
+"""Models by the names that a run directory gives them."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from sparsecse.encoders import Encoder, load_encoder, named_source
+from sparsecse.encoders import named_source
 from sparsecse.errors import InputError
 from sparsecse.workdir import Workdir
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """A model by name, and what its folder does not say; see `encoders.load_encoder`."""
-
-    name: str
-    pooling: str | None = None
-    normalize: bool | None = None
-    max_length: int | None = None
-    prompt: str | None = None
-
-    def load(self) -> Encoder:
-        return load_encoder(
-            resolve_model(self.name),
-            pooling=self.pooling,
-            normalize=self.normalize,
-            max_length=self.max_length,
-            prompt=self.prompt,
-        )
-
-    def settings(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def resolve_model(name: str) -> str:

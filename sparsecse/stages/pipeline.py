@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import DataOptions, load_sentences
+from sparsecse.datasets import load_sentences
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.stages.bench import bench_run
 from sparsecse.stages.evaluate import evaluate_run
-from sparsecse.stages.options import ModelOptions
 from sparsecse.stages.pack import pack
 from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score
@@ -26,7 +26,8 @@ from sparsecse.workdir import Record, Workdir
 class Plan:
     """What `run` does.
 
-    cut: what to remove.
+    dev: graded pairs for all choices, or None for those of each stage.
+    teachers: of the repair; see `train.finetune`.
     rewind_to: a checkpoint, or None to keep the scored model's weights.
     training: settings of the repair, or None for no repair.
     bench_sentences: how many of the training sentences are timed; 0 for no benchmark.
@@ -35,11 +36,14 @@ class Plan:
     model: ModelOptions
     data: DataOptions
     train_data: DataOptions
-    cut: Recipe
+    recipe: Recipe
     tasks: str
     training: TrainingSettings | None
     method: str = "taylor"
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    dev: DataOptions | None = None
+    teachers: Sequence[ModelOptions] = ()
+    dtype: str = "float32"
     rewind_to: str | None = None
     out: Path | None = None
     bench_sentences: int = 256
@@ -69,7 +73,12 @@ def run(
         )
     }
     done["prune"] = prune(
-        workdir, plan.cut, where_possible=True, trained_after=plan.training is not None, progress=progress
+        workdir,
+        plan.recipe,
+        dev=plan.dev,
+        where_possible=True,
+        trained_after=plan.training is not None,
+        progress=progress,
     )
     if plan.rewind_to is None:
         workdir.retire("rewind")
@@ -79,11 +88,17 @@ def run(
         workdir.retire("finetune")
     else:
         done["finetune"] = finetune(
-            workdir, plan.train_data, plan.training, progress=step_progress, teacher_progress=progress
+            workdir,
+            plan.train_data,
+            plan.training,
+            plan.dev,
+            teachers=plan.teachers,
+            progress=step_progress,
+            teacher_progress=progress,
         )
     minimum = plan.scoring.objective.positive_minimum
     done["eval"] = evaluate_run(workdir, plan.tasks, data_dir=data_dir, positive_minimum=minimum, progress=progress)
-    done["pack"] = pack(workdir, plan.out)
+    done["pack"] = pack(workdir, plan.out, dtype=plan.dtype)
     if plan.bench_sentences:
         data = plan.train_data
         sentences = load_sentences(data.name, columns=data.columns, split=data.split, data_dir=data.data_dir)

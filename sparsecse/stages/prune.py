@@ -8,7 +8,6 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from sparsecse.datasets import DataOptions
 from sparsecse.encoders import Encoder, fingerprint, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.packing import count_parameters
@@ -17,9 +16,10 @@ from sparsecse.pruning import surgery
 from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.pipeline import carry_out
 from sparsecse.pruning.recipe import Recipe
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.stages.decide import Decision, choose, cost, cost_models, recorded_settings, resolve
 from sparsecse.stages.models import load_dense, load_model, save_model
-from sparsecse.stages.options import ModelOptions, kept_step, resolve_model
+from sparsecse.stages.options import kept_step, resolve_model
 from sparsecse.stages.score import score_again, score_set
 from sparsecse.vocabulary import prune_vocabulary
 from sparsecse.workdir import Record, Workdir

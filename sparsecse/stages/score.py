@@ -8,13 +8,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import DataOptions, DropoutViews, PairSet
+from sparsecse.datasets import DropoutViews, PairSet
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.progress import Progress, silent
 from sparsecse.scoring import TABLE_FILE, Objective, Scores, ScoringSettings, resolved_precision, scoring_method
 from sparsecse.scoring.data import scored_set
-from sparsecse.stages.options import ModelOptions
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Record, Workdir
 
 SCORES_FILE = "scores.safetensors"
@@ -45,7 +45,7 @@ def score(
     if before is not None and before.inputs["model"] != model_hash:
         raise InputError(
             f"{workdir.path} belongs to another model ({before.settings['model']['name']}); "
-            f"give a --workdir of its own to {model.name}, or delete {workdir.path} to start over."
+            f"give a `workdir` of its own to {model.name}, or delete {workdir.path} to start over."
         )
     pairs = scored_set(data, scoring)
     views = isinstance(pairs, DropoutViews)

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import DataOptions, PairSet
+from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
@@ -18,8 +18,8 @@ from sparsecse.files import atomic_directory, write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.ensemble import Ensemble, choose_teachers
 from sparsecse.runtime import Runtime
+from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input, save_model
-from sparsecse.stages.options import ModelOptions
 from sparsecse.stages.score import SCORES_FILE, load_scores, score_data
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
 from sparsecse.training.examples import training_data
@@ -45,8 +45,8 @@ def _refuse_training_pairs(dev: PairSet, examples: Sequence[Example], scores: Se
     """A dev score on the pairs that are trained on would pick the weights that know them by heart."""
     if scores is not None and examples == list(zip(dev.first, dev.second, strict=True)):
         raise InputError(
-            f"The dev score would be taken on the pairs that --objective graded trains on ({dev.source}); give other "
-            f"pairs with --train-data or with --dev."
+            f"The dev score would be taken on the pairs that `objective` graded trains on ({dev.source}); give other "
+            f"pairs with `data` or with `dev`."
         )
 
 
@@ -99,6 +99,8 @@ def train_dense(
     if pairs is not None:
         _refuse_training_pairs(pairs, examples, scores)
         inputs["dev"] = pairs.fingerprint()
+    else:
+        settings = replace(settings, patience=0)  # it counts dev scores
     taught_by = _teachers(settings, teachers)
     if taught_by:
         inputs["teacher"] = "+".join(map(fingerprint, taught_by))

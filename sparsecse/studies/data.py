@@ -35,7 +35,7 @@ def _sets(setup: Setup) -> dict[str, PairSet]:
     # The same sentences without their gold scores tells the positives' part from the sentences'.
     sets[f"{own.name}-{own.split}-dropout"] = views_of(own.sentences(), own.source)
     for seed in range(setup.settings.seeds or SEEDS) if setup.sentences else ():
-        sets[f"sentences-{seed}"] = views_of(setup.sentences, "--train-data", seed=seed)
+        sets[f"sentences-{seed}"] = views_of(setup.sentences, "`train_data`", seed=seed)
     return sets
 
 

@@ -11,6 +11,7 @@ from sparsecse.encoders import Encoder
 from sparsecse.pruning.layers import best_layers, search_layers
 from sparsecse.pruning.masks import Mask, keep_layers
 from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.selection import select_by_recipe
 from sparsecse.pruning.surgery import prune
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
@@ -54,7 +55,7 @@ def cells(setup: Setup) -> list[Cell]:
         cut = Recipe(sparsity=sparsity, layers_compete=True, reconstruct=True)
         layers = best_layers(search_layers(setup.ensemble, cut, progress=setup.progress))
         scores = setup.scores()
-        mask = replace(cut, layers=layers).mask(scores, scores.sizes())
+        mask = select_by_recipe(replace(cut, layers=layers), scores, scores.sizes())
         return pruned("both", {"sparsity": sparsity, "layers": list(layers)}, mask, key)
 
     def fewer(kept: int, key: str) -> dict[str, Any]:

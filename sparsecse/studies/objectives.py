@@ -40,7 +40,7 @@ def cells(setup: Setup) -> list[Cell]:
         examples[SUPERVISED] = positives
     training = setup.settings.training
     if training is None:
-        raise InputError("The study objectives trains; give --steps above 0 and --train-data.")
+        raise InputError("The study objectives trains; give `max_steps` above 0 and `train_data`.")
 
     def trained(objective: str) -> tuple[Encoder, Any]:
         if objective not in known:

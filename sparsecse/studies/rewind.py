@@ -22,14 +22,14 @@ def _settings(setup: Setup, seed: int) -> TrainingSettings:
     """The study's training; its objective is contrastive, since rewinding is about repeating the training."""
     training = setup.settings.training
     if training is None:
-        raise InputError("The study rewind trains; give --steps above 0 and --train-data.")
+        raise InputError("The study rewind trains; give `max_steps` above 0 and `train_data`.")
     values = asdict(training) | {"seed": seed}
     if "distill" in training.objective:
         values["objective"] = {"unsup": 1.0}
     steps = training.steps(len(setup.sentences))
     if steps < 4:
         raise InputError(
-            f"The study rewind keeps a quarter and a half of its steps; give --steps 4 or more, not {steps}."
+            f"The study rewind keeps a quarter and a half of its steps; give `max_steps` 4 or more, not {steps}."
         )
     return TrainingSettings(**{**values, "patience": 0, "keep_steps": (steps // 4, steps // 2)})
 

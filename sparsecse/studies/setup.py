@@ -161,7 +161,7 @@ class Setup:
         """Repair an encoder in place with the study's training settings."""
         training = self.settings.training
         if training is None:
-            raise InputError("This study repairs what it prunes; give --steps above 0 and --train-data.")
+            raise InputError("This study repairs what it prunes; give `max_steps` above 0 and `train_data`.")
         return train(
             encoder,
             [(sentence,) for sentence in self.sentences],

@@ -49,7 +49,7 @@ def read_study(path: Path) -> dict[str, Any]:
     """The JSON file of a study; `InputError` where it is none."""
     content = read_json(path)
     if not isinstance(content, dict) or "results" not in content or "study" not in content:
-        raise InputError(f"{path} is not the file of a study; move it away or give another --out.")
+        raise InputError(f"{path} is not the file of a study; move it away or give another `out`.")
     return content
 
 
@@ -77,7 +77,7 @@ def run_study(
         for name, value in identity.items():
             if before.get(name) != value:
                 raise InputError(
-                    f"{path} was measured with another {name}; give the settings that it records, or another --out."
+                    f"{path} was measured with another {name}; give the settings that it records, or another `out`."
                 )
         content = before
     content |= {"machine": machine(), "versions": versions(("numpy", "scipy"))}

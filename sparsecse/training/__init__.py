@@ -1,15 +1,12 @@
 """Train dense SimCSE encoders and repair pruned ones."""
 
-from sparsecse.training.loop import StepReport, TrainingResult, train
-from sparsecse.training.losses import Example
-from sparsecse.training.settings import OBJECTIVES, TrainingSettings, parse_objective
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "OBJECTIVES",
-    "Example",
-    "StepReport",
-    "TrainingResult",
-    "TrainingSettings",
-    "parse_objective",
-    "train",
-]
+from sparsecse.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from sparsecse.training.loop import StepReport, TrainingResult, train
+    from sparsecse.training.losses import Example
+    from sparsecse.training.settings import OBJECTIVES, SIMCSE, TrainingSettings, parse_objective
+else:
+    __all__, __getattr__, __dir__ = lazy_names(__name__)

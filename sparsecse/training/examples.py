@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sparsecse.datasets import PAIR_SETS, DataOptions, load_pairs, load_sentences, load_triplets
+from sparsecse.datasets import PAIR_SETS, load_pairs, load_sentences, load_triplets
 from sparsecse.datasets.pairs import canonical_name
 from sparsecse.errors import InputError
+from sparsecse.sources import DataOptions
 from sparsecse.training.losses import Example
 
 
@@ -22,7 +23,7 @@ def training_data(data: DataOptions, objectives: set[str]) -> tuple[list[Example
             split = "train"
         pairs = load_pairs(data.name, columns=data.columns, split=split, data_dir=data.data_dir)
         if pairs.scores is None:
-            raise InputError(f"{pairs.source} has no gold scores for --objective graded; add a column 'score'.")
+            raise InputError(f"{pairs.source} has no gold scores for `objective` graded; add a column 'score'.")
         return list(zip(pairs.first, pairs.second, strict=True)), list(pairs.scores)
     if "sup" in objectives:
         triplets = load_triplets(data.name, columns=data.columns, split=data.split, data_dir=data.data_dir)

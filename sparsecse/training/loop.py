@@ -179,8 +179,8 @@ class _Trainer:
             total += loss.item()
         if not total < float("inf"):
             raise InputError(
-                f"The training loss became {total} at step {state.step + 1}; lower --learning-rate or use "
-                f"--precision float32."
+                f"The training loss became {total} at step {state.step + 1}; lower `learning_rate` or use "
+                f"`precision` float32."
             )
         torch.nn.utils.clip_grad_norm_(self.loss.parameters(), settings.max_grad_norm)
         self.optimizer.step()
@@ -229,7 +229,8 @@ def train(
         scores: gold scores of the examples, which are pairs then, for the objective "graded".
         teacher: the dense model for the objective "distill", or several whose unit vectors are averaged. It embeds the
             sentences of all steps before the first.
-        dev_score: higher is better; measured every `settings.eval_every` steps and at both ends.
+        dev_score: higher is better; measured every `settings.eval_every` steps and at both ends. Without it
+            `settings.patience` has nothing to count.
         checkpoint: file to save to at each of these points, and to resume from.
         keep: called with (step, encoder) at each of `settings.keep_steps`.
         progress: called after every step.
@@ -237,8 +238,6 @@ def train(
     """
     if not examples:
         raise InputError("There is no training example; give a data set with at least one sentence.")
-    if settings.patience and dev_score is None:
-        raise InputError(f"--patience {settings.patience} counts dev scores, and there is no dev set; give --dev.")
     teachers = [teacher] if isinstance(teacher, Encoder) else list(teacher or ())
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     # What a teacher says of a sentence is known: there noise only blurs it.

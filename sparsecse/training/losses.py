@@ -12,6 +12,7 @@ from sparsecse.errors import InputError
 from sparsecse.objectives import bootstrap, cosent, distillation, info_nce
 from sparsecse.training.heads import MLPHead, Predictor
 from sparsecse.training.momentum import KeyQueue, MomentumNetwork
+from sparsecse.training.precision import autocast
 from sparsecse.training.settings import TrainingSettings
 from sparsecse.training.teacher import Teacher
 
@@ -33,7 +34,7 @@ class BatchLoss(nn.Module):
     def __init__(self, encoder: Encoder, settings: TrainingSettings, teacher: Teacher | None = None):
         super().__init__()
         if "distill" in settings.objective and teacher is None:
-            raise InputError("--objective distill needs a dense model to distil from; give --teacher.")
+            raise InputError("`objective` distill needs a dense model to distil from; give `teacher`.")
         self.encoder = encoder
         self.settings = settings
         self.teacher = teacher
@@ -49,19 +50,19 @@ class BatchLoss(nn.Module):
         """Refuse data that the objective cannot use."""
         if "sup" in self.settings.objective and len(examples[0]) < 2:
             raise InputError(
-                "--objective sup needs pairs (anchor, positive) or triplets with a hard negative, but the data has "
-                "single sentences; give a table with those columns or --objective unsup."
+                "`objective` sup needs pairs (anchor, positive) or triplets with a hard negative, but the data has "
+                "single sentences; give a table with those columns or `objective` unsup."
             )
         if "graded" in self.settings.objective and (scores is None or len(examples[0]) != 2):
             raise InputError(
-                "--objective graded needs pairs with gold scores, but the data has none; give a pair set or a table "
+                "`objective` graded needs pairs with gold scores, but the data has none; give a pair set or a table "
                 "with the columns sentence1, sentence2 and score."
             )
         if scores is not None and len(scores) != len(examples):
             raise InputError(f"There are {len(scores)} gold scores for {len(examples)} pairs; give one a pair.")
         if self.queue is not None and self.settings.queue_size >= len(examples):
             raise InputError(
-                f"--queue-size {self.settings.queue_size} is not below the number of training examples "
+                f"`queue_size` {self.settings.queue_size} is not below the number of training examples "
                 f"({len(examples)}): sentences would be their own negatives; lower it."
             )
 
@@ -74,7 +75,7 @@ class BatchLoss(nn.Module):
     def _vectors(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> list[torch.Tensor]:
         texts = [text for column in columns for text in column]
         batch = encoder.pack(encoder.tokenize(texts, self.settings.max_length))
-        with self.settings.autocast(self.encoder.device):
+        with autocast(self.settings.precision, self.encoder.device):
             vectors = encoder.forward_packed(batch)
         return list(vectors.float().split(len(columns[0])))
 

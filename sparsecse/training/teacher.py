@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
+from sparsecse.training.precision import autocast
 from sparsecse.training.settings import TrainingSettings
 
 
@@ -29,7 +30,7 @@ class Teacher:
         for encoder in encoders:
             if encoder.model.config.hidden_size != size:
                 raise InputError(
-                    f"--teacher {encoder.source} has vectors of {encoder.model.config.hidden_size} numbers and the "
+                    f"`teacher` {encoder.source} has vectors of {encoder.model.config.hidden_size} numbers and the "
                     f"model in training has {size}; give a teacher of that size."
                 )
         self._encoders = list(encoders)
@@ -50,7 +51,7 @@ class Teacher:
                 if progress is not None:
                     progress(before + done, len(self._encoders) * len(texts))
 
-            with self._settings.autocast(encoder.device):
+            with autocast(self._settings.precision, encoder.device):
                 ids = encoder.tokenize(texts, self._settings.max_length)
                 vectors = encoder.encode_ids(ids, batch_size=self._settings.batch_size, progress=report)
             total += F.normalize(vectors.cpu(), dim=-1)

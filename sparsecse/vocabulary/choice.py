@@ -69,7 +69,7 @@ def choose_vocabulary(
         kept |= _missing(token, kept, parts)
     if size is not None and size < len(kept):
         raise InputError(
-            f"--vocab-size {size} is too small for {tokenizer.name_or_path or 'this tokenizer'}, whose special tokens, "
+            f"`vocab_size` {size} is too small for {tokenizer.name_or_path or 'this tokenizer'}, whose special tokens, "
             f"single characters and prompts alone are {len(kept)}; give {len(kept)} or more."
         )
     for token in np.argsort(-counts, kind="stable").tolist():

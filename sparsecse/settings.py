@@ -1,0 +1,64 @@
+"""Settings said once: a field holds its default, its help and its option, for library and command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsecse.errors import InputError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a settings field says of itself.
+
+    help: one sentence or two; settings are named in backticks, and the command line puts their options there.
+    option: how the command line spells it, other spellings after commas; by default the field's name.
+    parse: from the option's text to the field's value, where that is not a plain type.
+    text: from the field's value to the option's text, where there is a `parse`.
+    metavar: stands for the value in the help. envvar: gives the value where the option is left out.
+    """
+
+    help: str
+    option: str | None = None
+    parse: Callable[[str], Any] | None = None
+    text: Callable[[Any], str | None] = lambda value: None if value is None else str(value)
+    metavar: str | None = None
+    envvar: str | None = None
+
+
+def setting(default: Any, help: str, option: str | None = None, **how: Any) -> Any:
+    """A dataclass field that is a setting; see `Setting`. Without `option` its name gives the spelling."""
+    return field(default=default, metadata={"setting": Setting(help, option, **how)})
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """`a,b,c` as a tuple."""
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
+        raise InputError(f"'{text}' names nothing; write a comma-separated list such as a,b,c.")
+    return parts
+
+
+def split_numbers(name: str, text: str) -> tuple[int, ...]:
+    """`1,32` as whole numbers above 0; `name` is the setting's, for the message."""
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise InputError(f"`{name}` {text} is not a list of whole numbers above 0 such as 1,32.")
+    return numbers
+
+
+def choose(name: str, value: str, known: Any) -> None:
+    """Refuse a word that is not one of those that a setting can have."""
+    if value not in known:
+        raise InputError(f"`{name}` '{value}' is unknown; choose one of {', '.join(known)}.")
+
+
+def at_least(name: str, value: Any, least: int) -> None:
+    """Refuse a number below the least that makes sense."""
+    if value < least:
+        raise InputError(f"`{name}` {value} is less than {least}; give a whole number of at least {least}.")
