@@ -129,5 +129,5 @@ def test_a_run_packs_what_was_chosen(tmp_path, sentence_folder, pairs_file, caps
 
 @pytest.mark.parametrize("bad", [{}, {"sparsity": 0.4, "portable": True}, {"sparsity": 0.4, "rounds": 2}])
 def test_what_does_not_go_together(bad):
-    with pytest.raises(InputError, match="`layers_compete`|`rounds`"):
+    with pytest.raises(InputError, match=r"`layers_compete`|`rounds`"):
         Recipe(layers_compete=True, **bad)
