@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsecse import __version__
 from sparsecse.cli import (
     bench,
     evaluate,
@@ -28,6 +27,7 @@ from sparsecse.cli import (
 from sparsecse.cli.help import LookedUp
 from sparsecse.cli.output import note
 from sparsecse.errors import InputError
+from sparsecse.version import __version__
 
 _DEBUG = "SPARSECSE_DEBUG"
 _INTERRUPTED = 130

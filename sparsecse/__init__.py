@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sparsecse.lazy import lazy_names
 from sparsecse.runtime.registration import register_when_loaded
+from sparsecse.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sparsecse.compression import compress, distill, prune, score
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from sparsecse.pruning.masks import Budget, Mask
     from sparsecse.runtime import Runtime, accelerate
     from sparsecse.scoring import Scores
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Budget",
