@@ -142,4 +142,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "times as fast as the dense model (same runtime, float32)", dense)
 
 
-STUDY = Study("frontier", "Quality against measured speed", cells, paragraph, table, draw)
+STUDY = Study("Quality against measured speed", cells, paragraph, table, draw)

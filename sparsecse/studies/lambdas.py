@@ -95,4 +95,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "lambda: weight of alignment against uniformity", results["dense"]["mean"], title="removed")
 
 
-STUDY = Study("lambda", "Alignment against uniformity in the score", cells, paragraph, table, draw)
+STUDY = Study("Alignment against uniformity in the score", cells, paragraph, table, draw)

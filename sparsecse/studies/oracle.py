@@ -146,7 +146,7 @@ def paragraph(results: Results) -> str:
             )
     changes = joint_changes(results)
     text.append(
-        "Recipe together by the paper's score, L truly changes by (and was promised to change by): "
+        "Cut together by the paper's score, L truly changes by (and was promised to change by): "
         + ", ".join(
             f"{one['true']:+.4f} ({one['promised']:+.4f}) at {one['sparsity']:.0%}, Spearman {one['spearman']:+.2f}"
             for one in changes
@@ -182,4 +182,4 @@ def draw(results: Results, axes: Any) -> None:
     axes.grid(alpha=0.3)
 
 
-STUDY = Study("oracle", "Scores against the true effect of removal", cells, paragraph, table, draw)
+STUDY = Study("Scores against the true effect of removal", cells, paragraph, table, draw)

@@ -146,4 +146,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "heads and neurons removed, %", results["dense"]["mean"], fontsize=8, ncols=2)
 
 
-STUDY = Study("scorers", "The paper's score against its rivals", cells, paragraph, table, draw)
+STUDY = Study("The paper's score against its rivals", cells, paragraph, table, draw)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint
@@ -214,7 +213,8 @@ class Setup:
             "uniformity": float(uniformity(own, t=2.0)),
         }
 
-    def _kept_cosines(self, key: str) -> Mapping[str, np.ndarray]:
+    def kept_cosines(self, key: str) -> Mapping[str, np.ndarray]:
+        """{task: [pairs]} of a measured cell."""
         return np.load(self.cosines / f"{key.replace('/', '_')}.npz")
 
     def interval(self, key: str | Sequence[str], other: str) -> dict[str, float]:
@@ -223,25 +223,7 @@ class Setup:
         key: one cell, or those of several seeds; then it is their mean's, with its interval over pairs and seeds.
         """
         keys = [key] if isinstance(key, str) else key
-        return paired_interval(self._golds, [self._kept_cosines(one) for one in keys], self._kept_cosines(other))
-
-    @cached_property
-    def parts(self) -> dict[str, dict[str, list[int]]]:
-        """For each task the rows of its parts (STS12's MSRpar), or of the whole where it has none."""
-        found: dict[str, dict[str, list[int]]] = {}
-        for task, pairs in self.tasks.items():
-            for row, part in enumerate(pairs.subsets or [""] * len(pairs)):
-                found.setdefault(task, {}).setdefault(f"{task} {part}".strip(), []).append(row)
-        return found
-
-    def part_scores(self, key: str) -> dict[str, float]:
-        """Spearman x100 of every part of every task, of a measured cell."""
-        cosines = self._kept_cosines(key)
-        return {
-            part: 100 * float(spearmanr(cosines[task][rows], self._golds[task][rows]).statistic)
-            for task, rows_of in self.parts.items()
-            for part, rows in rows_of.items()
-        }
+        return paired_interval(self._golds, [self.kept_cosines(one) for one in keys], self.kept_cosines(other))
 
     def speedups(
         self, encoders: Mapping[str, Encoder], *, repeats: int = 7, precision: str = "float32"

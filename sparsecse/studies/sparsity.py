@@ -177,4 +177,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "heads and neurons removed, %", dense)
 
 
-STUDY = Study("sparsity", "Quality against sparsity", cells, paragraph, table, draw)
+STUDY = Study("Quality against sparsity", cells, paragraph, table, draw)

@@ -148,4 +148,4 @@ def draw(results: Results, axes: Any) -> None:
     axes.grid(alpha=0.3)
 
 
-STUDY = Study("rewind", "Train, prune, rewind, train again", cells, paragraph, table, draw)
+STUDY = Study("Train, prune, rewind, train again", cells, paragraph, table, draw)

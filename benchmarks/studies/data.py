@@ -163,4 +163,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "heads and neurons removed, %", results["dense"]["mean"], fontsize=8)
 
 
-STUDY = Study("data", "Scores on other data, and without gold scores", cells, paragraph, table, draw)
+STUDY = Study("Scores on other data, and without gold scores", cells, paragraph, table, draw)

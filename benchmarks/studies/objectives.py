@@ -105,4 +105,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "heads and neurons removed, %")
 
 
-STUDY = Study("objectives", "Sparsity after other contrastive objectives", cells, paragraph, table, draw)
+STUDY = Study("Sparsity after other contrastive objectives", cells, paragraph, table, draw)

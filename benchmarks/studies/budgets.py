@@ -191,4 +191,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "multiply-adds of the layers removed, %", results["dense"]["mean"], fontsize=8, ncols=2)
 
 
-STUDY = Study("budgets", "Heads against neurons at equal multiply-adds", cells, paragraph, table, draw)
+STUDY = Study("Heads against neurons at equal multiply-adds", cells, paragraph, table, draw)
