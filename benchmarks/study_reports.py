@@ -15,13 +15,7 @@ from sparsecse.studies.study import read_study, write_report
 
 FOLDER = Path(__file__).parent / "results" / "studies"
 
-
-def main() -> None:
-    for path in sorted(FOLDER.glob("*.json")):
-        content = read_study(path)
-        for written in write_report(STUDIES[content["study"]].load(), content, FOLDER, name=path.stem):
-            print(written)
-
-
-if __name__ == "__main__":
-    main()
+for path in sorted(FOLDER.glob("*.json")):
+    content = read_study(path)
+    for written in write_report(STUDIES[content["study"]].load(), content, FOLDER, name=path.stem):
+        print(written)

@@ -27,6 +27,11 @@ Sparsities = Annotated[
     str | None,
     typer.Option("--sparsities", help="Comma-separated fractions, in place of the study's.", rich_help_panel="study"),
 ]
+Methods = Annotated[
+    str | None,
+    typer.Option("--methods", help="Comma-separated scoring methods.", rich_help_panel="study"),
+]
+Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="How many seeds.", rich_help_panel="study")]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder for NAME.json, NAME.md and NAME.png.", rich_help_panel="run directory")
 ]
@@ -48,9 +53,6 @@ def _fractions(text: str | None) -> tuple[float, ...] | None:
 def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
     """The command that measures one of these studies."""
 
-    def taking(setting: str) -> str:
-        return ", ".join(name for name, spec in studies.items() if setting in spec.takes)
-
     @takes_training_options(steps=300, learning_rate=1e-4)
     def study(
         name: Annotated[str, typer.Argument(help=f"{', '.join(studies)}.", metavar="NAME", show_default=False)],
@@ -63,18 +65,8 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
         tasks: RunTasks = None,
         train_data: TrainData = None,
         sparsities: Sparsities = None,
-        methods: Annotated[
-            str | None,
-            typer.Option(
-                "--methods",
-                help=f"Comma-separated scoring methods, for: {taking('methods')}.",
-                rich_help_panel="study",
-            ),
-        ] = None,
-        seeds: Annotated[
-            int | None,
-            typer.Option("--seeds", min=1, help=f"How many seeds, for: {taking('seeds')}.", rich_help_panel="study"),
-        ] = None,
+        methods: Methods = None,
+        seeds: Seeds = None,
         training: TrainingOptions,
         seed: options.Seed = 0,
         pooling: options.Pooling = None,

@@ -7,9 +7,9 @@ STUDIES = {
     **registry.STUDIES,
     "budgets": StudySpec("studies.budgets", "how heads are weighed against neurons, at equal multiply-adds"),
     "data": StudySpec(
-        "studies.data", "whether scores on other sets, and on --train-data without gold scores, agree", ("seeds",)
+        "studies.data", "whether scores on other sets, and on --train-data without gold scores, agree (--seeds)"
     ),
     "objectives": StudySpec("studies.objectives", "other contrastive families"),
-    "rewind": StudySpec("studies.rewind", "the paper's whole loop, rewound to each kept step, over seeds", ("seeds",)),
+    "rewind": StudySpec("studies.rewind", "the paper's whole loop, rewound to each kept step, over seeds (--seeds)"),
     "tasks": StudySpec("studies.tasks", "each task's own best sparsity, and which of its traits go with it"),
 }

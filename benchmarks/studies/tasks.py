@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def cells(setup: Setup) -> list[Cell]:
 
     found = [Cell("traits", described)]
     for sparsity in (0.0, *(setup.settings.sparsities or SPARSITIES)):
-        found.append(Cell(f"{sparsity:g}", lambda sparsity=sparsity: measure(sparsity)))  # type: ignore[misc]
+        found.append(Cell(f"{sparsity:g}", partial(measure, sparsity)))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sparsecse.studies.drawing import finish_axes
@@ -29,7 +30,7 @@ def cells(setup: Setup) -> list[Cell]:
         for sparsity in setup.settings.sparsities or SPARSITIES:
             for weight in LAMBDAS:
                 key = f"{weight:g}/{sparsity:g}" + ("/repaired" if repaired else "")
-                found.append(Cell(key, lambda a=(weight, sparsity, repaired, key): measure(*a)))  # type: ignore[misc]
+                found.append(Cell(key, partial(measure, weight, sparsity, repaired, key)))
     return found
 
 

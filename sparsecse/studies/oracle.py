@@ -6,6 +6,7 @@ Every method's rank correlation with what truly happens, and how far the change 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,11 +62,11 @@ def cells(setup: Setup) -> list[Cell]:
         found = {"sparsity": sparsity, "objective": setup.objective(pruned), "spearman": setup.dev(pruned)}
         return {**found, "promised_change": promised}
 
-    found = [Cell(f"removals-{part}", lambda part=part: removals(part)) for part in range(_PARTS)]  # type: ignore[misc]
-    found += [Cell(name, lambda name=name: method(name)) for name in _methods(setup)]  # type: ignore[misc]
+    found = [Cell(f"removals-{part}", partial(removals, part)) for part in range(_PARTS)]
+    found += [Cell(name, partial(method, name)) for name in _methods(setup)]
     found.append(Cell("whole", whole))
     for sparsity in setup.settings.sparsities or JOINT:
-        found.append(Cell(f"joint-{sparsity:g}", lambda sparsity=sparsity: joint(sparsity)))  # type: ignore[misc]
+        found.append(Cell(f"joint-{sparsity:g}", partial(joint, sparsity)))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -16,26 +15,24 @@ class StudySpec:
     """A study before it is imported, so that help needs no PyTorch.
 
     module: what has its `STUDY`.
-    summary: what it measures, for help.
-    takes: the fields of `StudySettings` that only some studies use, `methods` and `seeds`.
+    summary: what it measures, for help, with the options that are not for every study.
     """
 
     module: str
     summary: str
-    takes: tuple[str, ...] = ()
 
     def load(self) -> Study:
         return import_module(self.module).STUDY
 
 
-STUDIES: Mapping[str, StudySpec] = {
+STUDIES = {
     "sparsity": StudySpec(
-        "sparsecse.studies.sparsity", "quality, alignment, uniformity and speed from 1 to 99 %", ("seeds",)
+        "sparsecse.studies.sparsity", "quality, alignment, uniformity and speed from 1 to 99 % (--seeds)"
     ),
     "scorers": StudySpec(
-        "sparsecse.studies.scorers", "the paper's score against its rivals and the controls", ("methods", "seeds")
+        "sparsecse.studies.scorers", "the paper's score against its rivals and the controls (--methods, --seeds)"
     ),
     "lambda": StudySpec("sparsecse.studies.lambdas", "alignment against uniformity"),
-    "oracle": StudySpec("sparsecse.studies.oracle", "every score against the true effect of removals", ("methods",)),
+    "oracle": StudySpec("sparsecse.studies.oracle", "every score against the true effect of removals (--methods)"),
     "frontier": StudySpec("sparsecse.studies.frontier", "quality against measured speed, against dropped layers"),
 }
