@@ -22,7 +22,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy sparsecse cli kernels
+	$(BIN)/mypy sparsecse cli kernels benchmarks/studies
 
 bench: install
 	$(BIN)/python benchmarks/uniformity.py

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # What docs/found.md rests on: benchmarks/studies.sh SENTEVAL_DIR SENTENCES_FILE OUT. Some four hours on 2 cores;
 # interrupted, the same command goes on. Then copy the JSON files to benchmarks/results/studies (those of a variant as
-# <name>-<variant>.json) and run benchmarks/studies.py.
+# <name>-<variant>.json) and run benchmarks/study_reports.py.
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$3"
 cd "$3"
-study() { sparsecse study "$1" demo --data stsb --data-dir "$senteval" --threads 2 --out "$2" "${@:3}"; }
+study() { python "$here/study.py" "$1" demo --data stsb --data-dir "$senteval" --threads 2 --out "$2" "${@:3}"; }
 senteval=$1
 sentences=(--train-data "$2")
 repair=("${sentences[@]}" --precision bfloat16 --eval-every 50 --learning-rate 2e-4)

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsecse import __version__
 from sparsecse.cli import (
     bench,
     evaluate,
@@ -29,6 +28,7 @@ from sparsecse.cli.groups import OPTIONS
 from sparsecse.cli.help import LookedUp
 from sparsecse.cli.output import note
 from sparsecse.errors import InputError, as_options
+from sparsecse.version import __version__
 
 _DEBUG = "SPARSECSE_DEBUG"
 _INTERRUPTED = 130
@@ -99,11 +99,11 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, commands: typer.Typer = app, program: str = "sparsecse") -> int:
     """Run the command line; returns 0, 1 (a check failed), 2 (bad usage or input) or 130 (interrupted)."""
     _quiet_libraries()
     try:
-        result = app(args=arguments, prog_name="sparsecse", standalone_mode=False)
+        result = commands(args=arguments, prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except typer.Exit as exit_:
         code = exit_.exit_code

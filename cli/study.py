@@ -1,7 +1,6 @@
 """`sparsecse study`: curves, controls and rivals, measured cell by cell; goes on where it stopped."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,44 +15,27 @@ from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, set_threads
 from sparsecse.errors import InputError
 from sparsecse.settings import split_list
 from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.studies.registry import STUDIES, StudySpec
 from sparsecse.training.settings import TrainingSettings
 from sparsecse.workdir import Workdir
 
-_STUDY = "study"
-Name = Annotated[
-    str,
-    typer.Argument(
-        help="sparsity, scorers, oracle, lambda, rewind, objectives, frontier, budgets, data or tasks.",
-        metavar="NAME",
-        show_default=False,
-    ),
-]
 TrainData = Annotated[
     str | None,
     typer.Option(
         "--train-data",
-        help="Sentences for the repair, or the training, of each cell; without them nothing is repaired. For data: to "
-        "score on.",
+        help="Sentences for the repair, or the training, of each cell; without them nothing is repaired.",
         rich_help_panel="data",
     ),
 ]
 Sparsities = Annotated[
     str | None,
-    typer.Option("--sparsities", help="Comma-separated fractions, in place of the study's.", rich_help_panel=_STUDY),
+    typer.Option("--sparsities", help="Comma-separated fractions, in place of the study's.", rich_help_panel="study"),
 ]
 Methods = Annotated[
     str | None,
-    typer.Option("--methods", help="Comma-separated scoring methods, for scorers and oracle.", rich_help_panel=_STUDY),
+    typer.Option("--methods", help="Comma-separated scoring methods.", rich_help_panel="study"),
 ]
-Seeds = Annotated[
-    int | None,
-    typer.Option(
-        "--seeds",
-        min=1,
-        help="How many seeds, for sparsity, scorers, rewind and data.",
-        rich_help_panel=_STUDY,
-    ),
-]
+Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="How many seeds.", rich_help_panel="study")]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder for NAME.json, NAME.md and NAME.png.", rich_help_panel="run directory")
 ]
@@ -72,73 +54,78 @@ def _fractions(text: str | None) -> tuple[float, ...] | None:
     return values
 
 
-@takes(reading=DataOptions(), training=TrainingSettings(max_steps=300), loading=ModelOptions())
-def study(
-    name: Name,
-    model: options.Model,
-    *,
-    data: options.Data = "stsb",
-    reading: DataOptions,
-    tasks: RunTasks = None,
-    train_data: TrainData = None,
-    sparsities: Sparsities = None,
-    methods: Methods = None,
-    seeds: Seeds = None,
-    training: TrainingSettings,
-    loading: ModelOptions,
-    threads: options.Threads = None,
-    out: Out = Path("sparsecse-study"),
-    json: options.Json = False,
-) -> None:
-    """Measure a question about pruning on a model, and write the numbers, a plot and a paragraph made from them.
+def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
+    """The command that measures one of these studies."""
 
-    sparsity: quality, alignment, uniformity and speed from 1 to 99 %. scorers: the paper's score against its rivals and
-    the controls. oracle: every score against the true effect of removals. lambda: alignment against uniformity.
-    rewind: the paper's whole loop, rewound to each kept step, over seeds. objectives: other contrastive families.
-    frontier: quality against measured speed, against dropped layers. budgets: how heads are weighed against neurons, at
-    equal multiply-adds. data: whether scores on other sets, and on sentences without gold scores, agree. tasks: each
-    task's own best sparsity, and which of its traits go with it.
+    @takes(reading=DataOptions(), training=TrainingSettings(max_steps=300), loading=ModelOptions())
+    def study(
+        name: Annotated[str, typer.Argument(help=f"{', '.join(studies)}.", metavar="NAME", show_default=False)],
+        model: options.Model,
+        *,
+        data: options.Data = "stsb",
+        reading: DataOptions,
+        tasks: RunTasks = None,
+        train_data: TrainData = None,
+        sparsities: Sparsities = None,
+        methods: Methods = None,
+        seeds: Seeds = None,
+        training: TrainingSettings,
+        loading: ModelOptions,
+        threads: options.Threads = None,
+        out: Out = Path("sparsecse-study"),
+        json: options.Json = False,
+    ) -> None:
+        set_threads(threads)
+        from sparsecse.cli.tables import rows_table
+        from sparsecse.datasets import load_sentences
+        from sparsecse.evaluation import load_tasks
+        from sparsecse.studies.setup import Setup, StudySettings
+        from sparsecse.studies.study import run_study, write_report
+
+        if name not in studies:
+            raise InputError(f"There is no study '{name}'; the studies are {', '.join(studies)}.")
+        chosen = studies[name].load()
+        source = replace(reading, name=data)
+        found = load_tasks(tasks or ("demo-test" if data == "demo" else "sts"), data_dir=reading.data_dir)
+        for task, reason in found.missing.items():
+            note(f"Left out {task}: {reason}")
+        sentences = load_sentences(train_data, data_dir=reading.data_dir) if train_data else []
+        setup = Setup(
+            name=model,
+            dense=named_model(Workdir(DEFAULT_WORKDIR), model, loading).load(),
+            score_pairs=source.pairs(),
+            tasks=found.pairs,
+            sentences=sentences,
+            data_dir=reading.data_dir,
+            cosines=out / "cosines" / name,
+            settings=StudySettings(
+                sparsities=_fractions(sparsities),
+                methods=split_list(methods) if methods else None,
+                seeds=seeds,
+                training=training if train_data else None,
+            ),
+            progress=progress,
+        )
+
+        def report(key: str, done: int, total: int) -> None:
+            note(f"{name}: {done} of {total} measured{f', now {key}' if key else ''}")
+
+        content = run_study(name, chosen, setup, out, report=report)
+        written = write_report(chosen, content, out)
+        if not any(path.suffix == ".png" for path in written):
+            note('No plot: matplotlib is in an extra; run `pip install "sparsecse[plot]"` and the same command again.')
+        header, rows = chosen.table(content["results"])
+        show(json, content, rows_table(chosen.title, header, rows), chosen.paragraph(content["results"]))
+        note(f"Wrote {', '.join(map(str, [out / f'{name}.json', *written]))}")
+
+    questions = " ".join(f"{name}: {spec.summary}." for name, spec in studies.items())
+    study.__doc__ = f"""Measure a question about pruning on a model: numbers, a plot and a paragraph made from them.
+
+    {questions}
 
     Test tasks are measured, never used for a choice. Interrupted, the same command goes on.
     """
-    set_threads(threads)
-    from sparsecse.cli.tables import rows_table
-    from sparsecse.datasets import load_sentences
-    from sparsecse.evaluation import load_tasks
-    from sparsecse.studies import STUDIES, Setup, StudySettings, run_study, write_report
+    return study
 
-    if name not in STUDIES:
-        raise InputError(f"There is no study '{name}'; the studies are {', '.join(STUDIES)}.")
-    chosen = STUDIES[name]
-    source = replace(reading, name=data)
-    found = load_tasks(tasks or ("demo-test" if data == "demo" else "sts"), data_dir=reading.data_dir)
-    for task, reason in found.missing.items():
-        note(f"Left out {task}: {reason}")
-    sentences = load_sentences(train_data, data_dir=reading.data_dir) if train_data else []
-    setup = Setup(
-        name=model,
-        dense=named_model(Workdir(DEFAULT_WORKDIR), model, loading).load(),
-        score_pairs=source.pairs(),
-        tasks=found.pairs,
-        sentences=sentences,
-        data_dir=reading.data_dir,
-        cosines=out / "cosines" / name,
-        settings=StudySettings(
-            sparsities=_fractions(sparsities),
-            methods=split_list(methods) if methods else None,
-            seeds=seeds,
-            training=training if train_data else None,
-        ),
-        progress=progress,
-    )
 
-    def report(key: str, done: int, total: int) -> None:
-        note(f"{name}: {done} of {total} measured{f', now {key}' if key else ''}")
-
-    content = run_study(chosen, setup, out, report=report)
-    written = write_report(chosen, content, out)
-    if not any(path.suffix == ".png" for path in written):
-        note('No plot: matplotlib is in an extra; run `pip install "sparsecse[plot]"` and the same command again.')
-    header, rows = chosen.table(content["results"])
-    show(json, content, rows_table(chosen.title, header, rows), chosen.paragraph(content["results"]))
-    note(f"Wrote {', '.join(map(str, [out / f'{name}.json', *written]))}")
+study = study_command(STUDIES)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sparsecse.lazy import lazy_names
 from sparsecse.runtime.registration import register_when_loaded
+from sparsecse.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sparsecse.compression import compress, distill, prune, score
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 else:
     __all__, __getattr__, __dir__ = lazy_names(__name__)
 
-__version__ = "0.1.0"
 
 # An installed package holds its kernels and its command line; in a source tree on PYTHONPATH they lie beside it.
 _source_tree = _Path(__file__).resolve().parents[1]

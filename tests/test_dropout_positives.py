@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import write_checkpoint
 from scipy.stats import spearmanr
+from studies import STUDIES
 
 from sparsecse import stages
 from sparsecse.cli import main
@@ -22,7 +23,8 @@ from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import METHODS, Objective, Scores, ScoringSettings, contributions
 from sparsecse.scoring.memory import bytes_per_token
 from sparsecse.sources import DataOptions, ModelOptions
-from sparsecse.studies import STUDIES, Setup, StudySettings, run_study, write_report
+from sparsecse.studies.setup import Setup, StudySettings
+from sparsecse.studies.study import run_study, write_report
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
@@ -269,8 +271,8 @@ def test_the_study_of_the_data(tmp_path, bert, pairs, sentences):
         settings=StudySettings(sparsities=(0.25,)),
         data_dir=str(tmp_path / "senteval"),
     )
-    study = STUDIES["data"]
-    content = run_study(study, setup, tmp_path)
+    study = STUDIES["data"].load()
+    content = run_study("data", study, setup, tmp_path)
     results = content["results"]
     sets = ["tiny-dev", "stsb-train", "tiny-dev-dropout", "sentences-0", "sentences-1"]
     assert [cell["set"] for cell in results.values() if cell["kind"] == "scores"] == sets
@@ -283,7 +285,7 @@ def test_the_study_of_the_data(tmp_path, bert, pairs, sentences):
     expected = spearmanr(torch.cat(first.neurons), torch.cat(second.neurons)).statistic
     assert results["agreement/tiny-dev/tiny-dev-dropout"]["neurons"] == pytest.approx(expected, abs=1e-3)
     assert {cell["set"] for cell in results.values() if cell["kind"] == "cut"} == set(sets)
-    assert run_study(study, setup, tmp_path)["results"] == results
+    assert run_study("data", study, setup, tmp_path)["results"] == results
     write_report(study, content, tmp_path)
     report = (tmp_path / "data.md").read_text()
     assert "scored on 5 sets" in report and report.count("| tiny-dev ") == 1

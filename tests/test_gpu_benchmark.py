@@ -17,13 +17,6 @@ import torch
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch):
-    """Imports a module of benchmarks/."""
-    monkeypatch.syspath_prepend(FOLDER)
-    return import_module
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_is_needed() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
@@ -38,8 +31,8 @@ def test_a_gpu_is_needed() -> None:
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_all_of_attention_compute_the_same(load, monkeypatch: pytest.MonkeyPatch, backward: bool) -> None:
-    module = load("gpu_attention")
+def test_all_of_attention_compute_the_same(monkeypatch: pytest.MonkeyPatch, backward: bool) -> None:
+    module = import_module("gpu_attention")
     monkeypatch.setattr(module, "SORTED_BATCH", 3)
     packed = module.Packed.random([3, 20, 1, 7, 64, 5, 12], 2, 16, torch.float32, "cpu")
     calls = module.contenders(packed, backward, compiled=False)
@@ -57,8 +50,8 @@ def test_all_of_attention_compute_the_same(load, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("sentences", [1, 7])
-def test_all_of_encode_compute_the_same(load, monkeypatch: pytest.MonkeyPatch, sentences: int) -> None:
-    module = load("gpu_encode")
+def test_all_of_encode_compute_the_same(monkeypatch: pytest.MonkeyPatch, sentences: int) -> None:
+    module = import_module("gpu_encode")
     monkeypatch.setattr(module, "PADDED_BATCH", 3)
     encoder = tiny(module)
     token_ids = module.random_ids(encoder, [9, 30, 5, 64, 12, 33, 7][:sentences])
@@ -74,13 +67,13 @@ def tiny(module: ModuleType):
     return module.random_encoder(**sizes, intermediate_size=40, vocab_size=1100, initializer_range=0.2)
 
 
-def test_results_are_checked(load) -> None:
-    attention, encode = load("gpu_attention"), load("gpu_encode")
+def test_results_are_checked() -> None:
+    attention, encode = import_module("gpu_attention"), import_module("gpu_encode")
     assert attention.wrong_attention("cpu") == [] and encode.wrong_vectors("cpu") == []
 
 
-def test_every_contender_gets_a_row(load, monkeypatch: pytest.MonkeyPatch) -> None:
-    timing, attention, encode = load("gpu_timing"), load("gpu_attention"), load("gpu_encode")
+def test_every_contender_gets_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing, attention, encode = import_module("gpu_timing"), import_module("gpu_attention"), import_module("gpu_encode")
 
     def seconds(calls, repeats):
         for call in calls.values():
@@ -107,8 +100,8 @@ def test_every_contender_gets_a_row(load, monkeypatch: pytest.MonkeyPatch) -> No
     assert [row.shape for row in rows] == ["tiny, 6 sentences"] * 4 + ["tiny, 1 sentence"] * 6
 
 
-def test_targets(load) -> None:
-    module = load("gpu")
+def test_targets() -> None:
+    module = import_module("gpu")
 
     def row(section: str, contender: str, ratio: float, product: str = "bf16", extra: float = 0.0, shape: str = ""):
         return module.Row(section, shape, contender, product, 1.0, ratio, 400.0, 1.0, extra)

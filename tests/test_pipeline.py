@@ -231,7 +231,7 @@ _KILLED = textwrap.dedent(
     """
     import os, signal, sys
     from sparsecse import stages
-    from sparsecse.stages import DataOptions
+    from sparsecse.sources import DataOptions
     from sparsecse.training import TrainingSettings
     from sparsecse.workdir import Workdir
 

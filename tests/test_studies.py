@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
+import study as study_script
 from scipy.stats import spearmanr
+from studies import STUDIES
+from studies.budgets import together
 
 from sparsecse.cli.app import main
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
-from sparsecse.studies import STUDIES, Cell, Setup, Study, StudySettings, run_study, write_report
-from sparsecse.studies.budgets import together
+from sparsecse.studies import registry
 from sparsecse.studies.frontier import at_speed, spread_layers
 from sparsecse.studies.intervals import paired_interval
 from sparsecse.studies.oracle import correlations
+from sparsecse.studies.setup import Setup, StudySettings
+from sparsecse.studies.study import Cell, Study, run_study, write_report
 from sparsecse.training import TrainingSettings
 
 
 class Counting:
     """A study of three cells, the last of which fails until it is allowed."""
 
-    def __init__(self, name: str = "counting"):
+    def __init__(self):
         self.measured: list[str] = []
         self.fails = True
         cells = [Cell(key, lambda key=key: self.measure(key)) for key in ("a", "b", "c")]
         self.study = Study(
-            name,
             "Counting",
             lambda setup: cells,
             lambda results: f"{len(results)} cells.",
@@ -55,22 +59,22 @@ class Same:
 def test_a_killed_study_goes_on(tmp_path):
     counting = Counting()
     with pytest.raises(KeyboardInterrupt):
-        run_study(counting.study, Same(), tmp_path)
+        run_study("counting", counting.study, Same(), tmp_path)
     assert set(json.loads((tmp_path / "counting.json").read_text())["results"]) == {"a", "b"}
     counting.fails = False
-    content = run_study(counting.study, Same(), tmp_path)
+    content = run_study("counting", counting.study, Same(), tmp_path)
     assert counting.measured == ["a", "b", "c"]
     assert [content["results"][key]["value"] for key in "abc"] == [1, 2, 3]
     assert {"machine", "versions", "date"} <= set(content)
     with pytest.raises(InputError, match="another data"):
-        run_study(counting.study, Same("y"), tmp_path)
+        run_study("counting", counting.study, Same("y"), tmp_path)
 
 
 def test_a_report_has_the_paragraph_the_table_and_a_plot(tmp_path):
     pytest.importorskip("matplotlib")
     counting = Counting()
     counting.fails = False
-    written = write_report(counting.study, run_study(counting.study, Same(), tmp_path), tmp_path)
+    written = write_report(counting.study, run_study("counting", counting.study, Same(), tmp_path), tmp_path)
     text = written[0].read_text()
     assert "3 cells." in text and "| b | 2 |" in text
     assert written[1].read_bytes().startswith(b"\x89PNG")
@@ -79,7 +83,7 @@ def test_a_report_has_the_paragraph_the_table_and_a_plot(tmp_path):
 def test_the_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "counting.json").write_text("[]")
     with pytest.raises(InputError, match="not the file of a study"):
-        run_study(Counting().study, Same(), tmp_path)
+        run_study("counting", Counting().study, Same(), tmp_path)
 
 
 def test_the_interval_is_that_of_a_bootstrap_over_pairs():
@@ -177,14 +181,15 @@ CELLS = {
     "objectives": 3 * (1 + 2),
     "frontier": 1 + 2 + 2 * 2,
     "budgets": 2 + 2 * 2 * 4,  # a tiny model cannot do it with neurons only
+    "data": 1 + 4 + 6 + 2 * 4,  # the pairs, their sentences alone, and the sentences under two seeds
     "tasks": 1 + 1 + 2,
 }
 
 
-@pytest.mark.parametrize("name", list(CELLS))
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_on_a_tiny_model(name, setup, tmp_path):
-    study = STUDIES[name]
-    content = run_study(study, setup, tmp_path / "out")
+    study = STUDIES[name].load()
+    content = run_study(name, study, setup, tmp_path / "out")
     assert len(content["results"]) == CELLS[name]
     header, rows = study.table(content["results"])
     assert rows and all(len(row) == len(header) for row in rows)
@@ -193,7 +198,7 @@ def test_every_study_runs_on_a_tiny_model(name, setup, tmp_path):
     assert (tmp_path / "out" / f"{name}.json").exists()
     write_report(study, content, tmp_path / "out")
     # All is there: nothing is measured again.
-    again = run_study(study, setup, tmp_path / "out")
+    again = run_study(name, study, setup, tmp_path / "out")
     assert again["results"] == content["results"]
 
 
@@ -220,5 +225,20 @@ def test_the_command_line(sentence_folder, pairs_file, tmp_path, capsys):
     assert main(["study", "nothing", str(sentence_folder), "--data", str(pairs_file)]) == 2
     assert "no study 'nothing'" in capsys.readouterr().err
     assert main([*arguments[:3], "--data", str(pairs_file), "--sparsities", "2"]) == 2
-    assert main(["study", "rewind", str(sentence_folder), "--data", str(pairs_file), "--tasks", "demo-test"]) == 2
+    capsys.readouterr()
+    rewind = ["rewind", *arguments[2:]]
+    assert main(["study", *rewind]) == 2
+    assert f"the studies are {', '.join(registry.STUDIES)}." in capsys.readouterr().err
+    assert main(rewind, commands=study_script.app) == 2
     assert "--train-data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "studies"),
+    [(["study", "--help"], {}, registry.STUDIES), (["--help"], {"commands": study_script.app}, STUDIES)],
+)
+def test_help_names_the_studies_of_the_registry(arguments, options, studies, capsys):
+    assert main(arguments, **options) == 0
+    text = re.sub(r"[\s│]+", "", capsys.readouterr().out)
+    for name, spec in STUDIES.items():
+        assert (f"{name}:{spec.summary}.".replace(" ", "") in text) == (name in studies)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import sparsecse
+from sparsecse.version import __version__
 
 # Virtual machines often hide the processor's real name; these say what a matrix product can use.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -38,7 +38,7 @@ def machine() -> dict[str, Any]:
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:
     """Versions of Python, sparsecse, torch and transformers, and of those of `packages` that are installed."""
-    found = {"python": platform.python_version(), "sparsecse": sparsecse.__version__}
+    found = {"python": platform.python_version(), "sparsecse": __version__}
     for package in ("torch", "transformers", *packages):
         try:
             found.setdefault(package.replace("_", "-"), version(package))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -39,7 +40,7 @@ def cells(setup: Setup) -> list[Cell]:
     total = len(setup.dense.model.encoder.layer)
 
     def measured(kind: str, about: dict[str, Any], encoder: Encoder, key: str) -> dict[str, Any]:
-        speed = setup.speedups({key: encoder}, precision="float32")[key]
+        speed = setup.speedup(encoder)
         result = {"kind": kind, **about, **setup.measure(encoder, key), "speedup": speed}
         if kind != "dense":
             result["change"] = setup.interval(key, "dense")
@@ -66,11 +67,11 @@ def cells(setup: Setup) -> list[Cell]:
 
     found = [Cell("dense", lambda: measured("dense", {}, setup.dense, "dense"))]
     for kept in range(total - 1, 0, -1):
-        found.append(Cell(f"layers-{kept}", lambda a=(kept, f"layers-{kept}"): fewer(*a)))  # type: ignore[misc]
+        found.append(Cell(f"layers-{kept}", partial(fewer, kept, f"layers-{kept}")))
     for sparsity in setup.settings.sparsities or SPARSITIES:
         for kind, measure in (("both", both), ("pruned", structures)):
             key = f"{kind}-{sparsity:g}"
-            found.append(Cell(key, lambda m=measure, a=(sparsity, key): m(*a)))  # type: ignore[misc]
+            found.append(Cell(key, partial(measure, sparsity, key)))
     return found
 
 
@@ -143,4 +144,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "times as fast as the dense model (same runtime, float32)", dense)
 
 
-STUDY = Study("frontier", "Quality against measured speed", cells, paragraph, table, draw)
+STUDY = Study("Quality against measured speed", cells, paragraph, table, draw)

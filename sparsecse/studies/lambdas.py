@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sparsecse.studies.drawing import finish_axes
@@ -29,7 +30,7 @@ def cells(setup: Setup) -> list[Cell]:
         for sparsity in setup.settings.sparsities or SPARSITIES:
             for weight in LAMBDAS:
                 key = f"{weight:g}/{sparsity:g}" + ("/repaired" if repaired else "")
-                found.append(Cell(key, lambda a=(weight, sparsity, repaired, key): measure(*a)))  # type: ignore[misc]
+                found.append(Cell(key, partial(measure, weight, sparsity, repaired, key)))
     return found
 
 
@@ -95,4 +96,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "lambda: weight of alignment against uniformity", results["dense"]["mean"], title="removed")
 
 
-STUDY = Study("lambda", "Alignment against uniformity in the score", cells, paragraph, table, draw)
+STUDY = Study("Alignment against uniformity in the score", cells, paragraph, table, draw)

@@ -6,6 +6,7 @@ Every method's rank correlation with what truly happens, and how far the change 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,11 +62,11 @@ def cells(setup: Setup) -> list[Cell]:
         found = {"sparsity": sparsity, "objective": setup.objective(pruned), "spearman": setup.dev(pruned)}
         return {**found, "promised_change": promised}
 
-    found = [Cell(f"removals-{part}", lambda part=part: removals(part)) for part in range(_PARTS)]  # type: ignore[misc]
-    found += [Cell(name, lambda name=name: method(name)) for name in _methods(setup)]  # type: ignore[misc]
+    found = [Cell(f"removals-{part}", partial(removals, part)) for part in range(_PARTS)]
+    found += [Cell(name, partial(method, name)) for name in _methods(setup)]
     found.append(Cell("whole", whole))
     for sparsity in setup.settings.sparsities or JOINT:
-        found.append(Cell(f"joint-{sparsity:g}", lambda sparsity=sparsity: joint(sparsity)))  # type: ignore[misc]
+        found.append(Cell(f"joint-{sparsity:g}", partial(joint, sparsity)))
     return found
 
 
@@ -146,7 +147,7 @@ def paragraph(results: Results) -> str:
             )
     changes = joint_changes(results)
     text.append(
-        "Recipe together by the paper's score, L truly changes by (and was promised to change by): "
+        "Cut together by the paper's score, L truly changes by (and was promised to change by): "
         + ", ".join(
             f"{one['true']:+.4f} ({one['promised']:+.4f}) at {one['sparsity']:.0%}, Spearman {one['spearman']:+.2f}"
             for one in changes
@@ -182,4 +183,4 @@ def draw(results: Results, axes: Any) -> None:
     axes.grid(alpha=0.3)
 
 
-STUDY = Study("oracle", "Scores against the true effect of removal", cells, paragraph, table, draw)
+STUDY = Study("Scores against the true effect of removal", cells, paragraph, table, draw)

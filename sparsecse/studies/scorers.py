@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from statistics import fmean
 from typing import Any
 
 from sparsecse.studies.drawing import finish_axes
@@ -47,7 +49,7 @@ def cells(setup: Setup) -> list[Cell]:
                 seeds = settings.seeds or 1
                 for seed in range(seeds if repaired or method == "random" else 1):
                     arguments = (method, sparsity, seed, repaired)
-                    found.append(Cell(_key(*arguments), lambda a=arguments: measure(*a)))  # type: ignore[misc]
+                    found.append(Cell(_key(*arguments), partial(measure, *arguments)))
     return found
 
 
@@ -59,17 +61,13 @@ def _grouped(results: Results) -> dict[tuple[float, bool, str], list[Any]]:
     return groups
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """One row for each sparsity, repair and method: the mean over seeds, its range, and how far ours is ahead."""
     dense = results["dense"]["mean"]
     header = ["sparsity", "repair", "method", "seeds", "dev", "mean", "against dense", "ours ahead by (95 %)"]
     rows = [["0%", "no", "dense", "1", f"{results['dense']['dev']:.2f}", f"{dense:.2f}", "", ""]]
     groups = sorted(
-        _grouped(results).items(), key=lambda item: (item[0][0], item[0][1], -_mean([c["mean"] for c in item[1]]))
+        _grouped(results).items(), key=lambda item: (item[0][0], item[0][1], -fmean([c["mean"] for c in item[1]]))
     )
     for (sparsity, repaired, method), group in groups:
         means = [cell["mean"] for cell in group]
@@ -81,11 +79,11 @@ def table(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
                 "yes" if repaired else "no",
                 method,
                 str(len(group)),
-                f"{_mean([cell['dev'] for cell in group]):.2f}",
-                f"{_mean(means):.2f}{spread}",
-                f"{_mean(means) - dense:+.2f}",
+                f"{fmean([cell['dev'] for cell in group]):.2f}",
+                f"{fmean(means):.2f}{spread}",
+                f"{fmean(means) - dense:+.2f}",
                 interval_text(
-                    {name: _mean([one[name] for one in ahead]) for name in ("difference", "low", "high")}
+                    {name: fmean([one[name] for one in ahead]) for name in ("difference", "low", "high")}
                     if ahead
                     else None
                 ),
@@ -100,7 +98,7 @@ def paragraph(results: Results) -> str:
     sentences = []
     for sparsity, repaired in sorted({key[:2] for key in groups}):
         means = {
-            key[2]: _mean([c["mean"] for c in group])
+            key[2]: fmean([c["mean"] for c in group])
             for key, group in groups.items()
             if key[:2] == (sparsity, repaired)
         }
@@ -129,7 +127,7 @@ def draw(results: Results, axes: Any) -> None:
     for number, method in enumerate(methods):
         for repaired, style in ((False, ":"), (True, "-")):
             points = sorted(
-                (key[0], _mean([c["mean"] for c in group]))
+                (key[0], fmean([c["mean"] for c in group]))
                 for key, group in groups.items()
                 if key[1:] == (repaired, method)
             )
@@ -146,4 +144,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "heads and neurons removed, %", results["dense"]["mean"], fontsize=8, ncols=2)
 
 
-STUDY = Study("scorers", "The paper's score against its rivals", cells, paragraph, table, draw)
+STUDY = Study("The paper's score against its rivals", cells, paragraph, table, draw)

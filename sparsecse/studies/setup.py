@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint
@@ -73,6 +72,7 @@ class Setup:
     settings: StudySettings = field(default_factory=StudySettings)
     progress: Callable[[str], Callable[[int, int], None]] = lambda label: lambda done, total: None
     data_dir: str | None = None
+    _scores: dict[tuple[Any, ...], Scores] = field(default_factory=dict, init=False)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for cells to belong together."""
@@ -95,10 +95,6 @@ class Setup:
         return "bfloat16" if could else "float32"
 
     # -- scores and cuts
-
-    @cached_property
-    def _scores(self) -> dict[tuple[Any, ...], Scores]:
-        return {}
 
     def scores(self, method: str = "taylor", *, seed: int = 0, weight: float = 0.5) -> Scores:
         """The model's scores; taken once."""
@@ -157,7 +153,7 @@ class Setup:
         """Spearman x100 on the pairs that choices are made on."""
         return spearman(Runtime(encoder, self.precision), self.score_pairs)
 
-    def repaired(self, encoder: Encoder, *, seed: int = 0, teachers: Sequence[Encoder] | None = None) -> TrainingResult:
+    def repaired(self, encoder: Encoder, *, seed: int = 0) -> TrainingResult:
         """Repair an encoder in place with the study's training settings."""
         training = self.settings.training
         if training is None:
@@ -166,7 +162,7 @@ class Setup:
             encoder,
             [(sentence,) for sentence in self.sentences],
             TrainingSettings(**{**asdict(training), "seed": seed}),
-            teacher=self.teachers if teachers is None else teachers,
+            teacher=self.teachers,
             dev_score=self.dev,
         )
 
@@ -214,7 +210,8 @@ class Setup:
             "uniformity": float(uniformity(own, t=2.0)),
         }
 
-    def _kept_cosines(self, key: str) -> Mapping[str, np.ndarray]:
+    def kept_cosines(self, key: str) -> Mapping[str, np.ndarray]:
+        """{task: [pairs]} of a measured cell."""
         return np.load(self.cosines / f"{key.replace('/', '_')}.npz")
 
     def interval(self, key: str | Sequence[str], other: str) -> dict[str, float]:
@@ -223,42 +220,20 @@ class Setup:
         key: one cell, or those of several seeds; then it is their mean's, with its interval over pairs and seeds.
         """
         keys = [key] if isinstance(key, str) else key
-        return paired_interval(self._golds, [self._kept_cosines(one) for one in keys], self._kept_cosines(other))
+        return paired_interval(self._golds, [self.kept_cosines(one) for one in keys], self.kept_cosines(other))
 
-    @cached_property
-    def parts(self) -> dict[str, dict[str, list[int]]]:
-        """For each task the rows of its parts (STS12's MSRpar), or of the whole where it has none."""
-        found: dict[str, dict[str, list[int]]] = {}
-        for task, pairs in self.tasks.items():
-            for row, part in enumerate(pairs.subsets or [""] * len(pairs)):
-                found.setdefault(task, {}).setdefault(f"{task} {part}".strip(), []).append(row)
-        return found
-
-    def part_scores(self, key: str) -> dict[str, float]:
-        """Spearman x100 of every part of every task, of a measured cell."""
-        cosines = self._kept_cosines(key)
-        return {
-            part: 100 * float(spearmanr(cosines[task][rows], self._golds[task][rows]).statistic)
-            for task, rows_of in self.parts.items()
-            for part, rows in rows_of.items()
-        }
-
-    def speedups(
-        self, encoders: Mapping[str, Encoder], *, repeats: int = 7, precision: str = "float32"
-    ) -> dict[str, float]:
-        """How many times faster than the dense model each encoder embeds 256 sentences, in one interleaved run."""
+    def speedup(self, encoder: Encoder, *, repeats: int = 7) -> float:
+        """How many times faster than the dense model an encoder embeds 256 sentences in float32, timed in turn."""
         sentences = list(self.sentences[:256]) or self.score_pairs.sentences()[:256]
         ids = self.dense.tokenize(sentences)
-        runtimes = {"": Runtime(self.dense, precision)} | {
-            name: Runtime(encoder, precision) for name, encoder in encoders.items()
-        }
-        best = dict.fromkeys(runtimes, float("inf"))
+        runtimes = [Runtime(each, "float32") for each in (self.dense, encoder)]
+        best = [float("inf")] * 2
         for _ in range(repeats):
-            for name, runtime in runtimes.items():
+            for which, runtime in enumerate(runtimes):
                 start = time.perf_counter()
                 runtime.encode_ids(ids)
-                best[name] = min(best[name], time.perf_counter() - start)
-        return {name: best[""] / best[name] for name in encoders}
+                best[which] = min(best[which], time.perf_counter() - start)
+        return best[0] / best[1]
 
 
 class _Known:

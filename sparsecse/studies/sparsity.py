@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sparsecse.encoders import Encoder
@@ -57,7 +58,7 @@ def cells(setup: Setup) -> list[Cell]:
         if seed and seed == seeds - 1:
             of_seeds = [_key(sparsity, repair, one) for one in range(seeds)]
             measured["change_of_seeds"] = setup.interval(of_seeds, _key(0.0))
-        speedup = setup.speedups({key: encoder})[key]
+        speedup = setup.speedup(encoder)
         return {"sparsity": sparsity, "repair": repair, "seed": seed, **measured, "speedup": speedup, **about}
 
     found = []
@@ -70,7 +71,7 @@ def cells(setup: Setup) -> list[Cell]:
         for repair in repairs:
             for seed in range(seeds if repair == TRAINING else 1):
                 arguments = (sparsity, repair, seed)
-                found.append(Cell(_key(*arguments), lambda a=arguments: measure(*a)))  # type: ignore[misc]
+                found.append(Cell(_key(*arguments), partial(measure, *arguments)))
     return found
 
 
@@ -177,4 +178,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "heads and neurons removed, %", dense)
 
 
-STUDY = Study("sparsity", "Quality against sparsity", cells, paragraph, table, draw)
+STUDY = Study("Quality against sparsity", cells, paragraph, table, draw)

@@ -37,7 +37,6 @@ class Study:
     draw: (results, matplotlib axes) -> None.
     """
 
-    name: str
     title: str
     cells: Callable[[Any], Sequence[Cell]]
     paragraph: Callable[[Results], str]
@@ -54,6 +53,7 @@ def read_study(path: Path) -> dict[str, Any]:
 
 
 def run_study(
+    name: str,
     study: Study,
     setup: Any,
     out: Path,
@@ -63,21 +63,22 @@ def run_study(
     """Measure the cells that `<out>/<name>.json` does not have yet, writing the file after each.
 
     Args:
+        name: the study's, in its registry.
         setup: what the cells measure; its `identity()` must be that of the file, if there is one.
         report: called with (key, cells done, cells in all) before each cell and at the end.
 
     Raises:
         InputError: the file belongs to another model, data or repair.
     """
-    path = out / f"{study.name}.json"
+    path = out / f"{name}.json"
     identity = json.loads(json.dumps(setup.identity()))  # as the file has it: lists for tuples
-    content: dict[str, Any] = {"study": study.name, "title": study.title, **identity, "results": {}}
+    content: dict[str, Any] = {"study": name, "title": study.title, **identity, "results": {}}
     if path.exists():
         before = read_study(path)
-        for name, value in identity.items():
-            if before.get(name) != value:
+        for what, value in identity.items():
+            if before.get(what) != value:
                 raise InputError(
-                    f"{path} was measured with another {name}; give the settings that it records, or another `out`."
+                    f"{path} was measured with another {what}; give the settings that it records, or another `out`."
                 )
         content = before
     content |= {"machine": machine(), "versions": versions(("numpy", "scipy"))}
@@ -100,7 +101,7 @@ def write_report(study: Study, content: Mapping[str, Any], out: Path, *, name: s
 
     name: of the files; the study's by default.
     """
-    name = name or study.name
+    name = name or content["study"]
     results = content["results"]
     header, rows = study.table(results)
     lines = [

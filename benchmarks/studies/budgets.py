@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def cells(setup: Setup) -> list[Cell]:
             for rule in RULES:
                 if rule != "neurons only" or sparsity <= neurons_alone:
                     arguments = (rule, sparsity, repaired)
-                    found.append(Cell(_key(*arguments), lambda a=arguments: measure(*a)))  # type: ignore[misc]
+                    found.append(Cell(_key(*arguments), partial(measure, *arguments)))
     return found
 
 
@@ -191,4 +192,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "multiply-adds of the layers removed, %", results["dense"]["mean"], fontsize=8, ncols=2)
 
 
-STUDY = Study("budgets", "Heads against neurons at equal multiply-adds", cells, paragraph, table, draw)
+STUDY = Study("Heads against neurons at equal multiply-adds", cells, paragraph, table, draw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from sparsecse.datasets import SetNotFoundError, load_pairs
@@ -62,7 +63,7 @@ def cells(setup: Setup) -> list[Cell]:
     for objective in examples:
         for sparsity in (0.0, *(setup.settings.sparsities or SPARSITIES)):
             key = f"{objective}/{sparsity:g}"
-            found.append(Cell(key, lambda a=(objective, sparsity, key): measure(*a)))  # type: ignore[misc]
+            found.append(Cell(key, partial(measure, objective, sparsity, key)))
     return found
 
 
@@ -105,4 +106,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "heads and neurons removed, %")
 
 
-STUDY = Study("objectives", "Sparsity after other contrastive objectives", cells, paragraph, table, draw)
+STUDY = Study("Sparsity after other contrastive objectives", cells, paragraph, table, draw)

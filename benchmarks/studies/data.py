@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +83,13 @@ def cells(setup: Setup) -> list[Cell]:
             "change": setup.interval(key, "dense"),
         }
 
-    def cell(key: str, function: Callable[..., dict[str, Any]], *arguments: Any) -> Cell:
-        return Cell(key, lambda: function(*arguments))
-
     found = [Cell("dense", lambda: {"kind": "dense", **setup.measure(setup.dense, "dense")})]
-    found += [cell(f"scores/{name}", score, name) for name in sets]
-    found += [cell(f"agreement/{a}/{b}", agree, a, b) for a, b in itertools.combinations(sets, 2)]
+    found += [Cell(f"scores/{name}", partial(score, name)) for name in sets]
+    found += [Cell(f"agreement/{a}/{b}", partial(agree, a, b)) for a, b in itertools.combinations(sets, 2)]
     for sparsity in setup.settings.sparsities or SPARSITIES:
         for name in sets:
             key = f"{name}/{sparsity:g}"
-            found.append(cell(key, measure, name, sparsity, key))
+            found.append(Cell(key, partial(measure, name, sparsity, key)))
     return found
 
 
@@ -163,4 +161,4 @@ def draw(results: Results, axes: Any) -> None:
     finish_axes(axes, "heads and neurons removed, %", results["dense"]["mean"], fontsize=8)
 
 
-STUDY = Study("data", "Scores on other data, and without gold scores", cells, paragraph, table, draw)
+STUDY = Study("Scores on other data, and without gold scores", cells, paragraph, table, draw)

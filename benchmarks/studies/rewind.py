@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from sparsecse.encoders import Encoder
@@ -71,11 +72,11 @@ def cells(setup: Setup) -> list[Cell]:
 
     found = []
     for seed in range(setup.settings.seeds or SEEDS):
-        found.append(Cell(f"dense/{seed}", lambda seed=seed: dense(seed)))  # type: ignore[misc]
+        found.append(Cell(f"dense/{seed}", partial(dense, seed)))
         for sparsity in setup.settings.sparsities or SPARSITIES:
             for to in TO:
                 arguments = (seed, sparsity, to)
-                found.append(Cell(f"{seed}/{sparsity:g}/{to}", lambda a=arguments: loop(*a)))  # type: ignore[misc]
+                found.append(Cell(f"{seed}/{sparsity:g}/{to}", partial(loop, *arguments)))
     return found
 
 
@@ -148,4 +149,4 @@ def draw(results: Results, axes: Any) -> None:
     axes.grid(alpha=0.3)
 
 
-STUDY = Study("rewind", "Train, prune, rewind, train again", cells, paragraph, table, draw)
+STUDY = Study("Train, prune, rewind, train again", cells, paragraph, table, draw)
