@@ -115,7 +115,9 @@ def padded_steps(encoder: Encoder, teacher: Encoder, sentences: list[str], objec
 def our_steps(encoder: Encoder, teacher: Encoder, sentences: list[str], objective: str) -> None:
     """One epoch of `train`."""
     examples = [(sentence,) for sentence in sentences]
-    settings = TrainingSettings({objective: 1.0}, learning_rate=1e-5, batch_size=BATCH_SIZE, eval_every=10**9)
+    settings = TrainingSettings(
+        {objective: 1.0}, precision="float32", learning_rate=1e-5, batch_size=BATCH_SIZE, eval_every=10**9
+    )
     train(encoder, examples, settings, teacher=teacher)
 
 
