@@ -27,7 +27,7 @@ lint: install
 	$(BIN)/mypy sparsecse cli kernels
 
 docs: install
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: install
 	$(BIN)/python benchmarks/uniformity.py

@@ -19,18 +19,22 @@ from sparsecse.scoring import Scores
 class Recipe:
     """What to remove.
 
-    sparsity ... keep_neurons: see `masks.Budget.of`.
-    reconstruct: fit the output projections again after the cut, where that is better on dev.
-    auto_tolerance: in place of `sparsity`: the largest one whose dev score is within that of the best (`choose`).
-    rounds, schedule: spend the budget in rounds with new scores before each; see `rounds.fractions`.
-    portable: keep all heads and the same number of neurons in every layer, so that the result is a stock checkpoint.
-    layers: the layers that stay; None keeps all, or leaves it to the choice of `layers_compete`.
-    layers_compete: whole layers compete with heads and neurons (`layers.choose_layers`): the budget is then one of the
-        whole model, layers that leave included.
-    vocab: text files whose tokens stay; empty keeps the whole vocabulary. vocab_size: at most that many tokens.
-    cost: of `budgets.COSTS`, what `sparsity` is a fraction of.
-    align, protect: see `removal.Limits.of`.
-    average_length: tokens of a sentence, for multiply-adds and latency. latency_precision: of the timed runtime.
+    Attributes:
+        sparsity ... keep_neurons: see `masks.Budget.of`.
+        reconstruct: fit the output projections again after the cut, where that is better on dev.
+        auto_tolerance: in place of `sparsity`: the largest one whose dev score is within that of the best.
+        rounds, schedule: spend the budget in rounds with new scores before each; see `iterative.fractions`.
+        portable: keep all heads and the same number of neurons in every layer, so that the result is a stock
+            checkpoint.
+        layers: the layers that stay; None keeps all, or leaves it to the choice of `layers_compete`.
+        layers_compete: whole layers compete with heads and neurons (`layers.best_layers`): the budget is then one of
+            the whole model, layers that leave included.
+        vocab: text files whose tokens stay; empty keeps the whole vocabulary.
+        vocab_size: at most that many tokens.
+        cost: of `costs.COSTS`, what `sparsity` is a fraction of.
+        align, protect: see `order.Limits.of`.
+        average_length: tokens of a sentence, for multiply-adds and latency.
+        latency_precision: of the timed runtime.
     """
 
     sparsity: float | None = None

@@ -37,15 +37,16 @@ class Objective:
 class ScoringSettings:
     """Settings of all scoring methods together; each uses some, as its `Method` says.
 
-    batch_size: sentences of average length in a pass; no method's result depends on it, up to rounding, except that it
-        decides the masks of dropout positives.
-    precision: one of `PRECISIONS`; see `resolved_precision`.
-    group_size: neurons that leave-one-out removes together.
-    partial: folder that an interrupted leave-one-out goes on from; None keeps nothing.
-    positives: one of `POSITIVES`: pairs with a high gold score, or each sentence with itself under another dropout
-        mask; None is gold where the data has gold scores, dropout where not.
-    dropout: probability of dropout positives; None is the model's own, or 0.1 where that is 0.
-    limit: the most sentences that dropout positives are made of.
+    Attributes:
+        batch_size: sentences of average length in a pass; no method's result depends on it, up to rounding, except that
+            it decides the masks of dropout positives.
+        precision: one of `PRECISIONS`; see `resolved_precision`.
+        group_size: neurons that leave-one-out removes together.
+        partial: folder that an interrupted leave-one-out goes on from; None keeps nothing.
+        positives: one of `POSITIVES`: pairs with a high gold score, or each sentence with itself under another dropout
+            mask; None is gold where the data has gold scores, dropout where not.
+        dropout: probability of dropout positives; None is the model's own, or 0.1 where that is 0.
+        limit: the most sentences that dropout positives are made of.
     """
 
     objective: Objective = field(default_factory=Objective)

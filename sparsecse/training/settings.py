@@ -48,23 +48,25 @@ def parse_objective(text: str) -> dict[str, float]:
 class TrainingSettings:
     """Settings of one run; the defaults are those of `sparsecse finetune`.
 
-    objective: {name of `OBJECTIVES`: weight}.
-    learning_rate: AdamW's peak rate; linear warm-up over `warmup_ratio` of the steps, then linear decay to 0.
-    batch_size: examples per forward pass, which is also the set of in-batch negatives.
-    gradient_accumulation: forward passes per optimiser step.
-    max_steps: optimiser steps; 0 means `epochs` passes over the data.
-    max_length: tokens kept of a training sentence.
-    temperature: of InfoNCE and CoSENT.
-    hard_negative_weight: of InfoNCE.
-    momentum: what the momentum encoder of "moco" and "byol" keeps of itself at a step (ESimCSE, Wu et al. 2022: 0.995).
-    queue_size: earlier keys that "moco" has as negatives (ESimCSE: 2.5 batches).
-    similarity_weight: of the similarity matrices' error in distillation.
-    dropout: dropout probability while training; None is 0 for distillation alone, and else the model's own.
-    mlp_head: put SimCSE's linear + tanh over the vectors in contrastive objectives; it is dropped after training.
-    precision: "float32", "bfloat16" (autocast; the weights stay float32), or "auto": bfloat16 where it is fast.
-    eval_every: steps between dev scores and checkpoints.
-    patience: dev scores in a row without a new best after which training ends; 0 means never.
-    keep_steps: steps whose weights are written out, to rewind to.
+    Attributes:
+        objective: {name of `OBJECTIVES`: weight}.
+        learning_rate: AdamW's peak rate; linear warm-up over `warmup_ratio` of the steps, then linear decay to 0.
+        batch_size: examples per forward pass, which is also the set of in-batch negatives.
+        gradient_accumulation: forward passes per optimiser step.
+        max_steps: optimiser steps; 0 means `epochs` passes over the data.
+        max_length: tokens kept of a training sentence.
+        temperature: of InfoNCE and CoSENT.
+        hard_negative_weight: of InfoNCE.
+        momentum: what the momentum encoder of "moco" and "byol" keeps of itself at a step (ESimCSE, Wu et al. 2022:
+            0.995).
+        queue_size: earlier keys that "moco" has as negatives (ESimCSE: 2.5 batches).
+        similarity_weight: of the similarity matrices' error in distillation.
+        dropout: dropout probability while training; None is 0 for distillation alone, and else the model's own.
+        mlp_head: put SimCSE's linear + tanh over the vectors in contrastive objectives; it is dropped after training.
+        precision: "float32", "bfloat16" (autocast; the weights stay float32), or "auto": bfloat16 where it is fast.
+        eval_every: steps between dev scores and checkpoints.
+        patience: dev scores in a row without a new best after which training ends; 0 means never.
+        keep_steps: steps whose weights are written out, to rewind to.
     """
 
     objective: Mapping[str, float] = field(default_factory=lambda: {"distill": 1.0})
