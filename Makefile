@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Which build of torch: TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" is the one for CPUs.
+TORCH ?= torch==2.13.0
 
-.PHONY: demo test install lint bench asan clean
+.PHONY: demo test install lint docs bench asan clean
 
 $(BIN)/sparsecse: pyproject.toml setup.py constraints.txt $(wildcard csrc/*) $(wildcard kernels/*.py) $(wildcard cli/*.py) $(shell find sparsecse -name '*.py')
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q -c constraints.txt ".[demo,test,dev]"
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q -c constraints.txt ".[demo,test,dev,docs]"
 	touch $@
 
 install: $(BIN)/sparsecse
@@ -24,6 +26,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy sparsecse cli kernels benchmarks/studies
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: install
 	$(BIN)/python benchmarks/uniformity.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/encode.py
@@ -36,4 +41,4 @@ asan: install
 		$(BIN)/pytest -q tests/test_kernels.py tests/test_attention.py tests/test_runtime.py -k "not opcheck"
 
 clean:
-	rm -rf build *.egg-info sparsecse/_native*.so
+	rm -rf build dist site *.egg-info sparsecse/_native*.so

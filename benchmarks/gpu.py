@@ -4,7 +4,7 @@
         [--only SECTION ...] [--check]
 
 Writes benchmarks/results/gpu-DEVICE-DATE.json where --json names no other file. Exits 2 where there is no CUDA device
-and 1 where a result is wrong, or with --check where a target is missed.
+or no Triton, and 1 where a result is wrong, or with --check where a target is missed.
 
 Times are medians of calls between CUDA events, contenders in turn; `ratio` is a contender's time over ours. TFLOP/s
 count the products that the result needs at least (uniformity 3 N^2 d; InfoNCE's log-sum-exp with gradients 6 N M d;
@@ -34,6 +34,7 @@ from torch import Tensor
 from uniformity import pdist_value_and_grad
 
 from sparsecse.kernels import reference
+from sparsecse.kernels.triton_support import triton_installed
 
 RESULTS = Path(__file__).parent / "results"
 # All N^2 / 2 distances and what autograd keeps of them: 20 bytes a pair.
@@ -241,6 +242,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("benchmarks/gpu.py needs a CUDA device, and PyTorch finds none here.", file=sys.stderr)
+        return 2
+    if not triton_installed():
+        print("benchmarks/gpu.py needs triton, which CUDA builds of torch bring: pip install triton.", file=sys.stderr)
         return 2
 
     import triton

@@ -194,7 +194,7 @@ def compress(
         recipe: other fields of `sparsecse.pruning.recipe.Recipe`, such as auto_tolerance, layers, vocab.
 
     Returns:
-        the smaller encoder: `encode` embeds with it, `sparsecse.Runtime` faster, `sparsecse.pack` writes it.
+        the smaller encoder; `encode` embeds with it, `sparsecse.Runtime` faster, `sparsecse.pack` writes it.
 
     Raises:
         InputError: a model or data that cannot be read, a recipe that contradicts itself.

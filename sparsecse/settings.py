@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 from sparsecse.errors import InputError
 
@@ -31,6 +32,16 @@ class Setting:
 def setting(default: Any, help: str, option: str | None = None, **how: Any) -> Any:
     """A dataclass field that is a setting; see `Setting`. Without `option` its name gives the spelling."""
     return field(default=default, metadata={"setting": Setting(help, option, **how)})
+
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def documented(settings: _Class) -> _Class:
+    """A dataclass whose docstring also lists its settings, each with its help."""
+    lines = [f"    {one.name}: {one.metadata['setting'].help}" for one in fields(settings) if "setting" in one.metadata]
+    settings.__doc__ = f"{inspect.cleandoc(settings.__doc__ or '')}\n\nAttributes:\n" + "\n".join(lines)
+    return settings
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparsecse.settings import setting, split_list
+from sparsecse.settings import documented, setting, split_list
 
 if TYPE_CHECKING:
     from sparsecse.datasets import PairSet
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # The command line makes its options of these classes, so that what they load is imported when it is loaded.
 
 
+@documented
 @dataclass(frozen=True)
 class ModelOptions:
     """A model by name, and what its folder does not say; see `encoders.load_encoder`."""
@@ -36,6 +37,7 @@ class ModelOptions:
         return asdict(self)
 
 
+@documented
 @dataclass(frozen=True)
 class DataOptions:
     """A data set by name or file; see `datasets.load_pairs`."""

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+import sparsecse
 from sparsecse.cli import main
 from sparsecse.encoders import load_encoder
 
@@ -236,6 +238,23 @@ def test_every_page_is_linked_and_its_links_resolve():
             assert (page.parent / target).is_file(), f"{page.name}: {target}"
     linked = {PAGES / target for target in re.findall(r"\]\(([^)#:]+)\)", index.read_text())}
     assert pages - {index} <= linked
+
+
+def test_links_of_all_pages_resolve():
+    """What `mkdocs build --strict` checks too, but for links to files outside docs/ as GitHub shows them."""
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_reference_has_every_public_name():
+    paths = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    places = {path.rpartition(".")[2]: path.rpartition(".")[0] for path in paths}
+    assert set(sparsecse.__all__) <= set(places)
+    for name, module in places.items():
+        value = getattr(import_module(module), name)
+        assert name not in sparsecse.__all__ or value is getattr(sparsecse, name), name
 
 
 def test_the_readme_runs(sentence_folder, sentences, tmp_path, monkeypatch):

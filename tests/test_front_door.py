@@ -35,6 +35,20 @@ def test_importing_loads_no_torch_and_every_name_is_there():
     assert done.stdout.split() == ["True", "True"]
 
 
+def test_the_cpu_needs_no_triton(tmp_path, sentence_folder):
+    code = (
+        "import sys; sys.modules['triton'] = None\n"  # what an absent package looks like
+        "import sparsecse\n"
+        "from sparsecse.cli import main\n"
+        "assert all(getattr(sparsecse, name) is not None for name in sparsecse.__all__)\n"
+        "for line in ('score MODEL --data demo', 'prune --sparsity 0.4', 'bench --sentences 4 --batch-sizes 4'):\n"
+        "    assert main(line.replace('MODEL', sys.argv[1]).split()) == 0, line\n"
+    )
+    command = [sys.executable, "-c", code, str(sentence_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_names_are_what_they_are_whatever_was_imported_first():
     import sparsecse.compression
     import sparsecse.pruning

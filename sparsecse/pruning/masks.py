@@ -22,8 +22,9 @@ from sparsecse.scoring import Scores
 class Mask:
     """True for what stays: one boolean tensor per layer, [heads of the layer] and [neurons of the layer].
 
-    layers: [layers], False for a layer that leaves as a whole, residual and LayerNorms included (its heads and neurons
-        are then all False); None keeps every layer.
+    Attributes:
+        layers: [layers], False for a layer that leaves as a whole, residual and LayerNorms included (its heads and
+            neurons are then all False); None keeps every layer.
     """
 
     heads: tuple[torch.Tensor, ...]

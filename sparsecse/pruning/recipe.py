@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsecse.errors import InputError
-from sparsecse.settings import at_least, choose, setting, split_list
+from sparsecse.settings import at_least, choose, documented, setting, split_list
 
 COSTS = ("structures", "parameters", "multiply-adds", "latency")
 """What a sparsity can be a fraction of; "structures" counts heads and neurons apart (`masks.Budget`)."""
@@ -34,6 +34,7 @@ def _layers_or_auto(text: str) -> tuple[int, ...] | str:
         raise InputError(f"`layers` {text} is neither a list of layer numbers such as 0,2,4 nor auto.") from None
 
 
+@documented
 @dataclass(frozen=True)
 class Recipe:
     """What to remove, and how; fields of the same meaning are explained in `masks.Budget.of` and `order.Limits.of`.

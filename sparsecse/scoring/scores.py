@@ -22,9 +22,10 @@ COMBINES = ("sums", "squares", "order")
 class Scores:
     """Higher is more useful. Among heads, and among neurons, only the order matters, unless the kinds are weighed.
 
-    heads, neurons: one float tensor per layer, [heads of the layer] and [neurons of the layer].
-    values: single numbers measured on the way (objective, alignment, uniformity), for the record.
-    combine: of `COMBINES`, how the loss of several structures follows from their scores; see `losses`.
+    Attributes:
+        heads, neurons: one float tensor per layer, [heads of the layer] and [neurons of the layer].
+        values: single numbers measured on the way (objective, alignment, uniformity), for the record.
+        combine: of `COMBINES`, how the loss of several structures follows from their scores; see `losses`.
     """
 
     heads: tuple[torch.Tensor, ...]
@@ -64,6 +65,7 @@ class Scores:
         """What each structure costs when it leaves, in float64, so that a set of heads and neurons costs the sum.
 
         Each kind's order stays that of the scores. By `combine`:
+
         - "sums": the scores themselves, since they are changes or squares of one quantity.
         - "squares": their squares. The scores are sizes whose signs are not known; contributions of unrelated signs
           cancel, and their sum grows like the root of the sum of squares, so that thousands of neurons weigh less than

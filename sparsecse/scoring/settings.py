@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsecse.errors import InputError
-from sparsecse.settings import at_least, choose, setting
+from sparsecse.settings import at_least, choose, documented, setting
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 POSITIVES = ("gold", "dropout")
 
 
+@documented
 @dataclass(frozen=True)
 class Objective:
     """L = weight * align + (1 - weight) * uniform, over the whole set.
@@ -28,6 +29,7 @@ class Objective:
             raise InputError(f"`alignment_weight` {self.alignment_weight} is outside 0 to 1.")
 
 
+@documented
 @dataclass(frozen=True)
 class ScoringSettings:
     """Settings of all scoring methods together; each uses some, as its `Method` says.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparsecse.errors import InputError
-from sparsecse.settings import choose, setting
+from sparsecse.settings import choose, documented, setting
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -47,6 +47,7 @@ def objective_text(weights: Mapping[str, float]) -> str:
     return ",".join(name if weight == 1 else f"{name}={weight:g}" for name, weight in weights.items())
 
 
+@documented
 @dataclass(frozen=True)
 class TrainingSettings:
     """Settings of one run; the defaults are those of a repair, and `SIMCSE` has those of a dense training.
