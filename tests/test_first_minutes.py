@@ -1,0 +1,43 @@
+"""What a new user meets in the first ten minutes: files that others can read, names that are found, plain messages."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sparsecse.encoders import load_encoder
+from sparsecse.files import atomic_directory, atomic_file
+from sparsecse.packing import pack
+
+
+@pytest.fixture
+def umask():
+    """Sets the umask; the old one comes back."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize(("mask", "wanted"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_follow_the_umask(umask, sentence_folder, tmp_path, mask, wanted):
+    umask(mask)
+    with atomic_file(tmp_path / "one.safetensors") as temporary:
+        save_file({"x": torch.zeros(2)}, temporary)
+    with atomic_directory(tmp_path / "folder") as folder:
+        (folder / "inner").mkdir()
+        save_file({"x": torch.zeros(2)}, folder / "inner" / "two.safetensors")
+    pack(load_encoder(sentence_folder), tmp_path / "packed")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"one.safetensors", "two.safetensors", "model.safetensors"} <= {path.name for path in files}
+    assert {path.name: oct(mode(path)) for path in files if mode(path) != wanted} == {}
+    assert mode(tmp_path / "folder" / "inner") == 0o777 & ~mask
