@@ -249,8 +249,8 @@ def summary_table(facts: Mapping[str, Any]) -> Table:
     for name in ("family", "pooling", "normalize", "max_length", "hidden_size", "vocab_size"):
         table.add_row(name, "not named" if facts[name] is None else str(facts[name]))
     table.add_row("parameters", f"{facts['parameters']:,} ({facts['embedding_parameters']:,} in embeddings)")
-    if facts["bytes"] is not None:
-        table.add_row("bytes on disk", f"{facts['bytes']:,}")
+    if facts["bytes_on_disk"] is not None:
+        table.add_row("bytes on disk", f"{facts['bytes_on_disk']:,}")
     return table
 
 

@@ -109,6 +109,17 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or write it again.") from None
 
 
+def weight_bytes(folder: Path) -> int | None:
+    """Bytes of a model's weight files, exports and tokenizer not counted; None where `folder` is no folder."""
+    if not folder.is_dir():
+        return None
+    # sentence-transformers keeps the weights of its own modules in folders like 2_Dense.
+    files = [*folder.glob("*.safetensors"), *folder.glob("[0-9]*_*/*.safetensors")]
+    # A folder with both formats holds the same weights twice.
+    files = files or list(folder.glob("pytorch_model*.bin"))
+    return sum(path.stat().st_size for path in files)
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -10,9 +12,25 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sparsecse.cli import main
 from sparsecse.encoders import load_encoder
-from sparsecse.files import atomic_directory, atomic_file
+from sparsecse.files import atomic_directory, atomic_file, weight_bytes
 from sparsecse.packing import pack
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """Run the command line in an empty folder; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPARSECSE_WORKDIR", raising=False)
+    monkeypatch.delenv("SPARSECSE_DATA_DIR", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture
@@ -41,3 +59,17 @@ def test_files_follow_the_umask(umask, sentence_folder, tmp_path, mask, wanted):
     assert {"one.safetensors", "two.safetensors", "model.safetensors"} <= {path.name for path in files}
     assert {path.name: oct(mode(path)) for path in files if mode(path) != wanted} == {}
     assert mode(tmp_path / "folder" / "inner") == 0o777 & ~mask
+
+
+def test_inspect_and_bench_agree_on_the_bytes(call, sentence_folder, tmp_path):
+    shutil.copytree(sentence_folder, tmp_path / "model")
+    (tmp_path / "model" / "onnx").mkdir()
+    (tmp_path / "model" / "onnx" / "model.onnx").write_bytes(b"x" * 1000)
+    _, out, _ = call("inspect", "model", "--json")
+    options = ["--sentences", "4", "--batch-sizes", "2", "--orders", "given", "--rounds", "1", "--threads", "1"]
+    code, bench, _ = call("bench", "model", *options, "--json")
+    assert code == 0
+    weights = (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert json.loads(out)["bytes_on_disk"] == json.loads(bench)["models"]["model"]["bytes_on_disk"] == weights
+    assert weight_bytes(tmp_path / "nowhere") is None
+    assert f"{weights:,}" in call("inspect", "model")[1]
