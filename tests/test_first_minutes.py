@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from sparsecse.cli import main
 from sparsecse.encoders import load_encoder
+from sparsecse.errors import InputError
+from sparsecse.evaluation import load_tasks
 from sparsecse.files import atomic_directory, atomic_file, weight_bytes
 from sparsecse.packing import pack
 
@@ -73,3 +75,28 @@ def test_inspect_and_bench_agree_on_the_bytes(call, sentence_folder, tmp_path):
     assert json.loads(out)["bytes_on_disk"] == json.loads(bench)["models"]["model"]["bytes_on_disk"] == weights
     assert weight_bytes(tmp_path / "nowhere") is None
     assert f"{weights:,}" in call("inspect", "model")[1]
+
+
+def test_the_sets_names_are_tasks(call, sentence_folder, tmp_path):
+    folder = tmp_path / "downstream" / "STS" / "STSBenchmark"
+    folder.mkdir(parents=True)
+    rows = ["g\tf\ty\t0\t4.5\tthe cat\ta cat", "g\tf\ty\t1\t1.0\tthe dog\ta bird", "g\tf\ty\t2\t3.0\tthe hill\ta hill"]
+    (folder / "sts-test.csv").write_text("\n".join(rows) + "\n")
+    assert list(load_tasks("STSB,stsb-test", data_dir=tmp_path).pairs) == ["stsb-test"]
+    code, out, _ = call("eval", sentence_folder, "--tasks", "stsb", "--data-dir", tmp_path, "--json")
+    assert code == 0 and list(json.loads(out)["tasks"]) == ["stsb-test"]
+    sick = tmp_path / "downstream" / "SICK"
+    sick.mkdir()
+    header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment"
+    (sick / "SICK_test_annotated.txt").write_text(
+        f"{header}\n1\tthe cat\ta cat\t4.5\tNEUTRAL\n2\ta dog\ta bird\t1\tNEUTRAL\n"
+    )
+    assert list(load_tasks("sickr", data_dir=tmp_path).pairs) == ["sickr-test"]
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [("sts-b", "stsb"), ("sickr-tst", "sickr-test"), ("transfr", "transfer")])
+def test_an_unknown_task_gets_a_suggestion(wrong, meant):
+    with pytest.raises(InputError, match=rf"no task '{wrong}'.*Did you mean {meant}\?"):
+        load_tasks(wrong)
+    with pytest.raises(InputError, match=r"the known ones are [^?]*\.$"):
+        load_tasks("glue")
