@@ -107,11 +107,13 @@ def study(
     from sparsecse.cli.tables import rows_table
     from sparsecse.datasets import load_sentences
     from sparsecse.evaluation import load_tasks
-    from sparsecse.studies import STUDIES, Setup, StudySettings, run_study, write_report
+    from sparsecse.studies import STUDIES, Setup, StudySettings, can_draw, run_study, write_report
 
     if name not in STUDIES:
         raise InputError(f"There is no study '{name}'; the studies are {', '.join(STUDIES)}.")
     chosen = STUDIES[name]
+    if not can_draw():
+        note('No plot will be drawn: matplotlib is not installed; `pip install "sparsecse[plot]"` brings it.')
     source = data_options(data, split, data_dir, columns)
     found = load_tasks(tasks or ("demo-test" if data == "demo" else "sts"), data_dir=data_dir)
     for task, reason in found.missing.items():
@@ -139,8 +141,6 @@ def study(
 
     content = run_study(chosen, setup, out, report=report)
     written = write_report(chosen, content, out)
-    if not any(path.suffix == ".png" for path in written):
-        note('No plot: matplotlib is in an extra; run `pip install "sparsecse[plot]"` and the same command again.')
     header, rows = chosen.table(content["results"])
     show(json, content, rows_table(chosen.title, header, rows), chosen.paragraph(content["results"]))
     note(f"Wrote {', '.join(map(str, [out / f'{name}.json', *written]))}")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,13 @@ def test_an_unknown_task_gets_a_suggestion(wrong, meant):
         load_tasks(wrong)
     with pytest.raises(InputError, match=r"the known ones are [^?]*\.$"):
         load_tasks("glue")
+
+
+def test_a_study_says_beforehand_that_there_will_be_no_plot(call, sentence_folder, pairs_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    options = ["--data", pairs_file, "--tasks", "demo-test", "--sparsities", "0.5"]
+    code, _, err = call("study", "lambda", sentence_folder, *options)
+    lines = err.splitlines()
+    assert code == 0 and lines[0].startswith("No plot will be drawn") and 'pip install "sparsecse[plot]"' in lines[0]
+    assert sum("plot" in line for line in lines) == 1
+    assert not list(tmp_path.rglob("*.png")) and list(tmp_path.rglob("lambda.md"))
