@@ -85,7 +85,7 @@ def run(
     """
     with session(workdir, threads) as run_directory:
         from sparsecse import stages
-        from sparsecse.cli.tables import bench_table, cut_tables, evaluation_tables, size_table
+        from sparsecse.cli.tables import BenchTable, cut_tables, evaluation_tables, size_table
         from sparsecse.scoring import Objective, ScoringSettings
 
         settings = training.settings(seed)
@@ -123,7 +123,7 @@ def run(
         ]
         if "bench" in done:
             report = done["bench"][0].info
-            tables += [bench_table(report), size_table(report["models"])]
+            tables += [BenchTable(report), size_table(report["models"])]
         for task, reason in results["dense"]["missing"].items():
             note(f"Left out {task}: {reason}")
         show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 from sparsecse.cli import main
+from sparsecse.cli.tables import BenchTable
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import load_tasks
@@ -111,3 +114,44 @@ def test_a_study_says_beforehand_that_there_will_be_no_plot(call, sentence_folde
     assert code == 0 and lines[0].startswith("No plot will be drawn") and 'pip install "sparsecse[plot]"' in lines[0]
     assert sum("plot" in line for line in lines) == 1
     assert not list(tmp_path.rglob("*.png")) and list(tmp_path.rglob("lambda.md"))
+
+
+def bench_report(models: list[str], runtimes: list[str]) -> dict:
+    rows = [
+        {
+            "model": model,
+            "runtime": runtime,
+            "precision": "float32",
+            "batch_size": batch_size,
+            "order": order,
+            "sentences_per_second": 12345.6,
+            "tokens_per_second": 234567.8,
+            "p50_ms": 1234.5,
+            "p95_ms": 2345.6,
+            "peak_rss_mb": 1234.5,
+            "cosine": 0.99999,
+            "speedup": 12.34,
+        }
+        for batch_size in (1, 32)
+        for order in ("given", "sorted")
+        for runtime in runtimes
+        for model in models
+    ]
+    return {"rows": rows, "sentences": 256, "tokens": 4893, "machine": {"threads": 2}}
+
+
+@pytest.mark.parametrize("runtimes", [["sparsecse"], ["pytorch", "sentence-transformers", "sparsecse"]])
+@pytest.mark.parametrize("models", [["dense", "finetune"], ["all-MiniLM-L6-v2", "minilm-20"]])
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_bench_table_fits_the_terminal(models, runtimes, width):
+    report = bench_report(models, runtimes)
+    stream = io.StringIO()
+    Console(file=stream, width=width, soft_wrap=True).print(BenchTable(report))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and not any("…" in line for line in lines)
+    figures = ["12346", "234568", "1234.5", "2345.6", "1234", "0.99999", "12.34x"]
+    assert sum(line.split()[-7:] == figures for line in lines) == len(report["rows"])
+    assert sum("speedup" in line and "cosine" in line for line in lines) == 1
+    for name in (*models, *runtimes, "float32", "given", "sorted"):
+        assert any(name in line for line in lines)
+    assert len(lines) == {160: 2 + len(report["rows"])}.get(width, len(lines))
