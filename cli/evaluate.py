@@ -8,7 +8,7 @@ import typer
 
 from sparsecse.cli import options
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, session, set_threads
+from sparsecse.cli.session import DEFAULT_WORKDIR, model_options, note_prompts, session, set_threads
 from sparsecse.workdir import Workdir
 
 Precision = Annotated[
@@ -50,7 +50,9 @@ def evaluate(
 
     if model:
         set_threads(threads)
-        encoder = model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt).load()
+        chosen = model_options(Workdir(workdir), model, pooling, normalize, max_length, prompt)
+        note_prompts(chosen)
+        encoder = chosen.load()
         result = measure(
             Runtime(encoder, precision, device=device),
             tasks,
@@ -64,6 +66,8 @@ def evaluate(
         data = result
     else:
         with session(workdir, threads) as run:
+            run.newest_model()  # says what to run where there is none
+            note_prompts(stages.dense_options(run))
             record, _ = stages.evaluate_run(
                 run,
                 tasks,

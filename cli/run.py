@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from sparsecse.cli import options
 from sparsecse.cli.output import note, progress, show, step_progress
 from sparsecse.cli.recipe import RecipeOptions, takes_recipe_options
-from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, note_prompts, session
 from sparsecse.cli.training import TrainingOptions, takes_training_options
 
 TrainData = Annotated[
@@ -90,8 +90,10 @@ def run(
 
         settings = training.settings(seed)
         pairs = data_options(data, split, data_dir, columns)
+        chosen = model_options(run_directory, model, pooling, normalize, max_length, prompt)
+        note_prompts(chosen)
         plan = stages.Plan(
-            model=model_options(run_directory, model, pooling, normalize, max_length, prompt),
+            model=chosen,
             data=pairs,
             train_data=data_options(train_data, None, data_dir, None) if train_data else pairs,
             cut=cut.cut(),

@@ -9,7 +9,7 @@ import typer
 
 from sparsecse.cli import options
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, note_prompts, session
 
 Precision = Annotated[
     str,
@@ -65,9 +65,11 @@ def score(
         from sparsecse.cli.tables import score_table
         from sparsecse.scoring import Objective, ScoringSettings
 
+        chosen = model_options(run, model, pooling, normalize, max_length, prompt)
+        note_prompts(chosen)
         record, reused = stages.score(
             run,
-            model_options(run, model, pooling, normalize, max_length, prompt),
+            chosen,
             data_options(data, split, data_dir, columns),
             method=method,
             scoring=ScoringSettings(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsecse.cli.options import split_list
+from sparsecse.cli.output import note
 from sparsecse.errors import InputError
 from sparsecse.workdir import Workdir
 
@@ -52,6 +53,12 @@ def model_options(
             )
         name = str(run.folder("train") / "model")
     return ModelOptions(name, pooling, normalize, max_length, prompt)
+
+
+def note_prompts(model: ModelOptions) -> None:
+    """Say which prompts a model has where none is used: its vectors are then not what its card promises."""
+    if names := model.unused_prompts():
+        note(f"prompts: {', '.join(names)}; none used (--prompt gives the text of one)")
 
 
 def data_options(name: str, split: str | None, data_dir: str | None, columns: str | None) -> DataOptions:

@@ -155,3 +155,27 @@ def test_the_bench_table_fits_the_terminal(models, runtimes, width):
     for name in (*models, *runtimes, "float32", "given", "sorted"):
         assert any(name in line for line in lines)
     assert len(lines) == {160: 2 + len(report["rows"])}.get(width, len(lines))
+
+
+def test_prompts_that_are_not_used_are_said_once(call, sentence_folder, pairs_file, tmp_path):
+    shutil.copytree(sentence_folder, tmp_path / "e5")
+    path = tmp_path / "e5" / "config_sentence_transformers.json"
+    settings = json.loads(path.read_text())
+    settings |= {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": None}
+    path.write_text(json.dumps(settings))
+    said = "prompts: query, passage; none used"
+    for command in (
+        ["eval", "e5", "--tasks", "demo-test"],
+        ["score", "e5", "--data", pairs_file, "--method", "magnitude"],
+    ):
+        assert call(*command)[2].count(said) == 1, command
+        assert "prompts" not in call(*command, "--prompt", "query: ", "--workdir", "other")[2]
+        assert "prompts" not in call(*command, "--prompt", "", "--workdir", "third")[2]
+    assert call("prune", "--sparsity", "0.25")[0] == 0
+    assert call("eval", "--tasks", "demo-test")[2].count(said) == 1
+    out = call("inspect", "e5")[1]
+    assert out.count("query, passage; none used") == 1
+    path.write_text(json.dumps(settings | {"default_prompt_name": "query"}))
+    assert "query, passage; query used" in call("inspect", "e5")[1]
+    assert "prompts" not in call("eval", "e5", "--tasks", "demo-test")[2]
+    assert "prompts" not in call("inspect", sentence_folder)[1]

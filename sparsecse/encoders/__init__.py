@@ -1,6 +1,6 @@
 """Load, run and save sentence encoders; the one place that knows model families."""
 
-from sparsecse.encoders.checkpoints import DTYPES, WEIGHTS_FILE, is_stock, load_encoder, save_encoder
+from sparsecse.encoders.checkpoints import DTYPES, WEIGHTS_FILE, is_stock, load_encoder, save_encoder, unused_prompts
 from sparsecse.encoders.encoder import Encoder, EncoderSettings, Origin, PackedBatch
 from sparsecse.encoders.families import FAMILIES
 from sparsecse.encoders.fingerprint import fingerprint
@@ -22,4 +22,5 @@ __all__ = [
     "is_stock",
     "load_encoder",
     "save_encoder",
+    "unused_prompts",
 ]

@@ -152,6 +152,18 @@ def _resolve_settings(
     )
 
 
+def unused_prompts(source: str | Path) -> tuple[str, ...]:
+    """Names of the prompts in a model's files where they name none as the default: `load_encoder` then puts none.
+
+    A model that cannot be read has none here: loading it says what is wrong.
+    """
+    try:
+        found = read_settings(lambda name: _find_file(str(source), name), str(source))
+    except (InputError, OSError):
+        return ()
+    return () if found.default_prompt else tuple(found.prompts)
+
+
 def load_encoder(
     source: str | Path,
     *,

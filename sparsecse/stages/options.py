@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.encoders import Encoder, load_encoder, unused_prompts
 from sparsecse.errors import InputError
 from sparsecse.workdir import Workdir
 
@@ -30,6 +30,10 @@ class ModelOptions:
             max_length=self.max_length,
             prompt=self.prompt,
         )
+
+    def unused_prompts(self) -> tuple[str, ...]:
+        """Names of the model's own prompts where none of them is used and nobody said which."""
+        return () if self.prompt is not None else unused_prompts(resolve_model(self.name))
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)
