@@ -10,9 +10,9 @@ import typer
 from rich.console import RenderableType
 
 from sparsecse.cli import options
-from sparsecse.cli.output import note, progress, show, step_progress
+from sparsecse.cli.output import StageTimes, note, show, step_progress
 from sparsecse.cli.recipe import RecipeOptions, takes_recipe_options
-from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, note_prompts, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, data_options, model_options, note_prompts, session, set_threads
 from sparsecse.cli.training import TrainingOptions, takes_training_options
 
 TrainData = Annotated[
@@ -83,7 +83,9 @@ def run(
 
     Without gold scores in --data nothing is reconstructed, and the repair keeps its last weights.
     """
-    with session(workdir, threads) as run_directory:
+    with session(workdir) as run_directory:
+        note(f"Loading {model}")  # first: importing torch and transformers takes seconds
+        set_threads(threads)
         from sparsecse import stages
         from sparsecse.cli.tables import BenchTable, cut_tables, evaluation_tables, size_table
         from sparsecse.scoring import Objective, ScoringSettings
@@ -112,9 +114,17 @@ def run(
             bench_sentences=256 if bench else 0,
             bench={"threads": threads, "orders": ("given",), "rounds": 3},
         )
-        done = stages.run(run_directory, plan, progress=progress, step_progress=step_progress("Fine-tuning"))
-        for stage, (record, reused) in done.items():
-            note(f"{stage}: {'already there' if reused else f'{record.seconds:.0f} s'}")
+        times = StageTimes()
+        done = stages.run(
+            run_directory,
+            plan,
+            progress=times.progress,
+            step_progress=step_progress("Fine-tuning", times.progress),
+            begin=times.begin,
+        )
+        seconds = times.end()
+        for stage, (_, reused) in done.items():
+            note(f"{stage}: {'already there' if reused else f'{seconds[stage]:.0f} s'}")
         if reason := done["prune"][0].info.get("reconstruction", {}).get("left_out"):
             note(f"Nothing was reconstructed: {reason}")
         results = done["eval"][0].info

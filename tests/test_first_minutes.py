@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from sparsecse.cli import main
+from sparsecse.cli import main, output
 from sparsecse.cli.tables import BenchTable
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import load_tasks
 from sparsecse.files import atomic_directory, atomic_file, weight_bytes
 from sparsecse.packing import pack
+from sparsecse.training import StepReport
 
 
 @pytest.fixture
@@ -179,3 +182,50 @@ def test_prompts_that_are_not_used_are_said_once(call, sentence_folder, pairs_fi
     assert "query, passage; query used" in call("inspect", "e5")[1]
     assert "prompts" not in call("eval", "e5", "--tasks", "demo-test")[2]
     assert "prompts" not in call("inspect", sentence_folder)[1]
+
+
+def test_run_tells_its_stages_as_they_begin(call, sentence_folder, pairs_file, sentences, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(sentences))
+    options = ["--data", pairs_file, "--train-data", "text.txt", "--sparsity", "0.25", "--steps", "2"]
+    options += ["--train-batch-size", "4", "--tasks", "demo-test", "--no-bench"]
+    code, _, err = call("run", sentence_folder, *options)
+    lines = err.splitlines()
+    assert code == 0 and lines[0] == f"Loading {sentence_folder}"
+    names = ["score", "prune", "finetune", "eval", "pack"]
+    told = [line for line in lines if line.startswith("Stage ")]
+    assert told == [f"Stage {number} of 5: {name}" for number, name in enumerate(names, 1)]
+    assert lines.index("Stage 3 of 5: finetune") < lines.index("Choosing the teachers: 4 of 4")
+    assert all(any(line.startswith(f"{name}: ") and line.endswith(" s") for line in lines) for name in names)
+    lines = call("run", sentence_folder, *options)[2].splitlines()
+    assert [f"{name}: already there" in lines for name in names] == [True] * 5
+    lines = call("run", sentence_folder, *options, "--no-finetune")[2].splitlines()
+    assert "Stage 3 of 4: eval" in lines
+
+
+def test_loading_is_told_before_torch_is_imported(tmp_path):
+    code = (
+        "import sys\n"
+        "from sparsecse.cli import main, run\n"
+        "run.set_threads = lambda threads: sys.exit(7 if 'torch' not in sys.modules else 1)\n"
+        "main(['run', 'demo', '--data', 'demo'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 7 and done.stderr.splitlines() == ["Loading demo"]
+
+
+def test_bars_count_from_the_start_of_their_stage(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(output, "err", screen)
+    times = output.StageTimes()
+    step = output.step_progress("Fine-tuning", times.progress)
+    times.begin("score", 1, 2)
+    now += 500
+    times.begin("finetune", 2, 2)
+    now += 40
+    step(StepReport(1, 2, 0.5, None, None))
+    now += 25
+    step(StepReport(2, 2, 0.5, None, None))
+    assert times.end() == {"score": 500, "finetune": 65}
+    assert "0:01:05" in screen.file.getvalue() and "0:09" not in screen.file.getvalue()
