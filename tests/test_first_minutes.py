@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -12,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -229,3 +232,37 @@ def test_bars_count_from_the_start_of_their_stage(monkeypatch):
     step(StepReport(2, 2, 0.5, None, None))
     assert times.end() == {"score": 500, "finetune": 65}
     assert "0:01:05" in screen.file.getvalue() and "0:09" not in screen.file.getvalue()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(("form", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_export_names_the_call_that_loads_it(call, sentence_folder, tmp_path, form, package, pooled):
+    for needed in {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("openvino",)}[form]:
+        pytest.importorskip(needed)
+    options = ["--pooled"] if pooled else []
+    code, _, err = call("export", sentence_folder, "--format", form, "--out", "out", *options)
+    said = re.search(r"^(\S+\(.*\)) loads it; its output (\w+) is the (sentence|token) vectors", err, re.MULTILINE)
+    assert code == 0 and said is not None and said[3] == ("sentence" if pooled else "token")
+    loaded = eval(said[1], {package: importlib.import_module(package)})
+    if form == "onnx":
+        assert [each.name for each in loaded.get_outputs()] == [said[2]]
+    else:
+        assert said[2] in loaded.output().names
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_pack_names_the_calls_that_load_it(call, sentence_folder, pairs_file, sentences, portable):
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel
+
+    assert call("score", sentence_folder, "--data", pairs_file, "--method", "magnitude")[0] == 0
+    assert call("prune", "--sparsity", "0.25", *(["--portable"] if portable else []))[0] == 0
+    code, _, err = call("pack", "--out", "packed")
+    first, second = re.search(r"^(\S.*\)) and (.*\)) load it$", err, re.MULTILINE).groups()
+    assert code == 0 and (("trust_remote_code" in first), ("trust_remote_code" in second)) == (not portable,) * 2
+    names = {"SentenceTransformer": SentenceTransformer, "AutoModel": AutoModel}
+    vectors, model = eval(first, names).encode(sentences), eval(second, names)
+    np.testing.assert_allclose(vectors, load_encoder("packed").encode(sentences).numpy(), atol=1e-5)
+    assert sum(p.numel() for p in model.parameters()) == sum(
+        p.numel() for p in load_encoder("packed").model.parameters()
+    )
