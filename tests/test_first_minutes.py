@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import metadata_load
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -26,7 +27,7 @@ from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import load_tasks
 from sparsecse.files import atomic_directory, atomic_file, weight_bytes
-from sparsecse.packing import pack
+from sparsecse.packing import CardFacts, model_card, pack, source_license
 from sparsecse.training import StepReport
 
 
@@ -266,3 +267,31 @@ def test_pack_names_the_calls_that_load_it(call, sentence_folder, pairs_file, se
     assert sum(p.numel() for p in model.parameters()) == sum(
         p.numel() for p in load_encoder("packed").model.parameters()
     )
+
+
+def test_the_card_names_base_model_licence_and_what_was_removed(call, sentence_folder, pairs_file, tmp_path):
+    shutil.copytree(sentence_folder, tmp_path / "my-bert")
+    terms = {"license": "other", "license_name": "mine: all", "license_link": "https://example.org/terms"}
+    header = "\n".join(f"{name}: {json.dumps(value)}" for name, value in terms.items())
+    (tmp_path / "my-bert" / "README.md").write_text(f"---\nlanguage: en\n{header}\n---\n\n# My BERT\n")
+    assert call("score", "my-bert", "--data", pairs_file, "--method", "magnitude")[0] == 0
+    assert call("prune", "--sparsity", "0.25")[0] == 0
+    assert call("pack", "--out", "packed")[0] == 0
+    card = tmp_path / "packed" / "README.md"
+    metadata = metadata_load(card)
+    assert metadata is not None and metadata.items() >= {"base_model": "my-bert", **terms}.items()
+    assert metadata["library_name"] == "sentence-transformers" and "pruning" in metadata["tags"]
+    assert "\n# my-bert, 25% of the heads and 25% of the neurons removed\n" in card.read_text()
+
+
+def test_cards_without_licence_and_of_other_cuts(sentence_folder, tmp_path):
+    assert source_license(str(sentence_folder)) == {}
+    for text in ("# no header\n", "---\nlicense: [mit\n---\n", "---\nlicense: [mit, gpl]\n---\n", "---\n- x\n---\n"):
+        (tmp_path / "README.md").write_text(text)
+        assert source_license(str(tmp_path)) == {}
+    facts = CardFacts("owner/name", [(4, 24)] * 3, [(4, 24)] * 2, 10, 20, "mean", tokens=(75, 100))
+    text = model_card(facts, "packed")
+    assert "\n# name, 33% of the heads, 33% of the neurons and 25% of the tokens removed\n" in text
+    assert "\nbase_model: owner/name\ntags:" in text and "| 1 | 4 | 24 |" in text and "75 of 100 tokens" in text
+    whole = CardFacts("name", [(4, 24)], [(4, 24)], 10, 10, "mean")
+    assert "\n# name, nothing removed\n" in model_card(whole, "packed")

@@ -1,6 +1,14 @@
 """Load, run and save sentence encoders; the one place that knows model families."""
 
-from sparsecse.encoders.checkpoints import DTYPES, WEIGHTS_FILE, is_stock, load_encoder, save_encoder, unused_prompts
+from sparsecse.encoders.checkpoints import (
+    DTYPES,
+    WEIGHTS_FILE,
+    find_file,
+    is_stock,
+    load_encoder,
+    save_encoder,
+    unused_prompts,
+)
 from sparsecse.encoders.encoder import Encoder, EncoderSettings, Origin, PackedBatch
 from sparsecse.encoders.families import FAMILIES
 from sparsecse.encoders.fingerprint import fingerprint
@@ -18,6 +26,7 @@ __all__ = [
     "PackedBatch",
     "SparseCSEConfig",
     "SparseCSEModel",
+    "find_file",
     "fingerprint",
     "is_stock",
     "load_encoder",

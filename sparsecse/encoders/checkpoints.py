@@ -28,7 +28,7 @@ WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
-def _find_file(source: str, name: str) -> Path | None:
+def find_file(source: str, name: str) -> Path | None:
     """A file of a local folder or of a hub model, as a local path; None where the model has no such file."""
     if Path(source).is_dir():
         path = Path(source) / name
@@ -158,7 +158,7 @@ def unused_prompts(source: str | Path) -> tuple[str, ...]:
     A model that cannot be read has none here: loading it says what is wrong.
     """
     try:
-        found = read_settings(lambda name: _find_file(str(source), name), str(source))
+        found = read_settings(lambda name: find_file(str(source), name), str(source))
     except (InputError, OSError):
         return ()
     return () if found.default_prompt else tuple(found.prompts)
@@ -188,7 +188,7 @@ def load_encoder(
     if Path(source).exists() and not Path(source).is_dir():
         raise InputError(f"{source} is a file; give the folder that holds config.json and the weights.")
     model = _load_model(source)
-    found = read_settings(lambda name: _find_file(source, name), source)
+    found = read_settings(lambda name: find_file(source, name), source)
     limit = model.config.max_position_embeddings - model.config.position_offset
     settings = _resolve_settings(source, found, limit, pooling, normalize, max_length, prompt)
     if settings.pooling == "pooler":

@@ -39,6 +39,10 @@ class ModelOptions:
         return asdict(self)
 
 
+DEMO_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+"""What the model `demo` is called on the hub."""
+
+
 def resolve_model(name: str) -> str:
     """A model name as a folder or hub id: `demo` is the demo extra's MiniLM, a run directory its newest model."""
     if name == "demo" and not Path(name).exists():
