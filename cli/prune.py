@@ -28,7 +28,7 @@ def prune(
     """Prune the scored model; scores are read, not computed again."""
     with session(workdir, threads) as run:
         from sparsecse import stages
-        from sparsecse.cli.tables import cut_tables
+        from sparsecse.cli.tables import cut_tables, vocabulary_warnings
 
         chosen = model_options(run, model, pooling, normalize, max_length, prompt) if model else None
         pairs = data_options(dev, None, data_dir, None) if dev else None
@@ -36,6 +36,8 @@ def prune(
         if reused:
             note(f"{run.path} already holds this cut.")
         info = record.info
+        for warning in vocabulary_warnings(info):
+            note(warning)
         share = info["parameters"] / info["dense_parameters"]
         summary = f"{info['parameters']:,} of {info['dense_parameters']:,} parameters stay ({share:.1%})"
         show(json, asdict(record), *cut_tables(info), summary)

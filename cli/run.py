@@ -87,7 +87,7 @@ def run(
         note(f"Loading {model}")  # first: importing torch and transformers takes seconds
         set_threads(threads)
         from sparsecse import stages
-        from sparsecse.cli.tables import BenchTable, cut_tables, evaluation_tables, size_table
+        from sparsecse.cli.tables import BenchTable, cut_tables, evaluation_tables, size_table, vocabulary_warnings
         from sparsecse.scoring import Objective, ScoringSettings
 
         settings = training.settings(seed)
@@ -127,6 +127,8 @@ def run(
             note(f"{stage}: {'already there' if reused else f'{seconds[stage]:.0f} s'}")
         if reason := done["prune"][0].info.get("reconstruction", {}).get("left_out"):
             note(f"Nothing was reconstructed: {reason}")
+        for warning in vocabulary_warnings(done["prune"][0].info):
+            note(warning)
         results = done["eval"][0].info
         packed = done["pack"][0].info
         tables: list[RenderableType] = [

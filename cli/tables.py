@@ -101,6 +101,12 @@ def budget_line(info: Mapping[str, Any]) -> list[str]:
     return [f"Asked: {', '.join(wanted)}. Removed from the layers: {', '.join(parts)}."]
 
 
+def vocabulary_warnings(info: Mapping[str, Any]) -> list[str]:
+    """What a cut of the vocabulary takes from text in other languages, if anything; info: of the stage `prune`."""
+    warning = info.get("vocabulary", {}).get("warning")
+    return [f"Warning: {warning}"] if warning else []
+
+
 def vocabulary_table(report: Mapping[str, Any]) -> Table:
     """What a smaller vocabulary keeps; report: `VocabularyReport.to_json()`."""
     coverage = report["coverage"]

@@ -14,12 +14,16 @@ import sys
 import time
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_tokenizer
 from huggingface_hub import metadata_load
 from rich.console import Console
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from sparsecse.cli import main, output
 from sparsecse.cli.tables import BenchTable
@@ -29,6 +33,8 @@ from sparsecse.evaluation import load_tasks
 from sparsecse.files import atomic_directory, atomic_file, weight_bytes
 from sparsecse.packing import CardFacts, model_card, pack, source_license
 from sparsecse.training import StepReport
+from sparsecse.vocabulary import choose_vocabulary, count_tokens
+from sparsecse.vocabulary.scripts import lost_scripts, scripts_warning
 
 
 @pytest.fixture
@@ -295,3 +301,83 @@ def test_cards_without_licence_and_of_other_cuts(sentence_folder, tmp_path):
     assert "\nbase_model: owner/name\ntags:" in text and "| 1 | 4 | 24 |" in text and "75 of 100 tokens" in text
     whole = CardFacts("name", [(4, 24)], [(4, 24)], 10, 10, "mean")
     assert "\n# name, nothing removed\n" in model_card(whole, "packed")
+
+
+RUSSIAN = [
+    "кошка",
+    "сидела",
+    "на",
+    "коврике",
+    "старая",
+    "собака",
+    "бежала",
+    "через",
+    "холм",
+    "красная",
+    "птица",
+    "громко",
+    "поёт",
+    "новый",
+    "дом",
+    "стоит",
+    "над",
+    "рекой",
+]
+
+
+def bilingual_tokenizer() -> PreTrainedTokenizerFast:
+    """The tiny tokenizer with Russian words."""
+    tokenizer = tiny_tokenizer()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    letters = {letter for word in RUSSIAN for letter in word}
+    for piece in (*RUSSIAN, *sorted(letters), *(f"##{letter}" for letter in sorted(letters))):
+        vocabulary.setdefault(piece, len(vocabulary))
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+    return tokenizer
+
+
+def byte_level_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=alphabet, special_tokens=["<pad>"], show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+
+
+@pytest.mark.parametrize("make", [bilingual_tokenizer, lambda: byte_level_tokenizer([*RUSSIAN, *conftest.WORDS])])
+def test_scripts_that_a_corpus_leaves_out(make, sentences):
+    tokenizer = make()
+
+    def lost(lines: list[str]) -> tuple[list[str], list[str]]:
+        counts = count_tokens(tokenizer, lines).total
+        return lost_scripts(tokenizer, counts, choose_vocabulary(tokenizer, counts))
+
+    assert lost(sentences) == (["Latin"], ["Cyrillic"])
+    assert lost([" ".join(RUSSIAN)]) == (["Cyrillic"], ["Latin"])
+    assert lost([*sentences, " ".join(RUSSIAN)])[1] == []
+    assert scripts_warning(["Latin"], []) is None
+    warning = scripts_warning(["Latin"], ["Cyrillic", "Arabic", "Cjk", "Greek", "Thai"])
+    assert warning is not None and "in Cyrillic, Arabic, Cjk and 2 others" in warning and warning.count(".") == 1
+
+
+def test_a_vocabulary_in_one_of_several_scripts_warns(call, monkeypatch, sentences, sentence_folder, tmp_path):
+    monkeypatch.setattr(conftest, "tiny_tokenizer", bilingual_tokenizer)
+    conftest.write_checkpoint(tmp_path / "bilingual", "bert")
+    (tmp_path / "corpus.txt").write_text("\n".join(sentences * 3))
+    said = "Warning: The corpus is in Latin alone, but the tokenizer also has words in Cyrillic"
+    code, _, err = call("prune", "bilingual", "--vocab", "corpus.txt", "--pooling", "mean")
+    assert code == 0 and err.count(said) == 1
+    code, _, err = call("prune", sentence_folder, "--vocab", "corpus.txt", "--workdir", "other")
+    assert code == 0 and "Warning" not in err
+
+
+@pytest.mark.slow
+def test_an_english_tokenizer_with_letters_of_every_script_does_not_warn(minilm, sentences):
+    tokenizer = load_encoder(minilm).tokenizer
+    counts = count_tokens(tokenizer, sentences).total
+    assert lost_scripts(tokenizer, counts, choose_vocabulary(tokenizer, counts)) == (["Latin"], [])
