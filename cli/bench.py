@@ -66,7 +66,7 @@ def bench(
     runtime and precision.
     """
     from sparsecse import stages
-    from sparsecse.cli.tables import bench_table, size_table, skip_notes
+    from sparsecse.cli.tables import BenchTable, size_table, skip_notes
     from sparsecse.datasets import load_sentences
 
     texts = load_sentences(data, columns=reading.columns, split=reading.split, data_dir=reading.data_dir)[:sentences]
@@ -93,4 +93,4 @@ def bench(
         report = dict(record.info)
     for line in skip_notes(report):
         note(line)
-    show(json, report, bench_table(report), size_table(report["models"]))
+    show(json, report, BenchTable(report), size_table(report["models"]))

@@ -9,7 +9,7 @@ import typer
 from sparsecse.cli import options
 from sparsecse.cli.groups import Only, takes
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, session, set_threads
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, note_prompts, session, set_threads
 from sparsecse.scoring.settings import Objective
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
@@ -56,7 +56,9 @@ def evaluate(
 
     if model:
         set_threads(threads)
-        encoder = named_model(Workdir(workdir), model, loading).load()
+        chosen = named_model(Workdir(workdir), model, loading)
+        note_prompts(chosen)
+        encoder = chosen.load()
         result = measure(
             Runtime(encoder, precision, device=device),
             tasks,
@@ -70,6 +72,8 @@ def evaluate(
         data = result
     else:
         with session(workdir, threads) as run:
+            run.newest_model()  # says what to run where there is none
+            note_prompts(stages.dense_options(run))
             record, _ = stages.evaluate_run(
                 run,
                 tasks,

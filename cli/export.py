@@ -85,5 +85,5 @@ def export(
         f"Wrote {report.paths[0]} ({report.bytes:,} bytes); against torch: largest difference "
         f"{report.max_difference:.2g}, smallest cosine {report.cosine_minimum:.5f}",
     )
-    if not pooled:
-        note(f'SentenceTransformer("{out}", backend="{format_}") loads it')
+    ends = "sentence vectors" if pooled else "token vectors (sentence vectors: --pooled)"
+    note(f"{report.loader} loads it; its output {report.output} is the {ends}")

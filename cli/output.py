@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -9,7 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from sparsecse.progress import Progress
 
 if TYPE_CHECKING:
     from sparsecse.training import StepReport
@@ -36,7 +40,7 @@ def note(text: str) -> None:
     err.print(text, markup=False)
 
 
-def _bar() -> Progress:
+def _bar() -> Bar:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -44,14 +48,19 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=err)
+    return Bar(*columns, console=err, get_time=time.monotonic)
 
 
-def progress(label: str) -> Callable[[int, int], None]:
-    """A progress bar on a terminal, a plain line now and then elsewhere; call the result with (done, total)."""
+def progress(label: str, since: float | None = None) -> Callable[[int, int], None]:
+    """A progress bar on a terminal, a plain line now and then elsewhere; call the result with (done, total).
+
+    since: the `time.monotonic()` that the bar's elapsed time counts from; by default now.
+    """
+    since = time.monotonic() if since is None else since
     if err.is_terminal:
         bar = _bar()
         task = bar.add_task(label, total=None)
+        bar.tasks[0].start_time = since
 
         def update(done: int, total: int) -> None:
             # At the first call: only one bar can be on the screen, and others may run before this one's work begins.
@@ -72,13 +81,43 @@ def progress(label: str) -> Callable[[int, int], None]:
     return line
 
 
-def step_progress(label: str) -> Callable[[StepReport], None]:
-    """Progress of a training run; a dev score is always told."""
-    update = progress(label)
+def step_progress(label: str, open_bar: Progress | None = None) -> Callable[[StepReport], None]:
+    """Progress of a training run; a dev score is always told.
+
+    open_bar: opens the bar at the first step; by default one that counts from now.
+    """
+    open_bar = open_bar or functools.partial(progress, since=time.monotonic())
+    update: Callable[[int, int], None] | None = None
 
     def step(report: StepReport) -> None:
+        nonlocal update
+        update = update or open_bar(label)
         if report.dev is not None:
             note(f"{label}: step {report.step}, loss {report.loss:.4f}, dev {report.dev:.2f} (best {report.best:.2f})")
         update(report.step, report.steps)
 
     return step
+
+
+class StageTimes:
+    """Tells the stages of a run as they begin, and how long each took; bars count from the start of theirs."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+
+    def begin(self, stage: str, number: int, total: int) -> None:
+        self.end()
+        note(f"Stage {number} of {total}: {stage}")
+        self._began[stage] = time.monotonic()
+
+    def end(self) -> dict[str, float]:
+        """The seconds of every stage, the one that runs ending now."""
+        now = time.monotonic()
+        for stage in self._began.keys() - self._seconds.keys():
+            self._seconds[stage] = now - self._began[stage]
+        return self._seconds
+
+    def progress(self, label: str) -> Callable[[int, int], None]:
+        """`progress` since the start of the stage that runs."""
+        return progress(label, since=max(self._began.values(), default=None))

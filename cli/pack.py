@@ -33,3 +33,5 @@ def pack(
         if reused:
             note(f"{info['path']} is up to date.")
         show(json, asdict(record), f"Packed the '{info['stage']}' model into {info['path']} ({info['bytes']:,} bytes)")
+        arguments = f'"{info["path"]}"' + ("" if info["format"] != "sparsecse" else ", trust_remote_code=True")
+        note(f"SentenceTransformer({arguments}) and AutoModel.from_pretrained({arguments}) load it")

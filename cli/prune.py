@@ -27,13 +27,15 @@ def prune(
     """Prune the scored model; scores are read, not computed again."""
     with session(workdir, threads) as run:
         from sparsecse import stages
-        from sparsecse.cli.tables import cut_tables
+        from sparsecse.cli.tables import cut_tables, vocabulary_warnings
 
         chosen = named_model(run, model, loading) if model else None
         record, reused = stages.prune(run, pruning, chosen, dev=named_data(dev, reading), progress=progress)
         if reused:
             note(f"{run.path} already holds this cut.")
         info = record.info
+        for warning in vocabulary_warnings(info):
+            note(warning)
         share = info["parameters"] / info["dense_parameters"]
         summary = f"{info['parameters']:,} of {info['dense_parameters']:,} parameters stay ({share:.1%})"
         show(json, asdict(record), *cut_tables(info), summary)

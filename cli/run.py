@@ -11,8 +11,8 @@ from rich.console import RenderableType
 
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
-from sparsecse.cli.output import note, progress, show, step_progress
-from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_model, session
+from sparsecse.cli.output import StageTimes, note, show, step_progress
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_model, note_prompts, session, set_threads
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring.settings import ScoringSettings
 from sparsecse.sources import DataOptions, ModelOptions
@@ -93,13 +93,17 @@ def run(
 
     Without gold scores in --data nothing is reconstructed, and the repair keeps its last weights.
     """
-    with session(workdir, threads) as run_directory:
+    with session(workdir) as run_directory:
+        note(f"Loading {model}")  # first: importing torch and transformers takes seconds
+        set_threads(threads)
         from sparsecse import stages
-        from sparsecse.cli.tables import bench_table, cut_tables, evaluation_tables, size_table
+        from sparsecse.cli.tables import BenchTable, cut_tables, evaluation_tables, size_table, vocabulary_warnings
 
         pairs = replace(reading, name=data)
+        chosen = named_model(run_directory, model, loading)
+        note_prompts(chosen)
         plan = stages.Plan(
-            model=named_model(run_directory, model, loading),
+            model=chosen,
             data=pairs,
             train_data=named_data(train_data, reading) or pairs,
             recipe=pruning,
@@ -115,11 +119,21 @@ def run(
             bench_sentences=256 if bench else 0,
             bench={"threads": threads, "orders": ("given",), "rounds": 3},
         )
-        done = stages.run(run_directory, plan, progress=progress, step_progress=step_progress("Fine-tuning"))
-        for stage, (record, reused) in done.items():
-            note(f"{stage}: {'already there' if reused else f'{record.seconds:.0f} s'}")
+        times = StageTimes()
+        done = stages.run(
+            run_directory,
+            plan,
+            progress=times.progress,
+            step_progress=step_progress("Fine-tuning", times.progress),
+            begin=times.begin,
+        )
+        seconds = times.end()
+        for stage, (_, reused) in done.items():
+            note(f"{stage}: {'already there' if reused else f'{seconds[stage]:.0f} s'}")
         if reason := done["prune"][0].info.get("reconstruction", {}).get("left_out"):
             note(f"Nothing was reconstructed: {reason}")
+        for warning in vocabulary_warnings(done["prune"][0].info):
+            note(warning)
         results = done["eval"][0].info
         packed = done["pack"][0].info
         tables: list[RenderableType] = [
@@ -128,7 +142,7 @@ def run(
         ]
         if "bench" in done:
             report = done["bench"][0].info
-            tables += [bench_table(report), size_table(report["models"])]
+            tables += [BenchTable(report), size_table(report["models"])]
         for task, reason in results["dense"]["missing"].items():
             note(f"Left out {task}: {reason}")
         show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables)

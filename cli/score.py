@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, note_prompts, session
 from sparsecse.scoring.settings import ScoringSettings
 from sparsecse.sources import DataOptions, ModelOptions
 
@@ -35,9 +35,11 @@ def score(
         from sparsecse import stages
         from sparsecse.cli.tables import score_table
 
+        chosen = named_model(run, model, loading)
+        note_prompts(chosen)
         record, reused = stages.score(
             run,
-            named_model(run, model, loading),
+            chosen,
             replace(reading, name=data),
             method=method,
             scoring=scoring,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from sparsecse.cli.output import note
 from sparsecse.errors import InputError
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
@@ -36,7 +37,8 @@ def named_model(run: Workdir, name: str, loading: ModelOptions) -> ModelOptions:
     from sparsecse.stages import resolve_model
 
     if name:
-        return replace(loading, name=resolve_model(name))
+        # A record names `demo` and hub ids as they were given.
+        return replace(loading, name=resolve_model(name) if Path(name).is_dir() else name)
     if run.record("train") is None:
         raise InputError("Missing argument MODEL: give a folder, a hub id or `demo`, or run `sparsecse train` first.")
     return replace(loading, name=str(run.folder("train") / "model"))
@@ -45,3 +47,9 @@ def named_model(run: Workdir, name: str, loading: ModelOptions) -> ModelOptions:
 def named_data(name: str | None, reading: DataOptions) -> DataOptions | None:
     """Another data set that is looked for in the same folder; None without a name."""
     return DataOptions(name, data_dir=reading.data_dir) if name else None
+
+
+def note_prompts(model: ModelOptions) -> None:
+    """Say which prompts a model has where none is used: its vectors are then not what its card promises."""
+    if names := model.unused_prompts():
+        note(f"prompts: {', '.join(names)}; none used (--prompt gives the text of one)")

@@ -80,11 +80,13 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
         from sparsecse.datasets import load_sentences
         from sparsecse.evaluation import load_tasks
         from sparsecse.studies.setup import Setup, StudySettings
-        from sparsecse.studies.study import run_study, write_report
+        from sparsecse.studies.study import can_draw, run_study, write_report
 
         if name not in studies:
             raise InputError(f"There is no study '{name}'; the studies are {', '.join(studies)}.")
         chosen = studies[name].load()
+        if not can_draw():
+            note('No plot will be drawn: matplotlib is not installed; `pip install "sparsecse[plot]"` brings it.')
         source = replace(reading, name=data)
         found = load_tasks(tasks or ("demo-test" if data == "demo" else "sts"), data_dir=reading.data_dir)
         for task, reason in found.missing.items():
@@ -112,8 +114,6 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
 
         content = run_study(name, chosen, setup, out, report=report)
         written = write_report(chosen, content, out)
-        if not any(path.suffix == ".png" for path in written):
-            note('No plot: matplotlib is in an extra; run `pip install "sparsecse[plot]"` and the same command again.')
         header, rows = chosen.table(content["results"])
         show(json, content, rows_table(chosen.title, header, rows), chosen.paragraph(content["results"]))
         note(f"Wrote {', '.join(map(str, [out / f'{name}.json', *written]))}")

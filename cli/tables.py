@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from sparsecse.benchmarking import RUNTIMES
 from sparsecse.pruning.masks import lowest
@@ -97,6 +101,12 @@ def budget_line(info: Mapping[str, Any]) -> list[str]:
     return [f"Asked: {', '.join(wanted)}. Removed from the layers: {', '.join(parts)}."]
 
 
+def vocabulary_warnings(info: Mapping[str, Any]) -> list[str]:
+    """What a cut of the vocabulary takes from text in other languages, if anything; info: of the stage `prune`."""
+    warning = info.get("vocabulary", {}).get("warning")
+    return [f"Warning: {warning}"] if warning else []
+
+
 def vocabulary_table(report: Mapping[str, Any]) -> Table:
     """What a smaller vocabulary keeps; report: `VocabularyReport.to_json()`."""
     coverage = report["coverage"]
@@ -177,44 +187,86 @@ def _transfer_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def bench_table(report: Mapping[str, Any]) -> Table:
+_BENCH_FIGURES = ("sent/s", "tokens/s", "p50 ms", "p95 ms", "peak MB", "cosine", "speedup")
+
+
+def _bench_figures(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['sentences_per_second']:.0f}",
+        f"{row['tokens_per_second']:.0f}",
+        f"{row['p50_ms']:.1f}",
+        f"{row['p95_ms']:.1f}",
+        "-" if row["peak_rss_mb"] is None else f"{row['peak_rss_mb']:.0f}",
+        "-" if row.get("cosine") is None else f"{row['cosine']:.5f}",
+        "-" if row.get("speedup") is None else f"{row['speedup']:.2f}x",
+    ]
+
+
+@dataclass(frozen=True)
+class BenchTable:
     """Speed, memory and fidelity per model, runtime, precision, batch size and order; see `BenchRow`.
 
-    `speedup` is against the first row of the same batch size and order.
+    `speedup` is against the first row of the same batch size and order. The widest of three layouts that fits the
+    terminal is shown; all have the same figures: one line a row; the batches as headings; the figures below the names.
+
+    report: `BenchReport.to_json()`.
     """
-    columns = [
-        "model",
-        "runtime",
-        "precision",
-        "batch",
-        "order",
-        "sent/s",
-        "tokens/s",
-        "p50 ms",
-        "p95 ms",
-        "peak MB",
-        "cosine",
-        "speedup",
-    ]
-    table = _table(
-        f"{report['sentences']} sentences, {report['tokens']} tokens, {report['machine']['threads']} threads", columns
-    )
-    for row in report["rows"]:
-        table.add_row(
-            row["model"],
-            row["runtime"],
-            row["precision"],
-            str(row["batch_size"]),
-            row["order"],
-            f"{row['sentences_per_second']:.0f}",
-            f"{row['tokens_per_second']:.0f}",
-            f"{row['p50_ms']:.1f}",
-            f"{row['p95_ms']:.1f}",
-            "-" if row["peak_rss_mb"] is None else f"{row['peak_rss_mb']:.0f}",
-            "-" if row.get("cosine") is None else f"{row['cosine']:.5f}",
-            "-" if row.get("speedup") is None else f"{row['speedup']:.2f}x",
-        )
-    return table
+
+    report: Mapping[str, Any]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unlimited = options.update(max_width=10_000)
+        for table in (self._wide(), self._grouped()):
+            if Measurement.get(console, unlimited, table).maximum <= options.max_width:
+                yield table
+                return
+        yield self._stacked()
+
+    def _title(self) -> str:
+        report = self.report
+        return f"{report['sentences']} sentences, {report['tokens']} tokens, {report['machine']['threads']} threads"
+
+    def _wide(self) -> Table:
+        table = _table(self._title(), ["model", "runtime", "precision", "batch", "order", *_BENCH_FIGURES])
+        for row in self.report["rows"]:
+            names = [row["model"], row["runtime"], row["precision"], str(row["batch_size"]), row["order"]]
+            table.add_row(*names, *_bench_figures(row))
+        return table
+
+    def _groups(self) -> dict[str, list[Mapping[str, Any]]]:
+        """The rows by "batch 32, sorted"."""
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for row in self.report["rows"]:
+            groups.setdefault(f"batch {row['batch_size']}, {row['order']}", []).append(row)
+        return groups
+
+    def _grouped(self) -> Table:
+        # What all rows share goes into the title.
+        shared = [name for name in ("runtime", "precision") if len({row[name] for row in self.report["rows"]}) == 1]
+        names = [name for name in ("model", "runtime", "precision") if name not in shared]
+        title = ", ".join([self._title(), *(self.report["rows"][0][name] for name in shared)])
+        table = _table(title, [*names, *_BENCH_FIGURES])
+        for group, rows in self._groups().items():
+            table.add_row(group)
+            for row in rows:
+                first, *others = [row[name] for name in names]
+                table.add_row(f"  {first}", *others, *_bench_figures(row))
+        return table
+
+    def _stacked(self) -> Text:
+        figures = [_bench_figures(row) for row in self.report["rows"]]
+        widths = [max(map(len, column)) for column in zip(_BENCH_FIGURES, *figures, strict=True)]
+
+        def line(cells: Sequence[str]) -> str:
+            return "    " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+
+        lines = [(self._title(), "bold"), (line(_BENCH_FIGURES), "bold")]
+        for group, rows in self._groups().items():
+            lines.append((group, ""))
+            for row in rows:
+                lines.append((f"  {row['model']}, {row['runtime']}, {row['precision']}", ""))
+                lines.append((line(_bench_figures(row)), ""))
+        return Text("\n").join(Text(text, style) for text, style in lines)
 
 
 def skip_notes(report: Mapping[str, Any]) -> list[str]:
@@ -248,9 +300,11 @@ def summary_table(facts: Mapping[str, Any]) -> Table:
     table = _table("Model", ["", ""])
     for name in ("family", "pooling", "normalize", "max_length", "hidden_size", "vocab_size"):
         table.add_row(name, "not named" if facts[name] is None else str(facts[name]))
+    if facts["prompts"]:
+        table.add_row("prompts", f"{', '.join(facts['prompts'])}; {facts['default_prompt'] or 'none'} used")
     table.add_row("parameters", f"{facts['parameters']:,} ({facts['embedding_parameters']:,} in embeddings)")
-    if facts["bytes"] is not None:
-        table.add_row("bytes on disk", f"{facts['bytes']:,}")
+    if facts["bytes_on_disk"] is not None:
+        table.add_row("bytes on disk", f"{facts['bytes_on_disk']:,}")
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -221,7 +222,7 @@ def compress(
         raise InputError(f"cost '{wanted.cost}' is measured by the stage `prune` of a run directory; use another one.")
     if wanted.layers_compete:
         wanted = replace(wanted, layers=best_layers(search_layers(ensemble, wanted, costs, progress)))
-    pruned = carry_out(
+    carried_out = carry_out(
         wanted,
         select_by_recipe(wanted, scores, scores.sizes(), costs),
         dense,
@@ -232,7 +233,10 @@ def compress(
         calibration=pairs,
         trained_after=repair,
         progress=progress,
-    ).encoder
+    )
+    if warning := carried_out.info.get("vocabulary", {}).get("warning"):
+        warnings.warn(warning, stacklevel=2)
+    pruned = carried_out.encoder
     if repair:
         settings = training or TrainingSettings()
         if steps is not None:

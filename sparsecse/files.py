@@ -23,17 +23,34 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _permit(path: Path, like: int) -> None:
+    """Give a file the permissions that a plainly created one has: some writers (safetensors) keep theirs to the owner.
+
+    like: the mode of a file or folder that was made under the umask in force.
+    """
+    allowed = like & 0o666
+    mode = path.stat().st_mode
+    if mode & allowed != allowed:
+        path.chmod(mode | allowed)
+
+
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 @contextlib.contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it replaces `target` in one rename, on failure `target` is untouched."""
+    """Yield a path to write to; on success it replaces `target` in one rename, on failure `target` is untouched.
+
+    Whatever writes it, its permissions follow the umask.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(target)
+    temporary.touch()
+    permissions = temporary.stat().st_mode
     try:
         yield temporary
+        _permit(temporary, permissions)
         _fsync(temporary)
         temporary.replace(target)
         _fsync(target.parent)
@@ -46,14 +63,18 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; on success it takes the place of `target`, on failure `target` is untouched.
 
     A folder cannot be renamed over a full one, so the old one is moved aside first and deleted last: a kill between
-    the two renames leaves the old folder beside, under a name that starts with a dot, and nothing half-written.
+    the two renames leaves the old folder beside, under a name that starts with a dot, and nothing half-written. The
+    permissions of all files in it follow the umask.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(target)
     temporary.mkdir()
+    permissions = temporary.stat().st_mode
     try:
         yield temporary
         for path in temporary.rglob("*"):
+            if path.is_file():
+                _permit(path, permissions)
             _fsync(path)
         if target.exists():
             aside = _beside(target)
@@ -86,6 +107,17 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} does not exist.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or write it again.") from None
+
+
+def weight_bytes(folder: Path) -> int | None:
+    """Bytes of a model's weight files, exports and tokenizer not counted; None where `folder` is no folder."""
+    if not folder.is_dir():
+        return None
+    # sentence-transformers keeps the weights of its own modules in folders like 2_Dense.
+    files = [*folder.glob("*.safetensors"), *folder.glob("[0-9]*_*/*.safetensors")]
+    # A folder with both formats holds the same weights twice.
+    files = files or list(folder.glob("pytorch_model*.bin"))
+    return sum(path.stat().st_size for path in files)
 
 
 def file_hash(path: Path) -> str:

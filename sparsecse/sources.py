@@ -33,6 +33,12 @@ class ModelOptions:
         values = asdict(self)
         return load_encoder(values.pop("name"), **values)
 
+    def unused_prompts(self) -> tuple[str, ...]:
+        """Names of the model's own prompts where none of them is used and nobody said which."""
+        from sparsecse.encoders import unused_prompts
+
+        return () if self.prompt is not None else unused_prompts(self.name)
+
     def settings(self) -> dict[str, Any]:
         return asdict(self)
 

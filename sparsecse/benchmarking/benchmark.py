@@ -17,6 +17,7 @@ from sparsecse.benchmarking.report import BenchModel, BenchReport, BenchRow
 from sparsecse.benchmarking.runtimes import PRECISIONS, RUNTIMES, Setup, Skipped, combinations, function
 from sparsecse.benchmarking.worker import ORDERS, TokenIds, Worker
 from sparsecse.errors import InputError
+from sparsecse.files import weight_bytes
 
 if TYPE_CHECKING:
     from sparsecse.encoders import Encoder
@@ -191,7 +192,7 @@ def _prepare(source: str, sentences: Sequence[str], options: Mapping[str, Any]) 
     token_ids = encoder.tokenize(sentences)
     described = BenchModel(
         parameters=count_parameters(encoder.model),
-        bytes_on_disk=_bytes_on_disk(Path(source)),
+        bytes_on_disk=weight_bytes(Path(source)),
         tokens=sum(map(len, token_ids)),
     )
     return _Prepared(encoder, described, token_ids, reference(encoder, token_ids))
@@ -216,16 +217,6 @@ def _cosine(vectors: np.ndarray, expected: np.ndarray, worker: Worker) -> float:
     a, b = vectors.astype(np.float64), expected.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / np.maximum(lengths, 1e-30)).mean())
-
-
-def _bytes_on_disk(folder: Path) -> int | None:
-    if not folder.is_dir():
-        return None
-    # sentence-transformers keeps the weights of its own modules in folders like 2_Dense.
-    files = [*folder.glob("*.safetensors"), *folder.glob("[0-9]*_*/*.safetensors")]
-    # A folder with both formats holds the same weights twice.
-    files = files or list(folder.glob("pytorch_model*.bin"))
-    return sum(path.stat().st_size for path in files)
 
 
 def _row(

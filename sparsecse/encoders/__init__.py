@@ -1,6 +1,14 @@
 """Load, run and save sentence encoders; the one place that knows model families."""
 
-from sparsecse.encoders.checkpoints import DTYPES, WEIGHTS_FILE, is_stock, load_encoder, save_encoder
+from sparsecse.encoders.checkpoints import (
+    DTYPES,
+    WEIGHTS_FILE,
+    find_file,
+    is_stock,
+    load_encoder,
+    save_encoder,
+    unused_prompts,
+)
 from sparsecse.encoders.demo import named_source
 from sparsecse.encoders.encoder import Encoder, Origin, PackedBatch
 from sparsecse.encoders.families import FAMILIES
@@ -20,9 +28,11 @@ __all__ = [
     "PackedBatch",
     "SparseCSEConfig",
     "SparseCSEModel",
+    "find_file",
     "fingerprint",
     "is_stock",
     "load_encoder",
     "named_source",
     "save_encoder",
+    "unused_prompts",
 ]

@@ -30,7 +30,7 @@ WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
-def _find_file(source: str, name: str) -> Path | None:
+def find_file(source: str, name: str) -> Path | None:
     """A file of a local folder or of a hub model, as a local path; None where the model has no such file."""
     if Path(source).is_dir():
         path = Path(source) / name
@@ -154,6 +154,19 @@ def _resolve_settings(
     )
 
 
+def unused_prompts(source: str | Path) -> tuple[str, ...]:
+    """Names of the prompts in a model's files where they name none as the default: `load_encoder` then puts none.
+
+    A model that cannot be read has none here: loading it says what is wrong.
+    """
+    try:
+        source = named_source(source)
+        found = read_settings(lambda name: find_file(source, name), source)
+    except (InputError, OSError):
+        return ()
+    return () if found.default_prompt else tuple(found.prompts)
+
+
 def load_encoder(
     source: str | Path,
     *,
@@ -179,7 +192,7 @@ def load_encoder(
     if Path(source).exists() and not Path(source).is_dir():
         raise InputError(f"{source} is a file; give the folder that holds config.json and the weights.")
     model = _load_model(source)
-    found = read_settings(lambda name: _find_file(source, name), source)
+    found = read_settings(lambda name: find_file(source, name), source)
     limit = model.config.max_position_embeddings - model.config.position_offset
     settings = _resolve_settings(source, found, limit, pooling, normalize, max_length, prompt)
     if settings.pooling == "pooler":

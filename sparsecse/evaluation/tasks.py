@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ TASKS: dict[str, tuple[str, str]] = {
     "demo-dev": ("demo", "dev"),
     "demo-test": ("demo", "test"),
 }
+
+# A set's own name means its test set.
+ALIASES: dict[str, str] = {"stsb": "stsb-test", "sickr": "sickr-test"}
 
 TRANSFER_TASKS: tuple[str, ...] = tuple(TRANSFER_SETS)
 
@@ -56,7 +60,7 @@ class Tasks:
 
 
 def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None) -> Tasks:
-    """Load the data of tasks and groups, named in a list or separated by commas.
+    """Load the data of tasks and groups, named in a list or separated by commas; `ALIASES` are names too.
 
     Without scikit-learn the transfer tasks of `all` are missing ones.
 
@@ -65,13 +69,15 @@ def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None
         InputError: an unknown name, a broken file, or transfer tasks without scikit-learn.
     """
     names = [name.strip().lower() for name in (tasks.split(",") if isinstance(tasks, str) else tasks)]
-    names = list(dict.fromkeys(name for name in names if name))
+    names = list(dict.fromkeys(ALIASES.get(name, name) for name in names if name))
     known = [*GROUPS, *TASKS, *TRANSFER_TASKS]
     if not names:
         raise InputError(f"No task was named; name some of {', '.join(known)}.")
     for name in names:
         if name not in known:
-            raise InputError(f"There is no task {name!r}; the known ones are {', '.join(known)}.")
+            close = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
+            meant = f" Did you mean {close[0]}?" if close else ""
+            raise InputError(f"There is no task {name!r}; the known ones are {', '.join(known)}.{meant}")
     if any(name == "transfer" or name in TRANSFER_TASKS for name in names):
         classification.require()
     found = Tasks()

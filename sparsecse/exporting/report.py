@@ -28,6 +28,19 @@ class ExportReport:
     max_difference: float
     cosine_minimum: float
 
+    @property
+    def loader(self) -> str:
+        """The Python call that loads it with nothing but the format's own package."""
+        path = self.paths[0].as_posix()
+        if self.format == "onnx":
+            return f'onnxruntime.InferenceSession("{path}")'
+        return f'openvino.Core().compile_model("{path}", "CPU")'
+
+    @property
+    def output(self) -> str:
+        """The name of the graph's output."""
+        return "sentence_embedding" if self.pooled else "last_hidden_state"
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary for `json.dumps`."""
         return {**vars(self), "paths": [str(path) for path in self.paths]}

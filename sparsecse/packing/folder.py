@@ -11,7 +11,7 @@ import torch
 from sparsecse.encoders import DTYPES, WEIGHTS_FILE, Encoder, is_stock, load_encoder, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, file_hash, write_json, write_text
-from sparsecse.packing.card import CardFacts, model_card
+from sparsecse.packing.card import CardFacts, model_card, source_license
 
 PROVENANCE_FILE = "sparsecse.json"
 
@@ -29,12 +29,23 @@ def _check_target(out: Path) -> None:
         )
 
 
+def model_name(source: str) -> str:
+    """A model's name for others: a folder's own name, or the hub id."""
+    return Path(source).resolve().name if Path(source).exists() else source
+
+
 def facts_of(encoder: Encoder) -> CardFacts:
     """What the card can tell of an encoder alone, and of what it was pruned from in this process."""
     kept, parameters = encoder.model.config.layer_sizes(), count_parameters(encoder.model)
     origin = encoder.pruned_from()
     return CardFacts(
-        Path(origin.source).name, origin.sizes, kept, parameters, origin.parameters, encoder.settings.pooling
+        model_name(origin.source),
+        origin.sizes,
+        kept,
+        parameters,
+        origin.parameters,
+        encoder.settings.pooling,
+        license=source_license(origin.source),
     )
 
 

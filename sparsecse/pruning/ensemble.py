@@ -132,7 +132,9 @@ def within_tolerance(curve: Sequence[dict[str, Any]], tolerance: float) -> float
     return max(point["sparsity"] for point in allowed if point["mean"] >= best - tolerance)
 
 
-def choose_teachers(ensemble: Ensemble) -> tuple[tuple[float, ...], dict[str, float]]:
+def choose_teachers(
+    ensemble: Ensemble, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[tuple[float, ...], dict[str, float]]:
     """How many of the cuts to average with the dense model, by dev score.
 
     Returns the sparsities, and the mean dev score of each candidate by its name ("0+0.2").
@@ -141,6 +143,7 @@ def choose_teachers(ensemble: Ensemble) -> tuple[tuple[float, ...], dict[str, fl
     for count in range(len(TEACHERS) + 1):
         members = (0.0, *TEACHERS[:count])
         tried[members] = _mean(ensemble.dev_scores(*members))
+        progress(count + 1, len(TEACHERS) + 1)
     named = {"+".join(f"{sparsity:g}" for sparsity in members): score for members, score in tried.items()}
     return max(tried, key=lambda members: tried[members]), named
 

@@ -4,7 +4,7 @@ from sparsecse.stages.bench import bench_models, bench_run
 from sparsecse.stages.choose import choose
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
-from sparsecse.stages.models import load_dense
+from sparsecse.stages.models import dense_options, load_dense
 from sparsecse.stages.options import resolve_model
 from sparsecse.stages.pack import newest_folder, pack
 from sparsecse.stages.pipeline import Plan, run
@@ -19,6 +19,7 @@ __all__ = [
     "bench_models",
     "bench_run",
     "choose",
+    "dense_options",
     "evaluate_run",
     "finetune",
     "inspect_model",

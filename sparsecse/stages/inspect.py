@@ -7,6 +7,7 @@ from typing import Any
 
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
+from sparsecse.files import weight_bytes
 from sparsecse.packing import count_parameters
 from sparsecse.sources import ModelOptions
 from sparsecse.stages.options import resolve_model
@@ -33,7 +34,7 @@ def inspect_model(options: ModelOptions) -> dict[str, Any]:
         "layers": [{"heads": heads, "neurons": neurons} for heads, neurons in config.layer_sizes()],
         "parameters": count_parameters(encoder.model),
         "embedding_parameters": count_parameters(encoder.model.embeddings),
-        "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else None,
+        "bytes_on_disk": weight_bytes(folder),
         "pooling": settings.pooling if known else None,
         "normalize": settings.normalize,
         "max_length": settings.max_length,

@@ -9,6 +9,9 @@ from sparsecse.encoders import named_source
 from sparsecse.errors import InputError
 from sparsecse.workdir import Workdir
 
+DEMO_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+"""What the model `demo` is called on the hub."""
+
 
 def resolve_model(name: str) -> str:
     """A model name as a folder or hub id: as `encoders.named_source`, and a run directory is its newest model."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from sparsecse.encoders import WEIGHTS_FILE
 from sparsecse.files import file_hash
-from sparsecse.packing import CardFacts, count_parameters
+from sparsecse.packing import CardFacts, count_parameters, model_name, source_license
 from sparsecse.packing import pack as write_pack
 from sparsecse.stages.models import dense_options, load_model, model_input
+from sparsecse.stages.options import DEMO_MODEL, resolve_model
 from sparsecse.workdir import MODEL_STAGES, Record, Workdir, package_versions
 
 
@@ -39,8 +40,10 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
             {task: (dense[task][key], packed[task][key]) for task in packed if key in packed[task]}
             for key in ("spearman", "accuracy")
         )
+    name = dense_options(workdir).name
+    vocabulary = pruned.info.get("vocabulary")
     return CardFacts(
-        base_model=Path(dense_options(workdir).name).name,
+        base_model=DEMO_MODEL if name == "demo" and not Path(name).exists() else model_name(name),
         sizes=pruned.info["sizes"],
         kept=pruned.info["kept"],
         parameters=parameters,
@@ -50,6 +53,8 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
         accuracies=accuracies,
         stages=stages,
         versions=package_versions(),
+        license=source_license(resolve_model(name)),
+        tokens=vocabulary and (vocabulary["tokens_after"], vocabulary["tokens_before"]),
     )
 
 

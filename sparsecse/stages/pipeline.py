@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,25 @@ class Plan:
     bench_sentences: int = 256
     bench: Mapping[str, Any] = field(default_factory=dict)
 
+    def stages(self) -> list[str]:
+        """The stages that this plan has, in their order."""
+        optional = {"rewind": self.rewind_to is not None, "finetune": self.training is not None}
+        optional["bench"] = self.bench_sentences > 0
+        every = ("score", "prune", "rewind", "finetune", "eval", "pack", "bench")
+        return [stage for stage in every if optional.get(stage, True)]
+
 
 def run(
-    workdir: Workdir, plan: Plan, *, progress: Progress = silent, step_progress: StepProgress | None = None
+    workdir: Workdir,
+    plan: Plan,
+    *,
+    progress: Progress = silent,
+    step_progress: StepProgress | None = None,
+    begin: Callable[[str, int, int], None] = lambda stage, number, total: None,
 ) -> dict[str, tuple[Record, bool]]:
     """Score, prune, rewind, fine-tune, evaluate, pack and time; returns each stage's record and whether it was there.
+
+    begin: called before each stage with its name, its number from 1, and how many there are.
 
     On data without gold scores there is no reconstruction, which is chosen by them, and the repair keeps its last
     weights.
@@ -62,6 +76,12 @@ def run(
     moved aside (`Workdir.retire`).
     """
     data_dir = plan.data.data_dir
+    order = plan.stages()
+
+    def starts(stage: str) -> None:
+        begin(stage, order.index(stage) + 1, len(order))
+
+    starts("score")
     done = {
         "score": score(
             workdir,
@@ -72,6 +92,7 @@ def run(
             progress=progress,
         )
     }
+    starts("prune")
     done["prune"] = prune(
         workdir,
         plan.recipe,
@@ -83,10 +104,12 @@ def run(
     if plan.rewind_to is None:
         workdir.retire("rewind")
     else:
+        starts("rewind")
         done["rewind"] = rewind(workdir, plan.rewind_to)
     if plan.training is None:
         workdir.retire("finetune")
     else:
+        starts("finetune")
         done["finetune"] = finetune(
             workdir,
             plan.train_data,
@@ -97,9 +120,12 @@ def run(
             teacher_progress=progress,
         )
     minimum = plan.scoring.objective.positive_minimum
+    starts("eval")
     done["eval"] = evaluate_run(workdir, plan.tasks, data_dir=data_dir, positive_minimum=minimum, progress=progress)
+    starts("pack")
     done["pack"] = pack(workdir, plan.out, dtype=plan.dtype)
     if plan.bench_sentences:
+        starts("bench")
         data = plan.train_data
         sentences = load_sentences(data.name, columns=data.columns, split=data.split, data_dir=data.data_dir)
         done["bench"] = bench_run(workdir, sentences[: plan.bench_sentences], progress=progress, **plan.bench)

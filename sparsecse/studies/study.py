@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,11 @@ def run_study(
     return read_study(path)  # the same whether cells were measured now or before
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is installed, and reports get a plot."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def write_report(study: Study, content: Mapping[str, Any], out: Path, *, name: str | None = None) -> list[Path]:
     """Write `<name>.md` (paragraph, table) and, with matplotlib, `<name>.png`; returns what was written.
 
@@ -118,10 +124,10 @@ def write_report(study: Study, content: Mapping[str, Any], out: Path, *, name: s
     ]
     written = [out / f"{name}.md"]
     write_text(written[0], "\n".join(lines) + "\n")
-    try:
-        import matplotlib
-    except ImportError:
+    if not can_draw():
         return written
+    import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

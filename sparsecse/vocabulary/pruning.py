@@ -15,6 +15,7 @@ from sparsecse.vocabulary.choice import choose_vocabulary
 from sparsecse.vocabulary.counting import Coverage, count_tokens, measure_coverage, token_ids
 from sparsecse.vocabulary.displacement import displacement
 from sparsecse.vocabulary.rewriting import rewrite_tokenizer
+from sparsecse.vocabulary.scripts import lost_scripts, scripts_warning
 
 _BYTES_PER_PARAMETER = 4  # float32
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
@@ -30,6 +31,7 @@ class VocabularyReport:
     corpus_tokens: different tokens that occur in them.
     corpus_kept: share of the corpus's token occurrences whose token is kept, from 0 to 1.
     coverage: what to expect on other text, measured on the held-out lines.
+    scripts_used, scripts_lost: of the corpus, and those that the tokenizer has words in and the corpus does not.
     """
 
     tokens_before: int
@@ -39,6 +41,8 @@ class VocabularyReport:
     corpus_tokens: int
     corpus_kept: float
     coverage: Coverage
+    scripts_used: Sequence[str] = ()
+    scripts_lost: Sequence[str] = ()
 
     @property
     def parameters_saved(self) -> int:
@@ -49,9 +53,15 @@ class VocabularyReport:
         """Bytes of the parameters saved, in float32."""
         return self.parameters_saved * _BYTES_PER_PARAMETER
 
+    @property
+    def warning(self) -> str | None:
+        """A sentence on the languages that the model loses; None where it loses none that its tokenizer shows."""
+        return scripts_warning(self.scripts_used, self.scripts_lost)
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary for `json.dumps`."""
-        return {**asdict(self), "parameters_saved": self.parameters_saved, "bytes_saved": self.bytes_saved}
+        own = {"parameters_saved": self.parameters_saved, "bytes_saved": self.bytes_saved, "warning": self.warning}
+        return {**asdict(self), **own}
 
 
 def prune_vocabulary(encoder: Encoder, kept: Sequence[int]) -> Encoder:
@@ -140,6 +150,7 @@ def fit_vocabulary(
         prompt=settings.prompt,
         progress=report_as("measure"),
     )
+    used, lost = lost_scripts(tokenizer, total, kept)
     report = VocabularyReport(
         tokens_before=encoder.model.config.vocab_size,
         tokens_after=len(kept),
@@ -148,5 +159,7 @@ def fit_vocabulary(
         corpus_tokens=int((total > 0).sum()),
         corpus_kept=float(total[kept].sum() / total.sum()),
         coverage=coverage,
+        scripts_used=used,
+        scripts_lost=lost,
     )
     return smaller, report
