@@ -41,7 +41,6 @@ app = typer.Typer(
     help="Make a sentence-embedding encoder smaller: score its heads and neurons, prune, rewind, fine-tune, pack.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command, name in (
