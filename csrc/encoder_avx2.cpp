@@ -2,21 +2,13 @@
 #include "encoder_kernels.h"
 
 #ifdef SPARSECSE_X86
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+#define SPARSECSE_TARGET "avx2,fma"
 #define SPARSECSE_ISA avx2
 #define SPARSECSE_VECTOR_BYTES 32
+#include "target_begin.h"
 #include "vector_math.h"
 #include "encoder_generic.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "target_end.h"
 
 namespace sparsecse {
 

@@ -2,27 +2,14 @@
 #include "encoder_kernels.h"
 
 #ifdef SPARSECSE_X86
-#include <immintrin.h>
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma"))), \
-                             apply_to = function)
-#else
-// GCC 12 takes the undefined operands inside its own intrinsics for mistakes of ours.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
-#endif
+#define SPARSECSE_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma"
 #define SPARSECSE_ISA avx512vnni
 #define SPARSECSE_VECTOR_BYTES 64
+#include "target_begin.h"
 #include "vector_math.h"
 #include "encoder_generic.h"
 #include "encoder_int8.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "target_end.h"
 
 namespace sparsecse {
 

@@ -2,19 +2,10 @@
 #include "encoder_kernels.h"
 
 #ifdef SPARSECSE_X86
-#include <immintrin.h>
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target( \
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,amx-tile,amx-bf16,amx-int8"))), apply_to = function)
-#else
-// GCC 12 takes the undefined operands inside its own intrinsics for mistakes of ours.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,amx-tile,amx-bf16,amx-int8")
-#endif
+#define SPARSECSE_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,amx-tile,amx-bf16,amx-int8"
 #define SPARSECSE_ISA encoder_bf16
 #define SPARSECSE_VECTOR_BYTES 64
+#include "target_begin.h"
 #include "vector_math.h"
 #include "encoder_generic.h"
 #include "amx_tiles.h"
@@ -134,11 +125,7 @@ static __attribute__((noinline)) void multiply_tiles(const Word* a, std::ptrdiff
 
 }  // namespace sparsecse::encoder_bf16
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "target_end.h"
 
 namespace sparsecse {
 

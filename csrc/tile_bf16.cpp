@@ -3,20 +3,11 @@
 #include "tile_kernels.h"
 
 #ifdef SPARSECSE_X86
-#include <immintrin.h>
-#if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16"))), apply_to = function)
-#else
-// GCC 12 takes the undefined operands inside its own intrinsics for mistakes of ours.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16")
-#endif
+#define SPARSECSE_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16"
 #define SPARSECSE_ISA bf16
 #define SPARSECSE_VECTOR_BYTES 64
 #define SPARSECSE_OWN_PACK_COLUMNS
+#include "target_begin.h"
 #include "transpose_avx512.h"
 #include "vector_math.h"
 #include "tile_generic.h"
@@ -164,11 +155,7 @@ static void weigh_pairs(WeightStrip& strip) {
 
 #include "attention_bf16.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "target_end.h"
 
 namespace sparsecse {
 
