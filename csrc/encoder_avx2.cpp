@@ -13,18 +13,18 @@
 namespace sparsecse {
 
 const EncoderKernels encoder_avx2 = {
-    false,
-    1,
-    128,
-    1,
-    0,
-    avx2::nothing,
-    avx2::nothing,
-    avx2::multiply_panels<avx2::FloatDot>,
-    avx2::embed<avx2::FloatRows>,
-    avx2::activate<avx2::FloatRows, false, avx2::GeluExact>,
-    avx2::add_norm<avx2::FloatRows>,
-    nullptr,
+    .bf16_values = false,
+    .word_elements = 1,
+    .k_block = 128,
+    .row_multiple = 1,
+    .int8_zero = 0,
+    .enter = avx2::nothing,
+    .leave = avx2::nothing,
+    .gemm = avx2::multiply_panels<avx2::FloatDot>,
+    .embed = avx2::embed<avx2::FloatRows>,
+    .activate = avx2::activate<avx2::FloatRows, false, avx2::GeluExact>,
+    .add_norm = avx2::add_norm<avx2::FloatRows>,
+    .quantise = nullptr,
 };
 
 }  // namespace sparsecse

@@ -13,18 +13,18 @@
 namespace sparsecse {
 
 const EncoderKernels encoder_avx512 = {
-    false,
-    1,
-    128,
-    1,
-    0,
-    avx512::nothing,
-    avx512::nothing,
-    avx512::multiply_panels<avx512::FloatDot>,
-    avx512::embed<avx512::FloatRows>,
-    avx512::activate<avx512::FloatRows, false, avx512::GeluExact>,
-    avx512::add_norm<avx512::FloatRows>,
-    nullptr,
+    .bf16_values = false,
+    .word_elements = 1,
+    .k_block = 128,
+    .row_multiple = 1,
+    .int8_zero = 0,
+    .enter = avx512::nothing,
+    .leave = avx512::nothing,
+    .gemm = avx512::multiply_panels<avx512::FloatDot>,
+    .embed = avx512::embed<avx512::FloatRows>,
+    .activate = avx512::activate<avx512::FloatRows, false, avx512::GeluExact>,
+    .add_norm = avx512::add_norm<avx512::FloatRows>,
+    .quantise = nullptr,
 };
 
 }  // namespace sparsecse

@@ -14,18 +14,18 @@
 namespace sparsecse {
 
 const EncoderKernels encoder_avx512vnni_int8 = {
-    false,
-    4,
-    128,
-    1,
-    128,
-    avx512vnni::nothing,
-    avx512vnni::nothing,
-    avx512vnni::multiply_panels<avx512vnni::Int8Dot>,
-    avx512vnni::embed<avx512vnni::Int8Rows<128>>,
-    avx512vnni::activate<avx512vnni::FloatRows, true, avx512vnni::GeluExact>,
-    avx512vnni::add_norm<avx512vnni::Int8Rows<128>>,
-    avx512vnni::quantise<128, avx512vnni::FloatRows>,
+    .bf16_values = false,
+    .word_elements = 4,
+    .k_block = 128,
+    .row_multiple = 1,
+    .int8_zero = 128,
+    .enter = avx512vnni::nothing,
+    .leave = avx512vnni::nothing,
+    .gemm = avx512vnni::multiply_panels<avx512vnni::Int8Dot>,
+    .embed = avx512vnni::embed<avx512vnni::Int8Rows<128>>,
+    .activate = avx512vnni::activate<avx512vnni::FloatRows, true, avx512vnni::GeluExact>,
+    .add_norm = avx512vnni::add_norm<avx512vnni::Int8Rows<128>>,
+    .quantise = avx512vnni::quantise<128, avx512vnni::FloatRows>,
 };
 
 }  // namespace sparsecse

@@ -9,18 +9,18 @@
 namespace sparsecse {
 
 const EncoderKernels encoder_portable = {
-    false,
-    1,
-    128,
-    1,
-    0,
-    portable::nothing,
-    portable::nothing,
-    portable::multiply_panels<portable::FloatDot>,
-    portable::embed<portable::FloatRows>,
-    portable::activate<portable::FloatRows, false, portable::GeluExact>,
-    portable::add_norm<portable::FloatRows>,
-    nullptr,
+    .bf16_values = false,
+    .word_elements = 1,
+    .k_block = 128,
+    .row_multiple = 1,
+    .int8_zero = 0,
+    .enter = portable::nothing,
+    .leave = portable::nothing,
+    .gemm = portable::multiply_panels<portable::FloatDot>,
+    .embed = portable::embed<portable::FloatRows>,
+    .activate = portable::activate<portable::FloatRows, false, portable::GeluExact>,
+    .add_norm = portable::add_norm<portable::FloatRows>,
+    .quantise = nullptr,
 };
 
 const EncoderKernels* encoder_kernels(Precision precision, CpuLevel level) {

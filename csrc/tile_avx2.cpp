@@ -15,17 +15,17 @@
 namespace sparsecse {
 
 const TileKernels tile_avx2 = {
-    false,
-    avx2::pack_float_rows,
-    avx2::pack_columns,
-    avx2::pack_float_panels,
-    avx2::gemm_float,
-    avx2::weigh_float,
-    avx2::sum_weights,
-    avx2::max_exponent,
-    avx2::update_lse,
-    avx2::attend_float,
-    avx2::attend_gradients,
+    .pairs = false,
+    .pack_rows = avx2::pack_float_rows,
+    .pack_columns = avx2::pack_columns,
+    .pack_panels = avx2::pack_float_panels,
+    .gemm = avx2::gemm_float,
+    .weigh = avx2::weigh_float,
+    .sum_weights = avx2::sum_weights,
+    .max_exponent = avx2::max_exponent,
+    .update_lse = avx2::update_lse,
+    .attend = avx2::attend_float,
+    .attend_gradients = avx2::attend_gradients,
 };
 
 }  // namespace sparsecse

@@ -17,17 +17,17 @@
 namespace sparsecse {
 
 const TileKernels tile_avx512 = {
-    false,
-    avx512::pack_float_rows,
-    avx512::pack_columns,
-    avx512::pack_float_panels,
-    avx512::gemm_float,
-    avx512::weigh_float,
-    avx512::sum_weights,
-    avx512::max_exponent,
-    avx512::update_lse,
-    avx512::attend_float,
-    avx512::attend_gradients,
+    .pairs = false,
+    .pack_rows = avx512::pack_float_rows,
+    .pack_columns = avx512::pack_columns,
+    .pack_panels = avx512::pack_float_panels,
+    .gemm = avx512::gemm_float,
+    .weigh = avx512::weigh_float,
+    .sum_weights = avx512::sum_weights,
+    .max_exponent = avx512::max_exponent,
+    .update_lse = avx512::update_lse,
+    .attend = avx512::attend_float,
+    .attend_gradients = avx512::attend_gradients,
 };
 
 }  // namespace sparsecse

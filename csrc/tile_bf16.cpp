@@ -160,31 +160,31 @@ static void weigh_pairs(WeightStrip& strip) {
 namespace sparsecse {
 
 const TileKernels tile_avx512bf16 = {
-    true,
-    bf16::pack_rows,
-    bf16::pack_columns,
-    bf16::pack_panels,
-    bf16::gemm_pairs,
-    bf16::weigh_pairs,
-    bf16::sum_weights,
-    bf16::max_exponent,
-    bf16::update_lse,
-    bf16::attend_pairs<bf16::VectorProducts>,
-    nullptr,
+    .pairs = true,
+    .pack_rows = bf16::pack_rows,
+    .pack_columns = bf16::pack_columns,
+    .pack_panels = bf16::pack_panels,
+    .gemm = bf16::gemm_pairs,
+    .weigh = bf16::weigh_pairs,
+    .sum_weights = bf16::sum_weights,
+    .max_exponent = bf16::max_exponent,
+    .update_lse = bf16::update_lse,
+    .attend = bf16::attend_pairs<bf16::VectorProducts>,
+    .attend_gradients = nullptr,
 };
 
 const TileKernels tile_amx = {
-    true,
-    bf16::pack_rows,
-    bf16::pack_columns,
-    bf16::pack_panels,
-    bf16::gemm_amx,
-    bf16::weigh_pairs,
-    bf16::sum_weights,
-    bf16::max_exponent,
-    bf16::update_lse,
-    bf16::attend_pairs<bf16::AmxProducts>,
-    nullptr,
+    .pairs = true,
+    .pack_rows = bf16::pack_rows,
+    .pack_columns = bf16::pack_columns,
+    .pack_panels = bf16::pack_panels,
+    .gemm = bf16::gemm_amx,
+    .weigh = bf16::weigh_pairs,
+    .sum_weights = bf16::sum_weights,
+    .max_exponent = bf16::max_exponent,
+    .update_lse = bf16::update_lse,
+    .attend = bf16::attend_pairs<bf16::AmxProducts>,
+    .attend_gradients = nullptr,
 };
 
 }  // namespace sparsecse

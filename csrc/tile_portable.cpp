@@ -10,17 +10,17 @@
 namespace sparsecse {
 
 const TileKernels tile_portable = {
-    false,
-    portable::pack_float_rows,
-    portable::pack_columns,
-    portable::pack_float_panels,
-    portable::gemm_float,
-    portable::weigh_float,
-    portable::sum_weights,
-    portable::max_exponent,
-    portable::update_lse,
-    portable::attend_float,
-    portable::attend_gradients,
+    .pairs = false,
+    .pack_rows = portable::pack_float_rows,
+    .pack_columns = portable::pack_columns,
+    .pack_panels = portable::pack_float_panels,
+    .gemm = portable::gemm_float,
+    .weigh = portable::weigh_float,
+    .sum_weights = portable::sum_weights,
+    .max_exponent = portable::max_exponent,
+    .update_lse = portable::update_lse,
+    .attend = portable::attend_float,
+    .attend_gradients = portable::attend_gradients,
 };
 
 const TileKernels& float_kernels(CpuLevel level) {
