@@ -3,25 +3,11 @@
 
 #define SPARSECSE_ISA portable
 #define SPARSECSE_VECTOR_BYTES 16
-#include "vector_math.h"
-#include "encoder_generic.h"
+#include "encoder_floats.h"
 
 namespace sparsecse {
 
-const EncoderKernels encoder_portable = {
-    .bf16_values = false,
-    .word_elements = 1,
-    .k_block = 128,
-    .row_multiple = 1,
-    .int8_zero = 0,
-    .enter = portable::nothing,
-    .leave = portable::nothing,
-    .gemm = portable::multiply_panels<portable::FloatDot>,
-    .embed = portable::embed<portable::FloatRows>,
-    .activate = portable::activate<portable::FloatRows, false, portable::GeluExact>,
-    .add_norm = portable::add_norm<portable::FloatRows>,
-    .quantise = nullptr,
-};
+const EncoderKernels encoder_portable = portable::encoder_floats;
 
 const EncoderKernels* encoder_kernels(Precision precision, CpuLevel level) {
 #ifdef SPARSECSE_X86

@@ -3,25 +3,11 @@
 
 #define SPARSECSE_ISA portable
 #define SPARSECSE_VECTOR_BYTES 16
-#include "vector_math.h"
-#include "tile_generic.h"
-#include "attention_generic.h"
+#include "tile_floats.h"
 
 namespace sparsecse {
 
-const TileKernels tile_portable = {
-    .pairs = false,
-    .pack_rows = portable::pack_float_rows,
-    .pack_columns = portable::pack_columns,
-    .pack_panels = portable::pack_float_panels,
-    .gemm = portable::gemm_float,
-    .weigh = portable::weigh_float,
-    .sum_weights = portable::sum_weights,
-    .max_exponent = portable::max_exponent,
-    .update_lse = portable::update_lse,
-    .attend = portable::attend_float,
-    .attend_gradients = portable::attend_gradients,
-};
+const TileKernels tile_portable = portable::tile_floats;
 
 const TileKernels& float_kernels(CpuLevel level) {
 #ifdef SPARSECSE_X86
