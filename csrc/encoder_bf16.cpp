@@ -58,8 +58,8 @@ static void configure_tiles() { configure_tiles(TileConfig{}); }
 static void release_tiles() { _tile_release(); }
 
 template <bool Int8, int Rows>
-static inline void multiply_square(const Word* a0, std::ptrdiff_t a_stride, const Word* b, int kw, float* c,
-                                   bool accumulate) {
+static inline void multiply_weights_square(const Word* a0, std::ptrdiff_t a_stride, const Word* b, int kw, float* c,
+                                           bool accumulate) {
   constexpr int b_stride = panel_width * 4, c_stride = panel_width * 4;
   const Word* a1 = a0 + a_stride / 4 * 16;
   float* c1 = c + 16 * panel_width;
@@ -110,15 +110,15 @@ static inline void multiply_square(const Word* a0, std::ptrdiff_t a_stride, cons
 
 // Not inlined, with memory barriers at both ends: the compiler does not know that tile loads read memory.
 template <bool Int8>
-static __attribute__((noinline)) void multiply_tiles(const Word* a, std::ptrdiff_t lda, const Word* b, int kw,
-                                                     float* c, std::ptrdiff_t c_panel, int m, int panels,
-                                                     bool accumulate, const Word*) {
+static __attribute__((noinline)) void multiply_weights_amx(const Word* a, std::ptrdiff_t lda, const Word* b, int kw,
+                                                           float* c, std::ptrdiff_t c_panel, int m, int panels,
+                                                           bool accumulate, const Word*) {
   asm volatile("" ::: "memory");
   for (int p = 0; p < panels; p++, c += c_panel, b += static_cast<std::ptrdiff_t>(kw) * panel_width) {
     int i = 0;
     for (; i + 16 < m; i += 32)
-      multiply_square<Int8, 32>(a + i * lda, lda * 4, b, kw, c + i * panel_width, accumulate);
-    if (i < m) multiply_square<Int8, 16>(a + i * lda, lda * 4, b, kw, c + i * panel_width, accumulate);
+      multiply_weights_square<Int8, 32>(a + i * lda, lda * 4, b, kw, c + i * panel_width, accumulate);
+    if (i < m) multiply_weights_square<Int8, 16>(a + i * lda, lda * 4, b, kw, c + i * panel_width, accumulate);
   }
   asm volatile("" ::: "memory");
 }
@@ -140,7 +140,7 @@ const EncoderKernels encoder_avx512bf16 = {
     .int8_zero = 0,
     .enter = encoder_bf16::nothing,
     .leave = encoder_bf16::nothing,
-    .gemm = encoder_bf16::multiply_panels<encoder_bf16::Bf16Dot>,
+    .gemm = encoder_bf16::multiply_weights<encoder_bf16::Bf16Dot>,
     .embed = encoder_bf16::embed<encoder_bf16::Bf16Rows>,
     .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
     .add_norm = encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
@@ -155,7 +155,7 @@ const EncoderKernels encoder_avx512bf16_int8 = {
     .int8_zero = 128,
     .enter = encoder_bf16::nothing,
     .leave = encoder_bf16::nothing,
-    .gemm = encoder_bf16::multiply_panels<encoder_bf16::Int8Dot>,
+    .gemm = encoder_bf16::multiply_weights<encoder_bf16::Int8Dot>,
     .embed = encoder_bf16::embed<encoder_bf16::Int8Rows<128>>,
     .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
     .add_norm = encoder_bf16::add_norm<encoder_bf16::Int8Rows<128>>,
@@ -170,7 +170,7 @@ const EncoderKernels encoder_amx = {
     .int8_zero = 0,
     .enter = encoder_bf16::configure_tiles,
     .leave = encoder_bf16::release_tiles,
-    .gemm = encoder_bf16::multiply_tiles<false>,
+    .gemm = encoder_bf16::multiply_weights_amx<false>,
     .embed = encoder_bf16::embed<encoder_bf16::Bf16Rows>,
     .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
     .add_norm = encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
@@ -185,7 +185,7 @@ const EncoderKernels encoder_amx_int8 = {
     .int8_zero = 0,
     .enter = encoder_bf16::configure_tiles,
     .leave = encoder_bf16::release_tiles,
-    .gemm = encoder_bf16::multiply_tiles<true>,
+    .gemm = encoder_bf16::multiply_weights_amx<true>,
     .embed = encoder_bf16::embed<encoder_bf16::Int8Rows<0>>,
     .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
     .add_norm = encoder_bf16::add_norm<encoder_bf16::Int8Rows<0>>,

@@ -173,9 +173,9 @@ static void add_norm(const Products& products, const Norm& norm, int first, int 
 static inline void nothing() {}
 
 template <class Dot>
-static void multiply_panels(const Word* a, std::ptrdiff_t lda, const Word* b, int kw, float* c, std::ptrdiff_t c_panel,
-                            int m, int panels, bool accumulate, const Word* next) {
-  multiply<Dot, false>(a, lda, b, kw, c, panel_width, c_panel, m, panels, accumulate, next);
+static void multiply_weights(const Word* a, std::ptrdiff_t lda, const Word* b, int kw, float* c, std::ptrdiff_t c_panel,
+                             int m, int panels, bool accumulate, const Word* next) {
+  multiply_panels<Dot, false>(a, lda, b, kw, c, panel_width, c_panel, m, panels, accumulate, next);
 }
 
 }  // namespace sparsecse::SPARSECSE_ISA

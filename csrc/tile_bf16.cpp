@@ -49,7 +49,7 @@ static void pack_panels(const Word* rows, int padded_n, int padded_d, Word* pane
 
 static void gemm_pairs(const Word* a, std::ptrdiff_t lda, bool, const Word* b, int k, float* c, std::ptrdiff_t ldc,
                        std::ptrdiff_t c_panel, int m, int n, bool accumulate) {
-  multiply<Bf16Dot, false>(a, lda, b, k, c, ldc, c_panel, m, n / panel_width, accumulate, nullptr);
+  multiply_panels<Bf16Dot, false>(a, lda, b, k, c, ldc, c_panel, m, n / panel_width, accumulate, nullptr);
 }
 
 // Not inlined, with memory barriers at both ends: the compiler does not know that tile loads read memory.
