@@ -61,6 +61,42 @@ def row_hash(hash_start, sentence, head, position):
 
 
 @triton.jit
+def tile(first, tokens, sentence, begin, end, ROWS: tl.constexpr):
+    """The tokens first to first + ROWS, of which those before `tokens` are real, and what they see.
+
+    Returns their numbers, which are real, where the sentence of each begins and ends and which one it is, all [ROWS];
+    and where the first one's sentence begins and the last one's ends, the range to walk. What a kernel leaves unused
+    is not loaded.
+    """
+    rows = first + tl.arange(0, ROWS)
+    real = rows < tokens
+    row_begin = tl.load(begin + rows, mask=real, other=0)
+    row_end = tl.load(end + rows, mask=real, other=0)
+    low = tl.load(begin + first)
+    high = tl.load(end + tl.minimum(first + ROWS, tokens) - 1)
+    return rows, real, row_begin, row_end, tl.load(sentence + rows, mask=real, other=0), low, high
+
+
+@triton.jit
+def factors(gate, hash_start, sentence, position, real, head, heads, HAS_GATE: tl.constexpr, DROPOUT: tl.constexpr):
+    """The dropout hash up to the key of queries, by sentence and position in it, and their gate, 1 without gates."""
+    hashed = position.to(tl.uint32)
+    if DROPOUT:
+        hashed = row_hash(hash_start, sentence, head, position)
+    gates = tl.full(position.shape, 1.0, tl.float32)
+    if HAS_GATE:
+        gates = tl.load(gate + sentence.to(tl.int64) * heads + head, mask=real, other=0.0).to(tl.float32)
+    return hashed, gates
+
+
+@triton.jit
+def step(first, begin, end, COLUMNS: tl.constexpr):
+    """The tokens first to first + COLUMNS, and which of them the rows see whose sentences begin and end there."""
+    columns = first + tl.arange(0, COLUMNS)
+    return columns, (columns[None, :] >= begin[:, None]) & (columns[None, :] < end[:, None])
+
+
+@triton.jit
 def any_nan(x):
     return tl.max((x != x).to(tl.int32)) > 0
 
