@@ -6,13 +6,6 @@
 
 namespace sparsecse::SPARSECSE_ISA {
 
-static inline std::uint16_t float_to_bf16(float value) {
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return static_cast<std::uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
-}
-
 static inline const void* element(const void* data, bool bf16, std::ptrdiff_t i) {
   return bf16 ? static_cast<const void*>(static_cast<const std::uint16_t*>(data) + i)
               : static_cast<const float*>(data) + i;
@@ -147,7 +140,7 @@ static void multiply_head(const float* a, std::ptrdiff_t lda, const HeadOperand&
   }
 }
 
-constexpr float attention_log2_e = 1.44269504f, attention_log_2 = 0.693147181f;
+constexpr float log_2 = 0.693147181f;
 
 static inline VecU lane_numbers() {
   VecU numbers;
@@ -174,13 +167,6 @@ static inline VecF log2(VecF x) {
   p = p * square + 0.961796694f;
   p = p * square + 2.88539008f;
   return p * s + n + (x - x);
-}
-
-template <class Integer>
-static inline Integer mix(Integer x) {
-  x = (x ^ (x >> 16)) * 0x7feb352du;
-  x = (x ^ (x >> 15)) * 0x846ca68bu;
-  return x ^ (x >> 16);
 }
 
 // One row of the dropout mask: what probabilities from column j are multiplied by.
@@ -316,7 +302,7 @@ static inline void softmax(const SoftmaxRows& s, float* top, float* sum, const P
 static void copy_bias(const AttentionShape& shape, int head, int length, float* out) {
   const float* in = shape.bias + head * (2 * shape.reach - 1) + shape.reach - length;
   int k = 0;
-  for (; k < 2 * length - 1; k++) out[k] = in[k] * attention_log2_e;
+  for (; k < 2 * length - 1; k++) out[k] = in[k] * log2_e;
   for (; k < 2 * length + attention_tile; k++) out[k] = 0.0f;
 }
 
@@ -328,7 +314,7 @@ static inline SoftmaxRows softmax_of(const AttentionTask& t, const AttentionBuff
   s.length = t.length;
   s.head = head;
   s.first_query = i;
-  s.factor = t.shape->scale * attention_log2_e;
+  s.factor = t.shape->scale * log2_e;
   s.bias = t.shape->bias ? b.bias + t.length - 1 - i : nullptr;
   s.dropout = t.dropout;
   return s;
@@ -339,7 +325,7 @@ static inline void finish_rows(const AttentionTask& t, int head, int i, int rows
   for (int r = 0; r < rows; r += lanes) {
     const VecF sums = load(sum + r);
     if (t.lse) {
-      const VecF lse = (load(top + r) + log2(sums)) * attention_log_2;
+      const VecF lse = (load(top + r) + log2(sums)) * log_2;
       for (int v = 0; v < lanes && r + v < rows; v++)
         t.lse[static_cast<std::ptrdiff_t>(i + r + v) * t.shape->heads + head] = lse[v];
     }
@@ -460,7 +446,7 @@ static void softmax_grad(const SoftmaxRows& rows, const float* lse, const float*
         VecF sum = {};
         for (int k = 0; k < padded_d; k += lanes) sum += load(b.upstream + r * b.d + k) * load(b.sums + r * b.d + k);
         inner[r] = horizontal_sum(sum);
-        lse[r] = t.lse[static_cast<std::ptrdiff_t>(i + r) * shape.heads + head] * attention_log2_e;
+        lse[r] = t.lse[static_cast<std::ptrdiff_t>(i + r) * shape.heads + head] * log2_e;
       }
       multiply_head(rows, b.d, {keys, attention_tile, panel}, m, padded_n, d, b.logits, b.logits_ld, false);
       multiply_head(b.upstream, b.d, {values, attention_tile, panel}, m, padded_n, d, b.grad_logits, b.logits_ld,

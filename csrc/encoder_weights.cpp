@@ -5,15 +5,11 @@
 #include <cmath>
 #include <vector>
 
+#define SPARSECSE_ISA portable
+#include "scalars.h"
+
 namespace sparsecse {
 namespace {
-
-std::uint16_t to_bf16(float value) {
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>(bits >> 16 | 0x40);  // NaN stays NaN
-  return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 Word float_word(const float* w) {
   Word word;
@@ -21,7 +17,9 @@ Word float_word(const float* w) {
   return word;
 }
 
-Word bf16_word(const float* w) { return to_bf16(w[0]) | static_cast<Word>(to_bf16(w[1])) << 16; }
+Word bf16_word(const float* w) {
+  return portable::float_to_bf16(w[0]) | static_cast<Word>(portable::float_to_bf16(w[1])) << 16;
+}
 
 // Column j of the packed weights; word_at(k) gives its words of K in their order.
 template <class WordAt>
@@ -41,7 +39,7 @@ void pack_column(const PackedLinear& linear, int j, int k_block, WordAt word_at)
 void pack_int8_column(PackedLinear& linear, int j, const std::vector<float>& weights, const EncoderKernels& kernels) {
   float largest = 0;
   for (const float w : weights) largest = std::max(largest, std::fabs(w));
-  const float inverse = largest > 0 ? 127 / largest : 0;
+  const float inverse = largest > 0 ? int8_largest / largest : 0;
   std::int32_t sum = 0;
   pack_column(linear, j, kernels.k_block, [&](int k) {
     Word word = 0;
@@ -52,7 +50,7 @@ void pack_int8_column(PackedLinear& linear, int j, const std::vector<float>& wei
     }
     return word;
   });
-  linear.column_scale[j] = largest / 127;
+  linear.column_scale[j] = largest / int8_largest;
   linear.correction[j] = -kernels.int8_zero * sum;
 }
 

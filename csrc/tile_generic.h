@@ -5,13 +5,6 @@
 
 namespace sparsecse::SPARSECSE_ISA {
 
-static inline float bf16_to_float(std::uint16_t bits) {
-  const std::uint32_t word = static_cast<std::uint32_t>(bits) << 16;
-  float value;
-  __builtin_memcpy(&value, &word, 4);
-  return value;
-}
-
 [[maybe_unused]] static void pack_float_rows(const Source& source, long first, int valid, int padded_n, int padded_d,
                                              Word* rows) {
   float* __restrict out = reinterpret_cast<float*>(rows);

@@ -3,10 +3,12 @@
 import triton
 import triton.language as tl
 
+from sparsecse.kernels import reference
 from sparsecse.kernels.triton_support import interpreting
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+MIX_FIRST, MIX_SECOND = tl.constexpr(reference.MIX_FIRST), tl.constexpr(reference.MIX_SECOND)
 
 # Triton 3.9's interpreter multiplies the bits of bfloat16 as integers.
 WIDEN = tl.constexpr(interpreting())
@@ -46,18 +48,10 @@ def store_rows(x, values, first, keep, stride, ROWS: tl.constexpr, HEAD_SIZE: tl
 
 @triton.jit
 def mix(x):
-    """As `reference._mix`, for uint32."""
-    x = (x ^ (x >> 16)) * 0x7FEB352D
-    x = (x ^ (x >> 15)) * 0x846CA68B
+    """One step of `reference.mask_hash`, for uint32."""
+    x = (x ^ (x >> 16)) * MIX_FIRST
+    x = (x ^ (x >> 15)) * MIX_SECOND
     return x ^ (x >> 16)
-
-
-@triton.jit
-def row_hash(hash_start, sentence, head, position):
-    """The dropout hash up to its last word, the key; hash_start has both words of the seed in it."""
-    hashed = mix(hash_start.to(tl.uint32, bitcast=True) ^ sentence.to(tl.uint32))
-    hashed = mix(hashed ^ head.to(tl.uint32))
-    return mix(hashed ^ position.to(tl.uint32))
 
 
 @triton.jit
@@ -82,7 +76,9 @@ def factors(gate, hash_start, sentence, position, real, head, heads, HAS_GATE: t
     """The dropout hash up to the key of queries, by sentence and position in it, and their gate, 1 without gates."""
     hashed = position.to(tl.uint32)
     if DROPOUT:
-        hashed = row_hash(hash_start, sentence, head, position)
+        # hash_start has both words of the seed in it.
+        start = mix(hash_start.to(tl.uint32, bitcast=True) ^ sentence.to(tl.uint32))
+        hashed = mix(mix(start ^ head.to(tl.uint32)) ^ hashed)
     gates = tl.full(position.shape, 1.0, tl.float32)
     if HAS_GATE:
         gates = tl.load(gate + sentence.to(tl.int64) * heads + head, mask=real, other=0.0).to(tl.float32)

@@ -88,6 +88,11 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or write it again.") from None
 
 
+def text_hash(text: str) -> str:
+    """SHA-256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
