@@ -8,6 +8,9 @@
 #include <type_traits>
 #include <vector>
 
+#define SPARSECSE_ISA portable
+#include "scalars.h"
+
 namespace sparsecse {
 namespace {
 
@@ -56,16 +59,10 @@ struct Plan {
   int useful_threads(int threads) const { return work < 1e5 ? 1 : threads; }
 };
 
-std::uint32_t mix(std::uint32_t x) {
-  x = (x ^ (x >> 16)) * 0x7feb352du;
-  x = (x ^ (x >> 15)) * 0x846ca68bu;
-  return x ^ (x >> 16);
-}
-
 AttentionDropout dropout_of(const AttentionInput& input, long sentence) {
   std::uint32_t key = 0x9e3779b9u;
   for (const std::uint64_t word : {input.seed, input.seed >> 32, static_cast<std::uint64_t>(sentence)})
-    key = mix(key ^ static_cast<std::uint32_t>(word));
+    key = portable::mix(key ^ static_cast<std::uint32_t>(word));
   return {static_cast<std::uint32_t>(input.dropout * 0x1p32), key, static_cast<float>(1 / (1 - input.dropout))};
 }
 

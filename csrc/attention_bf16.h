@@ -20,7 +20,7 @@ struct TileProduct {
 };
 
 template <int MR, int NV>
-static inline void multiply_pairs(const char* a, const TileProduct& p, const Word* b, float* c) {
+static inline void multiply_head_pairs_step(const char* a, const TileProduct& p, const Word* b, float* c) {
   __m512 acc[MR][NV];
   for (int i = 0; i < MR; i++)
     for (int v = 0; v < NV; v++) acc[i][v] = _mm512_setzero_ps();
@@ -45,11 +45,11 @@ static inline void multiply_pairs(const char* a, const TileProduct& p, const Wor
 }
 
 template <int MR, int NV>
-static void multiply_pair_rows(int rows, const char* a, const TileProduct& p, const Word* b, float* c) {
+static void multiply_head_pairs_rows(int rows, const char* a, const TileProduct& p, const Word* b, float* c) {
   if (rows == MR)
-    multiply_pairs<MR, NV>(a, p, b, c);
+    multiply_head_pairs_step<MR, NV>(a, p, b, c);
   else if constexpr (MR > 1)
-    multiply_pair_rows<MR - 1, NV>(rows, a, p, b, c);
+    multiply_head_pairs_rows<MR - 1, NV>(rows, a, p, b, c);
 }
 
 // Products by AVX512-BF16.
@@ -58,22 +58,22 @@ struct VectorProducts {
   static void keep_awake() {}
   void operator()(const TileProduct& p) {
     for (int j = 0; j < p.columns; j += 2)
-      for (int i = 0, passes = (p.m + max_rows - 1) / max_rows; i < p.m; passes--) {
+      for (int i = 0, passes = (p.m + head_step_rows - 1) / head_step_rows; i < p.m; passes--) {
         const int count = (p.m - i + passes - 1) / passes;
         const char* a = static_cast<const char*>(p.a) + i * p.a_stride;
         const Word* b = p.b + j * p.b_column;
         float* c = p.c + i * p.ldc + j * 16;
         if (j + 1 == p.columns)
-          multiply_pair_rows<max_rows, 1>(count, a, p, b, c);
+          multiply_head_pairs_rows<head_step_rows, 1>(count, a, p, b, c);
         else
-          multiply_pair_rows<max_rows, 2>(count, a, p, b, c);
+          multiply_head_pairs_rows<head_step_rows, 2>(count, a, p, b, c);
         i += count;
       }
   }
 };
 
 template <int Rows, int Columns>
-static inline void multiply_tiles(const TileProduct& p, int j) {
+static inline void multiply_head_tiles(const TileProduct& p, int j) {
   const char* a = static_cast<const char*>(p.a);
   const Word* b = p.b + j * p.b_column;
   _tile_zero(0);
@@ -107,11 +107,11 @@ static __attribute__((noinline)) void run_tile_product(const TileProduct& p) {
   asm volatile("" ::: "memory");
   int j = 0;
   if (p.m > 16) {
-    for (; j + 2 <= p.columns; j += 2) multiply_tiles<2, 2>(p, j);
-    if (j < p.columns) multiply_tiles<2, 1>(p, j);
+    for (; j + 2 <= p.columns; j += 2) multiply_head_tiles<2, 2>(p, j);
+    if (j < p.columns) multiply_head_tiles<2, 1>(p, j);
   } else {
-    for (; j + 2 <= p.columns; j += 2) multiply_tiles<1, 2>(p, j);
-    if (j < p.columns) multiply_tiles<1, 1>(p, j);
+    for (; j + 2 <= p.columns; j += 2) multiply_head_tiles<1, 2>(p, j);
+    if (j < p.columns) multiply_head_tiles<1, 1>(p, j);
   }
   asm volatile("" ::: "memory");
 }

@@ -6,13 +6,6 @@
 
 namespace sparsecse::SPARSECSE_ISA {
 
-static inline std::uint16_t float_to_bf16(float value) {
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return static_cast<std::uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
-}
-
 static inline const void* element(const void* data, bool bf16, std::ptrdiff_t i) {
   return bf16 ? static_cast<const void*>(static_cast<const std::uint16_t*>(data) + i)
               : static_cast<const float*>(data) + i;
@@ -82,15 +75,18 @@ static void copy_columns(const void* data, bool bf16, std::ptrdiff_t row, int n,
   }
 }
 
-// The right operand of a product: element (k, j) lies at data[k * row + j / 16 * panel + j % 16].
-struct Operand {
+// The right operand of a product inside a head: element (k, j) lies at data[k * row + j / 16 * panel + j % 16].
+struct HeadOperand {
   const float* data;
   std::ptrdiff_t row, panel;
 };
 
+// Rows per step of products inside a head: as many as keep two accumulators each in registers.
+constexpr int head_step_rows = SPARSECSE_VECTOR_BYTES == 64 ? 12 : SPARSECSE_VECTOR_BYTES == 32 ? 6 : 4;
+
 template <int MR, int NV, bool Transposed>
-static inline void micro_multiply(const float* a, std::ptrdiff_t lda, const float* b, std::ptrdiff_t ldb,
-                                  std::ptrdiff_t b_next, int k, float* c, std::ptrdiff_t ldc, bool accumulate) {
+static inline void multiply_head_step(const float* a, std::ptrdiff_t lda, const float* b, std::ptrdiff_t ldb,
+                                      std::ptrdiff_t b_next, int k, float* c, std::ptrdiff_t ldc, bool accumulate) {
   VecF acc[MR][NV] = {};
   for (int kk = 0; kk < k; kk++, b += ldb) {
     VecF bv[NV];
@@ -113,40 +109,38 @@ static inline void micro_multiply(const float* a, std::ptrdiff_t lda, const floa
 }
 
 template <int MR, int NV, bool Transposed>
-static void multiply_rows(int rows, const float* a, std::ptrdiff_t lda, const float* b, std::ptrdiff_t ldb,
-                          std::ptrdiff_t b_next, int k, float* c, std::ptrdiff_t ldc, bool accumulate) {
+static void multiply_head_rows(int rows, const float* a, std::ptrdiff_t lda, const float* b, std::ptrdiff_t ldb,
+                               std::ptrdiff_t b_next, int k, float* c, std::ptrdiff_t ldc, bool accumulate) {
   if (rows == MR)
-    micro_multiply<MR, NV, Transposed>(a, lda, b, ldb, b_next, k, c, ldc, accumulate);
+    multiply_head_step<MR, NV, Transposed>(a, lda, b, ldb, b_next, k, c, ldc, accumulate);
   else if constexpr (MR > 1)
-    multiply_rows<MR - 1, NV, Transposed>(rows, a, lda, b, ldb, b_next, k, c, ldc, accumulate);
+    multiply_head_rows<MR - 1, NV, Transposed>(rows, a, lda, b, ldb, b_next, k, c, ldc, accumulate);
 }
 
 // c [m, n] = (or +=) a [m, k] * b [k, n], for any m and k and n a multiple of 16. Transposed: a is [k, m].
 template <bool Transposed = false>
-static void multiply(const float* a, std::ptrdiff_t lda, const Operand& b, int m, int n, int k, float* c,
-                     std::ptrdiff_t ldc, bool accumulate) {
+static void multiply_head(const float* a, std::ptrdiff_t lda, const HeadOperand& b, int m, int n, int k, float* c,
+                          std::ptrdiff_t ldc, bool accumulate) {
   // In wide vectors the two of a step come from neighbouring panels.
   constexpr bool wide = lanes == attention_tile;
   const std::ptrdiff_t b_next = wide ? b.panel : lanes, row = Transposed ? 1 : lda;
   for (int j = 0; j < n; j += 2 * lanes) {
     const float* bj = b.data + j / attention_tile * b.panel + j % attention_tile;
     // As few steps as there can be, each of about as many rows: a step of few rows waits for its own sums.
-    for (int i = 0, steps = (m + max_rows - 1) / max_rows; i < m; steps--) {
+    for (int i = 0, steps = (m + head_step_rows - 1) / head_step_rows; i < m; steps--) {
       const int count = (m - i + steps - 1) / steps;
       if (wide && j + lanes == n)
-        multiply_rows<max_rows, 1, Transposed>(count, a + i * row, lda, bj, b.row, b_next, k, c + i * ldc + j, ldc,
-                                               accumulate);
+        multiply_head_rows<head_step_rows, 1, Transposed>(count, a + i * row, lda, bj, b.row, b_next, k,
+                                                          c + i * ldc + j, ldc, accumulate);
       else
-        multiply_rows<max_rows, 2, Transposed>(count, a + i * row, lda, bj, b.row, b_next, k, c + i * ldc + j, ldc,
-                                               accumulate);
+        multiply_head_rows<head_step_rows, 2, Transposed>(count, a + i * row, lda, bj, b.row, b_next, k,
+                                                          c + i * ldc + j, ldc, accumulate);
       i += count;
     }
   }
 }
 
-constexpr float attention_log2_e = 1.44269504f, attention_log_2 = 0.693147181f;
-
-using VecI = std::int32_t __attribute__((vector_size(SPARSECSE_VECTOR_BYTES)));
+constexpr float log_2 = 0.693147181f;
 
 static inline VecU lane_numbers() {
   VecU numbers;
@@ -173,13 +167,6 @@ static inline VecF log2(VecF x) {
   p = p * square + 0.961796694f;
   p = p * square + 2.88539008f;
   return p * s + n + (x - x);
-}
-
-template <class Integer>
-static inline Integer mix(Integer x) {
-  x = (x ^ (x >> 16)) * 0x7feb352du;
-  x = (x ^ (x >> 15)) * 0x846ca68bu;
-  return x ^ (x >> 16);
 }
 
 // One row of the dropout mask: what probabilities from column j are multiplied by.
@@ -315,7 +302,7 @@ static inline void softmax(const SoftmaxRows& s, float* top, float* sum, const P
 static void copy_bias(const AttentionShape& shape, int head, int length, float* out) {
   const float* in = shape.bias + head * (2 * shape.reach - 1) + shape.reach - length;
   int k = 0;
-  for (; k < 2 * length - 1; k++) out[k] = in[k] * attention_log2_e;
+  for (; k < 2 * length - 1; k++) out[k] = in[k] * log2_e;
   for (; k < 2 * length + attention_tile; k++) out[k] = 0.0f;
 }
 
@@ -327,7 +314,7 @@ static inline SoftmaxRows softmax_of(const AttentionTask& t, const AttentionBuff
   s.length = t.length;
   s.head = head;
   s.first_query = i;
-  s.factor = t.shape->scale * attention_log2_e;
+  s.factor = t.shape->scale * log2_e;
   s.bias = t.shape->bias ? b.bias + t.length - 1 - i : nullptr;
   s.dropout = t.dropout;
   return s;
@@ -338,7 +325,7 @@ static inline void finish_rows(const AttentionTask& t, int head, int i, int rows
   for (int r = 0; r < rows; r += lanes) {
     const VecF sums = load(sum + r);
     if (t.lse) {
-      const VecF lse = (load(top + r) + log2(sums)) * attention_log_2;
+      const VecF lse = (load(top + r) + log2(sums)) * log_2;
       for (int v = 0; v < lanes && r + v < rows; v++)
         t.lse[static_cast<std::ptrdiff_t>(i + r + v) * t.shape->heads + head] = lse[v];
     }
@@ -373,7 +360,7 @@ struct PutFloats {
   for (int head = t.first_head; head < t.last_head; head++) {
     const auto at = [&](const void* data, int i) { return element(data, shape.bf16, i * t.row + head * d); };
     copy_columns(at(t.k, 0), shape.bf16, t.row, t.length, d, b.d, rows, keys);
-    Operand right{values, b.d, attention_tile};
+    HeadOperand right{values, b.d, attention_tile};
     if (!shape.bf16 && d == b.d && t.length <= 2 * attention_rows)
       right = {static_cast<const float*>(at(t.v, 0)), t.row, attention_tile};  // few rows stay in the cache, far apart
     else
@@ -383,11 +370,11 @@ struct PutFloats {
       const int m = (t.length - i + blocks - 1) / blocks;
       std::ptrdiff_t ld;
       const float* q = left_rows(at(t.q, i), shape.bf16, t.row, m, d, b.d, rows, ld);
-      multiply(q, ld, {keys, attention_tile, b.d * attention_tile}, m, padded_n, d, b.logits, b.logits_ld, false);
+      multiply_head(q, ld, {keys, attention_tile, b.d * attention_tile}, m, padded_n, d, b.logits, b.logits_ld, false);
       float top[attention_rows] = {}, sum[attention_rows] = {};
       const SoftmaxRows s = softmax_of(t, b, head, i, m);
       softmax(s, top, sum, PutFloats{b.logits, b.logits_ld});
-      multiply(b.logits, b.logits_ld, right, m, static_cast<int>(b.d), t.length, b.sums, b.d, false);
+      multiply_head(b.logits, b.logits_ld, right, m, static_cast<int>(b.d), t.length, b.sums, b.d, false);
       finish_rows(t, head, i, m, top, sum);
       write_rows(b.sums, b.d, sum, m, d, element(t.out, shape.bf16, i * t.out_row + head * d), shape.bf16, t.out_row);
       i += m;
@@ -459,10 +446,11 @@ static void softmax_grad(const SoftmaxRows& rows, const float* lse, const float*
         VecF sum = {};
         for (int k = 0; k < padded_d; k += lanes) sum += load(b.upstream + r * b.d + k) * load(b.sums + r * b.d + k);
         inner[r] = horizontal_sum(sum);
-        lse[r] = t.lse[static_cast<std::ptrdiff_t>(i + r) * shape.heads + head] * attention_log2_e;
+        lse[r] = t.lse[static_cast<std::ptrdiff_t>(i + r) * shape.heads + head] * log2_e;
       }
-      multiply(rows, b.d, {keys, attention_tile, panel}, m, padded_n, d, b.logits, b.logits_ld, false);
-      multiply(b.upstream, b.d, {values, attention_tile, panel}, m, padded_n, d, b.grad_logits, b.logits_ld, false);
+      multiply_head(rows, b.d, {keys, attention_tile, panel}, m, padded_n, d, b.logits, b.logits_ld, false);
+      multiply_head(b.upstream, b.d, {values, attention_tile, panel}, m, padded_n, d, b.grad_logits, b.logits_ld,
+                    false);
       const SoftmaxRows s = softmax_of(t, b, head, i, m);
       if (s.dropout.threshold)
         (s.bias ? softmax_grad<true, true> : softmax_grad<false, true>)(s, lse, inner, b.grad_logits);
@@ -474,10 +462,10 @@ static void softmax_grad(const SoftmaxRows& rows, const float* lse, const float*
           for (int j = 0; j < n; j += lanes)
             store(sums + j, load(sums + j) + load(b.grad_logits + r * b.logits_ld + j));
         }
-      const Operand left{rows, b.d, attention_tile}, upstream{b.upstream, b.d, attention_tile};
-      multiply(b.grad_logits, b.logits_ld, {key_rows, b.d, attention_tile}, m, padded_d, n, b.sums, b.d, false);
-      multiply<true>(b.grad_logits, b.logits_ld, left, n, padded_d, m, b.grad_keys, b.d, i > 0);
-      multiply<true>(b.logits, b.logits_ld, upstream, n, padded_d, m, b.grad_values, b.d, i > 0);
+      const HeadOperand left{rows, b.d, attention_tile}, upstream{b.upstream, b.d, attention_tile};
+      multiply_head(b.grad_logits, b.logits_ld, {key_rows, b.d, attention_tile}, m, padded_d, n, b.sums, b.d, false);
+      multiply_head<true>(b.grad_logits, b.logits_ld, left, n, padded_d, m, b.grad_keys, b.d, i > 0);
+      multiply_head<true>(b.logits, b.logits_ld, upstream, n, padded_d, m, b.grad_values, b.d, i > 0);
       write(b.sums, scale, m, g.grad_q, i);
     }
     for (int i = 0; i < n; i += attention_rows) {

@@ -23,24 +23,9 @@ namespace {
 constexpr long chunk_tokens = 192;
 // Fewer tokens than this for each thread, and threads share chunks.
 constexpr long tokens_worth_a_thread = 96;
-constexpr int block_columns = 2 * panel_width;
 
 // Bytes from row to row: an odd number of cache lines, so that the rows of a column do not meet in few cache sets.
 constexpr long row_bytes(long bytes) { return round_up(bytes, 64) | 64; }
-
-std::uint16_t to_bf16(float value) {
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>(bits >> 16 | 0x40);  // NaN stays NaN
-  return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-// A copy, filled up with zeros.
-Scratch<float> pad(const float* values, int n, int padded_n) {
-  auto padded = make_scratch<float>(padded_n);
-  std::fill(std::copy(values, values + n, padded.get()), padded.get() + padded_n, 0.0f);
-  return padded;
-}
 
 // Threads that work on one chunk together.
 class Team {
@@ -103,18 +88,9 @@ std::vector<Chunk> divide(const std::int64_t* lengths, long sentences, long tota
 
 }  // namespace
 
-// A packed linear layer; `words` null where there is a bias alone.
-struct Encoder::Linear {
-  Scratch<Word> words;
-  Scratch<float> bias, column_scale;
-  Scratch<std::int32_t> correction;
-  int n = 0, padded_n = 0;
-  int k = 0, kw = 0;  // kw: words of K, a multiple of 16
-};
-
 struct Encoder::Layer {
   int heads, neurons;
-  Linear qkv, attention_output, up, down;
+  PackedLinear qkv, attention_output, up, down;
   Scratch<float> attention_weight, attention_bias, output_weight, output_bias;
   Scratch<float> qkv_scale, up_scale;
   const float* relative_bias;
@@ -191,7 +167,7 @@ class Pass {
 
   // Products of this thread's blocks of columns; done(block's first column, panels, products) after each.
   template <class Done>
-  void multiply(const Encoder::Linear& linear, const OperandRows& a, float* c, bool whole, Done done) {
+  void multiply(const PackedLinear& linear, const OperandRows& a, float* c, bool whole, Done done) {
     const int padded_m = static_cast<int>(round_up(chunk_->tokens, k_.row_multiple));
     const std::ptrdiff_t c_panel = static_cast<std::ptrdiff_t>(w_.rows) * panel_width;
     const long blocks = (linear.padded_n + block_columns - 1) / block_columns;
@@ -212,7 +188,7 @@ class Pass {
     }
   }
 
-  Products products(const Encoder::Linear& linear, const float* c, const float* row_scale) const {
+  Products products(const PackedLinear& linear, const float* c, const float* row_scale) const {
     const bool int8 = linear.column_scale != nullptr;
     return {c,
             static_cast<std::ptrdiff_t>(w_.rows) * panel_width,
@@ -223,7 +199,7 @@ class Pass {
   }
 
   // A linear layer from the hidden states to values.
-  void to_values(const Encoder::Linear& linear, const Activation* activation) {
+  void to_values(const PackedLinear& linear, const Activation* activation) {
     const OperandRows a = hidden_operand();
     float* strip = w_.strips[rank_].get();
     multiply(linear, a, strip, false, [&](int column, int panels, const float* c) {
@@ -236,7 +212,7 @@ class Pass {
   }
 
   // A linear layer back to the hidden size, added to the hidden states, and LayerNorm.
-  void to_hidden(const Encoder::Linear& linear, const void* values, long row, const Norm& norm) {
+  void to_hidden(const PackedLinear& linear, const void* values, long row, const Norm& norm) {
     if (!linear.words) {
       Products p = products(linear, nullptr, nullptr);
       k_.add_norm(p, norm, static_cast<int>(rows_.first), static_cast<int>(rows_.last), w_.hidden.get(),
@@ -295,7 +271,7 @@ class Pass {
   }
 
   // What follows the context in the values that are read with it meets zeros in the weights, and must not be NaN.
-  void clear_padding(const Encoder::Linear& linear, int width) {
+  void clear_padding(const PackedLinear& linear, int width) {
     const long padded = static_cast<long>(linear.kw) * k_.word_elements;
     if (padded == width) return;
     for (long i = 0; i < chunk_->tokens; i++)
@@ -364,72 +340,16 @@ Encoder::Encoder(const EncoderShape& shape, const EmbeddingTables& tables, const
 
 Encoder::~Encoder() = default;
 
-Encoder::Linear Encoder::pack(const LinearSource& source) const {
-  Linear linear;
-  linear.n = source.n;
-  linear.padded_n = static_cast<int>(round_up(source.n, panel_width));
-  linear.bias = pad(source.bias, source.n, linear.padded_n);
-  if (!source.weight) return linear;
-  const int elements = kernels_.word_elements;
-  const bool int8 = elements == 4;
-  linear.k = source.k;
-  linear.kw = static_cast<int>(round_up((source.k + elements - 1) / elements, 16));
-  linear.words = make_scratch<Word>(static_cast<long>(linear.padded_n) * linear.kw);
-  if (int8) {
-    linear.column_scale = make_scratch<float>(linear.padded_n);
-    linear.correction = make_scratch<std::int32_t>(linear.padded_n);
-  }
-  std::vector<float> row(static_cast<std::size_t>(linear.kw * elements));
-  for (int j = 0; j < linear.padded_n; j++) {
-    std::fill(row.begin(), row.end(), 0.0f);
-    if (j < source.n) std::copy_n(source.weight + static_cast<long>(j) * source.k, source.k, row.begin());
-    float inverse = 0;
-    if (int8) {
-      float largest = 0;
-      for (const float w : row) largest = std::max(largest, std::fabs(w));
-      linear.column_scale[j] = largest / 127;
-      inverse = largest > 0 ? 127 / largest : 0;
-    }
-    const int block = j / block_columns * block_columns;
-    const int panels = std::min(block_columns, linear.padded_n - block) / panel_width;
-    const int panel = (j - block) / panel_width, column = j % panel_width;
-    Word* out = linear.words.get() + static_cast<long>(block) * linear.kw;
-    std::int32_t sum = 0;
-    for (int k0 = 0; k0 < linear.kw; k0 += kernels_.k_block) {
-      const int size = std::min(kernels_.k_block, linear.kw - k0);
-      Word* part = out + static_cast<long>(panel) * size * panel_width + column;
-      for (int k = 0; k < size; k++) {
-        const float* w = row.data() + static_cast<long>(k0 + k) * elements;
-        Word word = 0;
-        if (elements == 1) {
-          std::memcpy(&word, w, 4);
-        } else if (elements == 2) {
-          word = to_bf16(w[0]) | static_cast<Word>(to_bf16(w[1])) << 16;
-        } else {
-          for (int b = 0; b < 4; b++) {
-            const int value = static_cast<int>(std::nearbyint(w[b] * inverse));
-            sum += value;
-            word |= static_cast<Word>(value & 0xff) << 8 * b;
-          }
-        }
-        part[static_cast<long>(k) * panel_width] = word;
-      }
-      out += static_cast<long>(panels) * size * panel_width;
-    }
-    if (int8) linear.correction[j] = -kernels_.int8_zero * sum;
-  }
-  return linear;
-}
-
 void Encoder::add_layer(const LayerSource& source) {
+  const auto pack = [&](const LinearSource& linear) { return pack_linear(linear, kernels_); };
   const auto padded = [&](const float* values) {
     return pad(values ? values : ones_.get(), shape_.hidden_size, padded_hidden_);
   };
   Layer layer{source.heads,
               source.neurons,
-              source.heads ? pack(source.qkv) : Linear{},
+              source.heads ? pack(source.qkv) : PackedLinear{},
               pack(source.attention_output),
-              source.neurons ? pack(source.up) : Linear{},
+              source.neurons ? pack(source.up) : PackedLinear{},
               pack(source.down),
               padded(source.attention_norm.weight),
               padded(source.attention_norm.bias),

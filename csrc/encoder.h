@@ -8,6 +8,7 @@
 
 #include "blocks.h"
 #include "encoder_kernels.h"
+#include "encoder_weights.h"
 
 namespace sparsecse {
 
@@ -19,12 +20,6 @@ struct EncoderShape {
   int position_offset;  // RoBERTa's: positions count tokens other than `pad_token` from here; 0 counts all from 0
   int pad_token;
   long vocabulary, positions;
-};
-
-struct LinearSource {
-  const float* weight;  // [n, k], or null for a layer with a bias alone
-  const float* bias;    // [n]
-  int n, k;
 };
 
 struct NormSource {
@@ -65,11 +60,9 @@ class Encoder {
 
  private:
   friend class Pass;
-  struct Linear;
   struct Layer;
   struct Workspace;
 
-  Linear pack(const LinearSource& source) const;
   std::unique_ptr<Workspace> take_workspace(int rows, int threads) const;
 
   EncoderShape shape_;

@@ -2,38 +2,16 @@
 #include "encoder_kernels.h"
 
 #ifdef SPARSECSE_X86
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+#define SPARSECSE_TARGET "avx2,fma"
 #define SPARSECSE_ISA avx2
 #define SPARSECSE_VECTOR_BYTES 32
-#include "vector_math.h"
-#include "encoder_generic.h"
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "target_begin.h"
+#include "encoder_floats.h"
+#include "target_end.h"
 
 namespace sparsecse {
 
-const EncoderKernels encoder_avx2 = {
-    false,
-    1,
-    128,
-    1,
-    0,
-    avx2::nothing,
-    avx2::nothing,
-    avx2::multiply_panels<avx2::FloatDot>,
-    avx2::embed<avx2::FloatRows>,
-    avx2::activate<avx2::FloatRows, false, avx2::GeluExact>,
-    avx2::add_norm<avx2::FloatRows>,
-    nullptr,
-};
+const EncoderKernels encoder_avx2 = avx2::encoder_floats;
 
 }  // namespace sparsecse
 #endif

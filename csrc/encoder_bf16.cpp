@@ -2,19 +2,10 @@
 #include "encoder_kernels.h"
 
 #ifdef SPARSECSE_X86
-#include <immintrin.h>
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target( \
-    "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,amx-tile,amx-bf16,amx-int8"))), apply_to = function)
-#else
-// GCC 12 takes the undefined operands inside its own intrinsics for mistakes of ours.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,amx-tile,amx-bf16,amx-int8")
-#endif
+#define SPARSECSE_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,amx-tile,amx-bf16,amx-int8"
 #define SPARSECSE_ISA encoder_bf16
 #define SPARSECSE_VECTOR_BYTES 64
+#include "target_begin.h"
 #include "vector_math.h"
 #include "encoder_generic.h"
 #include "amx_tiles.h"
@@ -67,8 +58,8 @@ static void configure_tiles() { configure_tiles(TileConfig{}); }
 static void release_tiles() { _tile_release(); }
 
 template <bool Int8, int Rows>
-static inline void multiply_square(const Word* a0, std::ptrdiff_t a_stride, const Word* b, int kw, float* c,
-                                   bool accumulate) {
+static inline void multiply_weights_square(const Word* a0, std::ptrdiff_t a_stride, const Word* b, int kw, float* c,
+                                           bool accumulate) {
   constexpr int b_stride = panel_width * 4, c_stride = panel_width * 4;
   const Word* a1 = a0 + a_stride / 4 * 16;
   float* c1 = c + 16 * panel_width;
@@ -119,26 +110,22 @@ static inline void multiply_square(const Word* a0, std::ptrdiff_t a_stride, cons
 
 // Not inlined, with memory barriers at both ends: the compiler does not know that tile loads read memory.
 template <bool Int8>
-static __attribute__((noinline)) void multiply_tiles(const Word* a, std::ptrdiff_t lda, const Word* b, int kw,
-                                                     float* c, std::ptrdiff_t c_panel, int m, int panels,
-                                                     bool accumulate, const Word*) {
+static __attribute__((noinline)) void multiply_weights_amx(const Word* a, std::ptrdiff_t lda, const Word* b, int kw,
+                                                           float* c, std::ptrdiff_t c_panel, int m, int panels,
+                                                           bool accumulate, const Word*) {
   asm volatile("" ::: "memory");
   for (int p = 0; p < panels; p++, c += c_panel, b += static_cast<std::ptrdiff_t>(kw) * panel_width) {
     int i = 0;
     for (; i + 16 < m; i += 32)
-      multiply_square<Int8, 32>(a + i * lda, lda * 4, b, kw, c + i * panel_width, accumulate);
-    if (i < m) multiply_square<Int8, 16>(a + i * lda, lda * 4, b, kw, c + i * panel_width, accumulate);
+      multiply_weights_square<Int8, 32>(a + i * lda, lda * 4, b, kw, c + i * panel_width, accumulate);
+    if (i < m) multiply_weights_square<Int8, 16>(a + i * lda, lda * 4, b, kw, c + i * panel_width, accumulate);
   }
   asm volatile("" ::: "memory");
 }
 
 }  // namespace sparsecse::encoder_bf16
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "target_end.h"
 
 namespace sparsecse {
 
@@ -146,63 +133,63 @@ namespace sparsecse {
 constexpr int all_of_k = 1 << 20;
 
 const EncoderKernels encoder_avx512bf16 = {
-    true,
-    2,
-    128,
-    1,
-    0,
-    encoder_bf16::nothing,
-    encoder_bf16::nothing,
-    encoder_bf16::multiply_panels<encoder_bf16::Bf16Dot>,
-    encoder_bf16::embed<encoder_bf16::Bf16Rows>,
-    encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
-    encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
-    nullptr,
+    .bf16_values = true,
+    .word_elements = 2,
+    .k_block = 128,
+    .row_multiple = 1,
+    .int8_zero = 0,
+    .enter = encoder_bf16::nothing,
+    .leave = encoder_bf16::nothing,
+    .gemm = encoder_bf16::multiply_weights<encoder_bf16::Bf16Dot>,
+    .embed = encoder_bf16::embed<encoder_bf16::Bf16Rows>,
+    .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
+    .add_norm = encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
+    .quantise = nullptr,
 };
 
 const EncoderKernels encoder_avx512bf16_int8 = {
-    true,
-    4,
-    128,
-    1,
-    128,
-    encoder_bf16::nothing,
-    encoder_bf16::nothing,
-    encoder_bf16::multiply_panels<encoder_bf16::Int8Dot>,
-    encoder_bf16::embed<encoder_bf16::Int8Rows<128>>,
-    encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
-    encoder_bf16::add_norm<encoder_bf16::Int8Rows<128>>,
-    encoder_bf16::quantise<128, encoder_bf16::Bf16Rows>,
+    .bf16_values = true,
+    .word_elements = 4,
+    .k_block = 128,
+    .row_multiple = 1,
+    .int8_zero = 128,
+    .enter = encoder_bf16::nothing,
+    .leave = encoder_bf16::nothing,
+    .gemm = encoder_bf16::multiply_weights<encoder_bf16::Int8Dot>,
+    .embed = encoder_bf16::embed<encoder_bf16::Int8Rows<128>>,
+    .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
+    .add_norm = encoder_bf16::add_norm<encoder_bf16::Int8Rows<128>>,
+    .quantise = encoder_bf16::quantise<128, encoder_bf16::Bf16Rows>,
 };
 
 const EncoderKernels encoder_amx = {
-    true,
-    2,
-    all_of_k,
-    32,
-    0,
-    encoder_bf16::configure_tiles,
-    encoder_bf16::release_tiles,
-    encoder_bf16::multiply_tiles<false>,
-    encoder_bf16::embed<encoder_bf16::Bf16Rows>,
-    encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
-    encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
-    nullptr,
+    .bf16_values = true,
+    .word_elements = 2,
+    .k_block = all_of_k,
+    .row_multiple = 32,
+    .int8_zero = 0,
+    .enter = encoder_bf16::configure_tiles,
+    .leave = encoder_bf16::release_tiles,
+    .gemm = encoder_bf16::multiply_weights_amx<false>,
+    .embed = encoder_bf16::embed<encoder_bf16::Bf16Rows>,
+    .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
+    .add_norm = encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
+    .quantise = nullptr,
 };
 
 const EncoderKernels encoder_amx_int8 = {
-    true,
-    4,
-    all_of_k,
-    32,
-    0,
-    encoder_bf16::configure_tiles,
-    encoder_bf16::release_tiles,
-    encoder_bf16::multiply_tiles<true>,
-    encoder_bf16::embed<encoder_bf16::Int8Rows<0>>,
-    encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
-    encoder_bf16::add_norm<encoder_bf16::Int8Rows<0>>,
-    encoder_bf16::quantise<0, encoder_bf16::Bf16Rows>,
+    .bf16_values = true,
+    .word_elements = 4,
+    .k_block = all_of_k,
+    .row_multiple = 32,
+    .int8_zero = 0,
+    .enter = encoder_bf16::configure_tiles,
+    .leave = encoder_bf16::release_tiles,
+    .gemm = encoder_bf16::multiply_weights_amx<true>,
+    .embed = encoder_bf16::embed<encoder_bf16::Int8Rows<0>>,
+    .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
+    .add_norm = encoder_bf16::add_norm<encoder_bf16::Int8Rows<0>>,
+    .quantise = encoder_bf16::quantise<0, encoder_bf16::Bf16Rows>,
 };
 
 }  // namespace sparsecse

@@ -13,7 +13,6 @@ static inline VecF absolute(VecF x) {
 // --- Activations -----------------------------------------------------------------------------------------------------
 
 static inline VecF sigmoid(VecF x) {
-  constexpr float log2_e = 1.44269504f;
   // Past +-80 it is 0 or 1 in floats; the bound keeps exp2 within its range.
   const VecF e = exp2(at_most(at_least(x * -log2_e, splat(-126.0f)), splat(126.0f)));
   return 1.0f / (1.0f + e);
@@ -22,7 +21,7 @@ static inline VecF sigmoid(VecF x) {
 // x Phi(x) within 2e-7 of |x|: erfc from its asymptotic shape, a polynomial in 1 / (1 + p |z|) times exp(-z^2)
 // (Abramowitz & Stegun, 7.1.26).
 static inline VecF gelu_exact(VecF x) {
-  constexpr float log2_e = 1.44269504f, root_half = 0.70710678f;
+  constexpr float root_half = 0.70710678f;
   const VecF z = absolute(x) * root_half;
   const VecF t = 1.0f / (1.0f + 0.3275911f * z);
   VecF p = splat(1.061405429f);
@@ -173,9 +172,9 @@ static void add_norm(const Products& products, const Norm& norm, int first, int 
 static inline void nothing() {}
 
 template <class Dot>
-static void multiply_panels(const Word* a, std::ptrdiff_t lda, const Word* b, int kw, float* c, std::ptrdiff_t c_panel,
-                            int m, int panels, bool accumulate, const Word* next) {
-  multiply<Dot, false>(a, lda, b, kw, c, panel_width, c_panel, m, panels, accumulate, next);
+static void multiply_weights(const Word* a, std::ptrdiff_t lda, const Word* b, int kw, float* c, std::ptrdiff_t c_panel,
+                             int m, int panels, bool accumulate, const Word* next) {
+  multiply_panels<Dot, false>(a, lda, b, kw, c, panel_width, c_panel, m, panels, accumulate, next);
 }
 
 }  // namespace sparsecse::SPARSECSE_ISA

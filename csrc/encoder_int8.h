@@ -1,6 +1,6 @@
 // int8 operands in AVX-512 with VNNI; included after encoder_generic.h by the files that have selected them.
 //
-// A row is quantised symmetrically: its largest value becomes 127. VNNI multiplies unsigned by signed bytes, so there
+// A row is quantised symmetrically: its largest value becomes int8_largest. VNNI multiplies unsigned by signed bytes, so there
 // rows are stored with 128 added, which the products' correction takes out again; AMX multiplies signed bytes.
 #include "encoder_kernels.h"
 
@@ -26,7 +26,7 @@ struct Range {
     poison += v * 0.0f;
   }
   // A NaN or an infinity in the row makes its scale NaN, and with it all that is computed from the row.
-  inline float scale() const { return horizontal_max(largest) / 127.0f + horizontal_sum(poison); }
+  inline float scale() const { return horizontal_max(largest) / int8_largest + horizontal_sum(poison); }
 };
 
 // Where the values of a row are read, vector by vector. (Not lambdas: GCC compiles those of a template for the target that

@@ -20,6 +20,9 @@ namespace sparsecse {
 enum class Precision : int { float32, bfloat16, int8 };
 enum class Activation : int { gelu, gelu_tanh, relu, silu };
 
+// What a row of operands or of weights has as its largest value once it is int8.
+constexpr float int8_largest = 127.0f;
+
 // Products of operands and weights on their way to being values.
 struct Products {
   const float* c;                  // [panels, c_panel / 32, 32]

@@ -3,25 +3,11 @@
 
 #define SPARSECSE_ISA portable
 #define SPARSECSE_VECTOR_BYTES 16
-#include "vector_math.h"
-#include "encoder_generic.h"
+#include "encoder_floats.h"
 
 namespace sparsecse {
 
-const EncoderKernels encoder_portable = {
-    false,
-    1,
-    128,
-    1,
-    0,
-    portable::nothing,
-    portable::nothing,
-    portable::multiply_panels<portable::FloatDot>,
-    portable::embed<portable::FloatRows>,
-    portable::activate<portable::FloatRows, false, portable::GeluExact>,
-    portable::add_norm<portable::FloatRows>,
-    nullptr,
-};
+const EncoderKernels encoder_portable = portable::encoder_floats;
 
 const EncoderKernels* encoder_kernels(Precision precision, CpuLevel level) {
 #ifdef SPARSECSE_X86

@@ -5,6 +5,8 @@
 
 namespace sparsecse {
 
+constexpr double log2_e = 1.4426950408889634;
+
 // log mean over i != j of exp(-t ||x_i - x_j||^2), and its gradient where `grad` is not null.
 // x: [n, d] floats or bf16; grad: [n rounded up to 32, d rounded up to 32], overwritten (the padding with zeros).
 double uniformity(const void* x, bool bf16, long n, long d, double t, float* grad, int threads, CpuLevel level);

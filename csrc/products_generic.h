@@ -1,5 +1,6 @@
-// Products of packed matrices in vectors of any width, for every kind of word; included once by each instruction set's
-// file, after vector_math.h.
+// Products with matrices packed in panels of 32 columns, in vectors of any width and for every kind of word; included
+// once by each instruction set's file, after vector_math.h. Products inside one head of attention, whose results lie in
+// rows, are in attention_generic.h.
 #include "tile_kernels.h"
 
 namespace sparsecse::SPARSECSE_ISA {
@@ -32,9 +33,9 @@ static constexpr std::ptrdiff_t panel_offset(int v, std::ptrdiff_t panel) {
 }
 
 template <class Dot, bool Transposed, int Rows, int Vectors>
-static inline void multiply_rows(const Word* a, std::ptrdiff_t lda, const Word* b, std::ptrdiff_t b_panel, int kw,
-                                 float* c, std::ptrdiff_t ldc, std::ptrdiff_t c_panel, bool accumulate,
-                                 const Word* ahead) {
+static inline void multiply_panel_step(const Word* a, std::ptrdiff_t lda, const Word* b, std::ptrdiff_t b_panel, int kw,
+                                       float* c, std::ptrdiff_t ldc, std::ptrdiff_t c_panel, bool accumulate,
+                                       const Word* ahead) {
   typename Dot::Sum sums[Rows][Vectors] = {};
   for (int k = 0; k < kw; k++, b += panel_width) {
     typename Dot::Operand columns[Vectors];
@@ -75,13 +76,12 @@ struct Count {
 };
 
 template <class Dot, bool Transposed, int Vectors>
-static inline void multiply_columns(const Word* a, std::ptrdiff_t lda, const Word* b, std::ptrdiff_t b_panel, int kw,
-                                    float* c, std::ptrdiff_t ldc, std::ptrdiff_t c_panel, int m, bool accumulate,
-                                    Ahead& ahead) {
+static inline void multiply_panel_columns(const Word* a, std::ptrdiff_t lda, const Word* b, std::ptrdiff_t b_panel,
+                                          int kw, float* c, std::ptrdiff_t ldc, std::ptrdiff_t c_panel, int m,
+                                          bool accumulate, Ahead& ahead) {
   const auto step = [&](auto rows, int i) {
-    multiply_rows<Dot, Transposed, decltype(rows)::value, Vectors>(a + i * (Transposed ? 1 : lda), lda, b, b_panel, kw,
-                                                                   c + i * ldc, ldc, c_panel, accumulate,
-                                                                   ahead.take(kw));
+    multiply_panel_step<Dot, Transposed, decltype(rows)::value, Vectors>(
+        a + i * (Transposed ? 1 : lda), lda, b, b_panel, kw, c + i * ldc, ldc, c_panel, accumulate, ahead.take(kw));
   };
   int i = 0;
   for (; i + step_rows <= m; i += step_rows) step(Count<step_rows>{}, i);
@@ -99,8 +99,8 @@ static inline void multiply_columns(const Word* a, std::ptrdiff_t lda, const Wor
 // c[j / 32 * c_panel + i * ldc + j % 32]. With Transposed, a is [kw, lda], read by columns. `next`, or null: memory to
 // ask for meanwhile, as much as b.
 template <class Dot, bool Transposed>
-static void multiply(const Word* a, std::ptrdiff_t lda, const Word* b, int kw, float* c, std::ptrdiff_t ldc,
-                     std::ptrdiff_t c_panel, int m, int panels, bool accumulate, const Word* next) {
+static void multiply_panels(const Word* a, std::ptrdiff_t lda, const Word* b, int kw, float* c, std::ptrdiff_t ldc,
+                            std::ptrdiff_t c_panel, int m, int panels, bool accumulate, const Word* next) {
   // Words of K whose part of b stays in the L1 cache for all rows.
   constexpr int k_block = 128;
   const std::ptrdiff_t b_panel = static_cast<std::ptrdiff_t>(kw) * panel_width;
@@ -109,7 +109,7 @@ static void multiply(const Word* a, std::ptrdiff_t lda, const Word* b, int kw, f
   const auto blocks = [&](auto vectors, int j) {
     const int panel = j / panel_width, within = j % panel_width;
     for (int k = 0; k < kw; k += k_block)
-      multiply_columns<Dot, Transposed, decltype(vectors)::value>(
+      multiply_panel_columns<Dot, Transposed, decltype(vectors)::value>(
           a + k * (Transposed ? lda : 1), lda, b + panel * b_panel + k * panel_width + within, b_panel,
           kw - k < k_block ? kw - k : k_block, c + panel * c_panel + within, ldc, c_panel, m, accumulate || k > 0,
           ahead);

@@ -13,7 +13,6 @@
 namespace sparsecse {
 namespace {
 
-constexpr double log2_e = 1.4426950408889634;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 // Per-thread scratch, made inside the parallel region.

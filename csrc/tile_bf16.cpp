@@ -3,20 +3,11 @@
 #include "tile_kernels.h"
 
 #ifdef SPARSECSE_X86
-#include <immintrin.h>
-#if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16"))), apply_to = function)
-#else
-// GCC 12 takes the undefined operands inside its own intrinsics for mistakes of ours.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16")
-#endif
+#define SPARSECSE_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,amx-tile,amx-bf16"
 #define SPARSECSE_ISA bf16
 #define SPARSECSE_VECTOR_BYTES 64
 #define SPARSECSE_OWN_PACK_COLUMNS
+#include "target_begin.h"
 #include "transpose_avx512.h"
 #include "vector_math.h"
 #include "tile_generic.h"
@@ -58,7 +49,7 @@ static void pack_panels(const Word* rows, int padded_n, int padded_d, Word* pane
 
 static void gemm_pairs(const Word* a, std::ptrdiff_t lda, bool, const Word* b, int k, float* c, std::ptrdiff_t ldc,
                        std::ptrdiff_t c_panel, int m, int n, bool accumulate) {
-  multiply<Bf16Dot, false>(a, lda, b, k, c, ldc, c_panel, m, n / panel_width, accumulate, nullptr);
+  multiply_panels<Bf16Dot, false>(a, lda, b, k, c, ldc, c_panel, m, n / panel_width, accumulate, nullptr);
 }
 
 // Not inlined, with memory barriers at both ends: the compiler does not know that tile loads read memory.
@@ -164,40 +155,36 @@ static void weigh_pairs(WeightStrip& strip) {
 
 #include "attention_bf16.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "target_end.h"
 
 namespace sparsecse {
 
 const TileKernels tile_avx512bf16 = {
-    true,
-    bf16::pack_rows,
-    bf16::pack_columns,
-    bf16::pack_panels,
-    bf16::gemm_pairs,
-    bf16::weigh_pairs,
-    bf16::sum_weights,
-    bf16::max_exponent,
-    bf16::update_lse,
-    bf16::attend_pairs<bf16::VectorProducts>,
-    nullptr,
+    .pairs = true,
+    .pack_rows = bf16::pack_rows,
+    .pack_columns = bf16::pack_columns,
+    .pack_panels = bf16::pack_panels,
+    .gemm = bf16::gemm_pairs,
+    .weigh = bf16::weigh_pairs,
+    .sum_weights = bf16::sum_weights,
+    .max_exponent = bf16::max_exponent,
+    .update_lse = bf16::update_lse,
+    .attend = bf16::attend_pairs<bf16::VectorProducts>,
+    .attend_gradients = nullptr,
 };
 
 const TileKernels tile_amx = {
-    true,
-    bf16::pack_rows,
-    bf16::pack_columns,
-    bf16::pack_panels,
-    bf16::gemm_amx,
-    bf16::weigh_pairs,
-    bf16::sum_weights,
-    bf16::max_exponent,
-    bf16::update_lse,
-    bf16::attend_pairs<bf16::AmxProducts>,
-    nullptr,
+    .pairs = true,
+    .pack_rows = bf16::pack_rows,
+    .pack_columns = bf16::pack_columns,
+    .pack_panels = bf16::pack_panels,
+    .gemm = bf16::gemm_amx,
+    .weigh = bf16::weigh_pairs,
+    .sum_weights = bf16::sum_weights,
+    .max_exponent = bf16::max_exponent,
+    .update_lse = bf16::update_lse,
+    .attend = bf16::attend_pairs<bf16::AmxProducts>,
+    .attend_gradients = nullptr,
 };
 
 }  // namespace sparsecse

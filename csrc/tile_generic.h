@@ -5,13 +5,6 @@
 
 namespace sparsecse::SPARSECSE_ISA {
 
-static inline float bf16_to_float(std::uint16_t bits) {
-  const std::uint32_t word = static_cast<std::uint32_t>(bits) << 16;
-  float value;
-  __builtin_memcpy(&value, &word, 4);
-  return value;
-}
-
 [[maybe_unused]] static void pack_float_rows(const Source& source, long first, int valid, int padded_n, int padded_d,
                                              Word* rows) {
   float* __restrict out = reinterpret_cast<float*>(rows);
@@ -53,12 +46,9 @@ static void pack_columns(const Word* rows, int padded_n, int kw, Word* columns) 
 }
 #endif
 
-// Rows per step of attention's products: as many as keep two accumulators each in registers.
-constexpr int max_rows = SPARSECSE_VECTOR_BYTES == 64 ? 12 : SPARSECSE_VECTOR_BYTES == 32 ? 6 : 4;
-
 [[maybe_unused]] static void gemm_float(const Word* a, std::ptrdiff_t lda, bool transposed, const Word* b, int k, float* c,
                                         std::ptrdiff_t ldc, std::ptrdiff_t c_panel, int m, int n, bool accumulate) {
-  const auto run = transposed ? multiply<FloatDot, true> : multiply<FloatDot, false>;
+  const auto run = transposed ? multiply_panels<FloatDot, true> : multiply_panels<FloatDot, false>;
   run(a, lda, b, k, c, ldc, c_panel, m, n / panel_width, accumulate, nullptr);
 }
 

@@ -3,25 +3,11 @@
 
 #define SPARSECSE_ISA portable
 #define SPARSECSE_VECTOR_BYTES 16
-#include "vector_math.h"
-#include "tile_generic.h"
-#include "attention_generic.h"
+#include "tile_floats.h"
 
 namespace sparsecse {
 
-const TileKernels tile_portable = {
-    false,
-    portable::pack_float_rows,
-    portable::pack_columns,
-    portable::pack_float_panels,
-    portable::gemm_float,
-    portable::weigh_float,
-    portable::sum_weights,
-    portable::max_exponent,
-    portable::update_lse,
-    portable::attend_float,
-    portable::attend_gradients,
-};
+const TileKernels tile_portable = portable::tile_floats;
 
 const TileKernels& float_kernels(CpuLevel level) {
 #ifdef SPARSECSE_X86

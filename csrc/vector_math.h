@@ -4,13 +4,14 @@
 // set with a target pragma (after including immintrin.h for 64 bytes), and then includes this once. The namespace keeps
 // the copies for different instruction sets from being merged by the linker, which would run AVX-512 code on a machine
 // without it. For the same reason nothing here calls the standard library.
-#include <cstdint>
+#include "scalars.h"
 
 namespace sparsecse::SPARSECSE_ISA {
 
 using VecF = float __attribute__((vector_size(SPARSECSE_VECTOR_BYTES)));
 using VecU = std::uint32_t __attribute__((vector_size(SPARSECSE_VECTOR_BYTES)));
 constexpr int lanes = SPARSECSE_VECTOR_BYTES / 4;
+constexpr float log2_e = 1.44269504f;
 
 // One type for loads and stores at any address; the plain one promises alignment to its whole width.
 using VecFUnaligned = float __attribute__((vector_size(SPARSECSE_VECTOR_BYTES), aligned(4), may_alias));

@@ -116,23 +116,24 @@ def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scal
 #   h = 0x9e3779b9; for word in (seed's low 32 bits, its high 32 bits, sentence, head, query, key): h = mix(h ^ word)
 # and the probability of (query, key), positions counted from the sentence's first token, stays if
 # h >= floor(dropout * 2^32).
-MASK_START = 0x9E3779B9
-LOW_BITS = 0xFFFFFFFF
+MIX_FIRST, MIX_SECOND = 0x7FEB352D, 0x846CA68B
+_LOW_BITS = 0xFFFFFFFF
 
 
-def _mix(x: Any) -> Any:
-    """x: an int or a Tensor of int64, below 2^32."""
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & LOW_BITS
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & LOW_BITS
-    return x ^ (x >> 16)
+def mask_hash(seed: int, *words: Any) -> Any:
+    """h after the seed's two words and these, each an int or a Tensor of int64."""
+    h: Any = 0x9E3779B9
+    for word in (seed & _LOW_BITS, (seed >> 32) & _LOW_BITS, *words):
+        h = h ^ word
+        h = ((h ^ (h >> 16)) * MIX_FIRST) & _LOW_BITS
+        h = ((h ^ (h >> 15)) * MIX_SECOND) & _LOW_BITS
+        h = h ^ (h >> 16)
+    return h
 
 
 def dropout_mask(seed: int, sentence: Tensor, head: Tensor, query: Tensor, key: Tensor, dropout: float) -> Tensor:
     """Whether a probability stays; the four indices are int64 tensors that broadcast to the result's shape."""
-    h: Any = MASK_START
-    for word in (seed & LOW_BITS, (seed >> 32) & LOW_BITS, sentence, head, query, key):
-        h = _mix(h ^ word)
-    return h >= int(dropout * 2.0**32)
+    return mask_hash(seed, sentence, head, query, key) >= int(dropout * 2.0**32)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ finds NaN in its result computes it again, one sentence of the tile after the ot
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import triton
@@ -135,9 +134,6 @@ class _Launch:
         )
         q, k, v = (_aligned(x, self.shape[1]) for x in (query, key, value))
         self.arch = architecture(query.device)
-        hash_start: Any = reference.MASK_START
-        for word in (seed & reference.LOW_BITS, (seed >> 32) & reference.LOW_BITS):
-            hash_start = reference._mix(hash_start ^ word)
         self.arguments = {
             "q": q,
             "k": k,
@@ -157,7 +153,7 @@ class _Launch:
             "tokens": self.tokens,
             "heads": self.heads,
             "scale": scale,
-            "hash_start": _signed(hash_start),
+            "hash_start": _signed(reference.mask_hash(seed)),
             "threshold": _signed(int(dropout * 2.0**32)),
             "keep_scale": 1.0 / (1.0 - dropout),
             "HEAD_SIZE": head_size,

@@ -3,7 +3,18 @@
 import triton
 import triton.language as tl
 
-from sparsecse.kernels.triton_attention_tiles import LOG2E, any_nan, dot, load_rows, mix, row_hash, scores, store_rows
+from sparsecse.kernels.triton_attention_tiles import (
+    LOG2E,
+    any_nan,
+    dot,
+    factors,
+    load_rows,
+    mix,
+    scores,
+    step,
+    store_rows,
+    tile,
+)
 
 
 @triton.jit
@@ -39,7 +50,7 @@ def _probabilities(
 
 
 @triton.jit
-def _inner_products(
+def _walk_keys(
     queries,
     upstream,
     k,
@@ -53,6 +64,7 @@ def _inner_products(
     end,
     hashed,
     lse,
+    inner,  # [M], what this returns without GRADIENT, times the gates; None then
     multiplier,
     scale,
     threshold,
@@ -64,64 +76,28 @@ def _inner_products(
     HAS_BIAS: tl.constexpr,
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
+    GRADIENT: tl.constexpr,
 ):
-    """Upstream gradient times result for each query, [M], from the parts of the result: a gate of 0 left none."""
-    inner = tl.zeros([M], tl.float32)
-    for first in range(low, high, N):
-        columns = first + tl.arange(0, N)
-        seen = (columns[None, :] >= begin[:, None]) & (columns[None, :] < end[:, None])
-        softmax, gradient, _ = _probabilities(
-            queries, load_rows(k, first, high, stride_k, N, HEAD_SIZE, D),
-            upstream, load_rows(v, first, high, stride_v, N, HEAD_SIZE, D),
-            seen, columns[None, :] - rows[:, None], hashed[:, None], columns[None, :] - begin[:, None],
-            lse[:, None], multiplier[:, None], scale, threshold, bias, HAS_BIAS, DROPOUT, PRECISION,
-        )  # fmt: skip
-        inner += tl.sum(softmax * gradient, 1)
-    return inner
+    """The gradient of one tile of queries, [M, D], not yet times `scale`.
 
-
-@triton.jit
-def _query_gradient(
-    queries,
-    upstream,
-    k,
-    v,
-    stride_k,
-    stride_v,
-    low,
-    high,
-    rows,
-    begin,
-    end,
-    hashed,
-    lse,
-    inner,  # [M], the sum of softmax times its gradient
-    multiplier,
-    scale,
-    threshold,
-    bias,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    HEAD_SIZE: tl.constexpr,
-    D: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    DROPOUT: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """The gradient of one tile of queries, [M, D]."""
-    result = tl.zeros([M, D], tl.float32)
+    Without GRADIENT instead the sum of softmax times its gradient for each query, [M]. It is upstream gradient times
+    result, from the parts of the result: a gate of 0 left none.
+    """
+    result = tl.zeros([M, D] if GRADIENT else [M], tl.float32)
     for first in range(low, high, N):
-        columns = first + tl.arange(0, N)
-        seen = (columns[None, :] >= begin[:, None]) & (columns[None, :] < end[:, None])
+        columns, seen = step(first, begin, end, N)
         keys = load_rows(k, first, high, stride_k, N, HEAD_SIZE, D)
         softmax, gradient, _ = _probabilities(
             queries, keys, upstream, load_rows(v, first, high, stride_v, N, HEAD_SIZE, D),
             seen, columns[None, :] - rows[:, None], hashed[:, None], columns[None, :] - begin[:, None],
             lse[:, None], multiplier[:, None], scale, threshold, bias, HAS_BIAS, DROPOUT, PRECISION,
         )  # fmt: skip
-        change = softmax * (gradient - inner[:, None])
-        result = dot(tl.where(seen, change, 0.0).to(keys.dtype), keys, result, PRECISION)
-    return result * scale
+        if GRADIENT:
+            change = tl.where(seen, softmax * (gradient - inner[:, None]), 0.0)
+            result = dot(change.to(keys.dtype), keys, result, PRECISION)
+        else:
+            result += tl.sum(softmax * gradient, 1)
+    return result
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "hash_start", "threshold"])
@@ -166,21 +142,9 @@ def query_gradient_kernel(
 ):
     head = tl.program_id(0) % heads
     first = tl.program_id(0) // heads * M
-    rows = first + tl.arange(0, M)
-    real = rows < tokens
-    row_begin = tl.load(begin + rows, mask=real, other=0)
-    row_end = tl.load(end + rows, mask=real, other=0)
-    low = tl.load(begin + first)
-    high = tl.load(end + tl.minimum(first + M, tokens) - 1)
-    hashed = row_begin.to(tl.uint32)
+    rows, real, row_begin, row_end, row_sentence, low, high = tile(first, tokens, sentence, begin, end, M)
+    hashed, gates = factors(gate, hash_start, row_sentence, rows - row_begin, real, head, heads, HAS_GATE, DROPOUT)
     multiplier = tl.full([M], keep_scale, tl.float32)
-    gates = multiplier
-    if DROPOUT or HAS_GATE:
-        row_sentence = tl.load(sentence + rows, mask=real, other=0)
-        if DROPOUT:
-            hashed = row_hash(hash_start, row_sentence, head, rows - row_begin)
-        if HAS_GATE:
-            gates = tl.load(gate + row_sentence.to(tl.int64) * heads + head, mask=real, other=0.0).to(tl.float32)
     threshold = threshold.to(tl.uint32, bitcast=True)
     if HAS_BIAS:
         bias += head.to(tl.int64) * bias_columns + bias_columns // 2
@@ -195,9 +159,9 @@ def query_gradient_kernel(
     stride_out = heads * HEAD_SIZE
     inner_rows = head.to(tl.int64) * tokens + rows
     if HAS_GATE:
-        row_inner = _inner_products(
-            queries, up, k, v, stride_k, stride_v, low, high, rows, row_begin, row_end, hashed, row_lse, multiplier,
-            scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION,
+        row_inner = _walk_keys(
+            queries, up, k, v, stride_k, stride_v, low, high, rows, row_begin, row_end, hashed, row_lse, None,
+            multiplier, scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION, False,
         )  # fmt: skip
         tl.store(gate_rows + inner_rows, row_inner, mask=real)
         row_inner *= gates
@@ -208,20 +172,20 @@ def query_gradient_kernel(
     tl.store(inner + inner_rows, row_inner, mask=real)
 
     grad_q += head * HEAD_SIZE
-    gradient = _query_gradient(
+    gradient = _walk_keys(
         queries, up, k, v, stride_k, stride_v, low, high, rows, row_begin, row_end, hashed, row_lse, row_inner,
-        multiplier, scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION,
+        multiplier, scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION, True,
     )  # fmt: skip
     if not any_nan(gradient):
-        store_rows(grad_q, gradient, first, real, stride_out, M, HEAD_SIZE, D)
+        store_rows(grad_q, gradient * scale, first, real, stride_out, M, HEAD_SIZE, D)
     else:
         while low < high:
             stop = tl.load(end + low)
-            gradient = _query_gradient(
+            gradient = _walk_keys(
                 queries, up, k, v, stride_k, stride_v, low, stop, rows, row_begin, row_end, hashed, row_lse, row_inner,
-                multiplier, scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION,
+                multiplier, scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION, True,
             )  # fmt: skip
-            store_rows(grad_q, gradient, first, real & (row_begin == low), stride_out, M, HEAD_SIZE, D)
+            store_rows(grad_q, gradient * scale, first, real & (row_begin == low), stride_out, M, HEAD_SIZE, D)
             low = stop
 
 
@@ -263,23 +227,16 @@ def _key_gradients(
     grad_keys = tl.zeros([N, D], tl.float32)
     grad_values = tl.zeros([N, D], tl.float32)
     for first in range(low, high, M):
-        columns = first + tl.arange(0, M)
+        columns, seen = step(first, row_begin, row_end, M)
         real = columns < high
-        hashed = columns.to(tl.uint32)
-        multiplier = tl.full([M], keep_scale, tl.float32)
-        if DROPOUT or HAS_GATE:
-            query_sentence = tl.load(sentence + columns, mask=real, other=0)
-            if DROPOUT:
-                position = columns - tl.load(begin + columns, mask=real, other=0)
-                hashed = row_hash(hash_start, query_sentence, head, position)
-            if HAS_GATE:
-                gates = tl.load(gate + query_sentence.to(tl.int64) * heads + head, mask=real, other=0.0)
-                multiplier *= gates.to(tl.float32)
+        query_sentence = tl.load(sentence + columns, mask=real, other=0)
+        position = columns - tl.load(begin + columns, mask=real, other=0)
+        hashed, gates = factors(gate, hash_start, query_sentence, position, real, head, heads, HAS_GATE, DROPOUT)
+        multiplier = keep_scale * gates
         query_lse = tl.load(lse + columns.to(tl.int64) * heads, mask=real, other=0.0) * LOG2E
         query_inner = tl.load(inner + columns, mask=real, other=0.0)
         queries = load_rows(q, first, high, stride_q, M, HEAD_SIZE, D)
         up = load_rows(upstream, first, high, stride_upstream, M, HEAD_SIZE, D)
-        seen = (columns[None, :] >= row_begin[:, None]) & (columns[None, :] < row_end[:, None])
         # Transposed, [keys, queries]: both products below then take their left side as it was computed.
         softmax, gradient, weights = _probabilities(
             keys, queries, values, up, seen, rows[:, None] - columns[None, :], hashed[None, :],
@@ -333,12 +290,7 @@ def key_gradient_kernel(
 ):
     head = tl.program_id(0) % heads
     first = tl.program_id(0) // heads * N
-    rows = first + tl.arange(0, N)
-    real = rows < tokens
-    row_begin = tl.load(begin + rows, mask=real, other=0)
-    row_end = tl.load(end + rows, mask=real, other=0)
-    low = tl.load(begin + first)
-    high = tl.load(end + tl.minimum(first + N, tokens) - 1)
+    rows, real, row_begin, row_end, _, low, high = tile(first, tokens, sentence, begin, end, N)
     threshold = threshold.to(tl.uint32, bitcast=True)
     if HAS_BIAS:
         bias += head.to(tl.int64) * bias_columns + bias_columns // 2
@@ -427,28 +379,15 @@ def bias_gradient_kernel(
     lane = tl.arange(0, N)
     diagonal = lane[:, None] + lane[None, :]
     for first in range(chunk * N, tokens, chunks * N):
-        rows = first + lane
-        real = rows < tokens
-        row_begin = tl.load(begin + rows, mask=real, other=0)
-        row_end = tl.load(end + rows, mask=real, other=0)
-        low = tl.load(begin + first)
-        high = tl.load(end + tl.minimum(first + N, tokens) - 1)
-        hashed = row_begin.to(tl.uint32)
-        multiplier = tl.full([N], keep_scale, tl.float32)
-        if DROPOUT or HAS_GATE:
-            row_sentence = tl.load(sentence + rows, mask=real, other=0)
-            if DROPOUT:
-                hashed = row_hash(hash_start, row_sentence, head, rows - row_begin)
-            if HAS_GATE:
-                gates = tl.load(gate + row_sentence.to(tl.int64) * heads + head, mask=real, other=0.0)
-                multiplier *= gates.to(tl.float32)
+        rows, real, row_begin, row_end, row_sentence, low, high = tile(first, tokens, sentence, begin, end, N)
+        hashed, gates = factors(gate, hash_start, row_sentence, rows - row_begin, real, head, heads, HAS_GATE, DROPOUT)
+        multiplier = keep_scale * gates
         row_lse = tl.load(lse + rows.to(tl.int64) * heads, mask=real, other=0.0) * LOG2E
         row_inner = tl.load(inner + rows, mask=real, other=0.0)
         queries = load_rows(q, first, tokens, stride_q, N, HEAD_SIZE, D)
         up = load_rows(upstream, first, tokens, stride_upstream, N, HEAD_SIZE, D)
         for start in range(low, high, N):
-            columns = start + lane
-            seen = (columns[None, :] >= row_begin[:, None]) & (columns[None, :] < row_end[:, None])
+            columns, seen = step(start, row_begin, row_end, N)
             softmax, gradient, _ = _probabilities(
                 queries, load_rows(k, start, high, stride_k, N, HEAD_SIZE, D),
                 up, load_rows(v, start, high, stride_v, N, HEAD_SIZE, D),

@@ -3,7 +3,18 @@
 import triton
 import triton.language as tl
 
-from sparsecse.kernels.triton_attention_tiles import LN2, any_nan, dot, load_rows, mix, row_hash, scores, store_rows
+from sparsecse.kernels.triton_attention_tiles import (
+    LN2,
+    any_nan,
+    dot,
+    factors,
+    load_rows,
+    mix,
+    scores,
+    step,
+    store_rows,
+    tile,
+)
 
 
 @triton.jit
@@ -35,8 +46,7 @@ def _attend(
     total = tl.zeros([M], tl.float32)
     result = tl.zeros([M, D], tl.float32)
     for first in range(low, high, N):
-        columns = first + tl.arange(0, N)
-        seen = (columns[None, :] >= begin[:, None]) & (columns[None, :] < end[:, None])
+        columns, seen = step(first, begin, end, N)
         keys = load_rows(k, first, high, stride_k, N, HEAD_SIZE, D)
         distance = columns[None, :] - rows[:, None]
         logits = scores(queries, keys, seen, distance, scale, bias, HAS_BIAS, PRECISION)
@@ -93,21 +103,9 @@ def forward_kernel(
     # Heads of one tile run side by side: they share the rows' cache lines.
     head = tl.program_id(0) % heads
     first = tl.program_id(0) // heads * M
-    rows = first + tl.arange(0, M)
-    real = rows < tokens
-    row_begin = tl.load(begin + rows, mask=real, other=0)
-    row_end = tl.load(end + rows, mask=real, other=0)
-    low = tl.load(begin + first)
-    high = tl.load(end + tl.minimum(first + M, tokens) - 1)
-    hashed = row_begin.to(tl.uint32)
-    multiplier = tl.full([M], keep_scale, tl.float32)
-    if DROPOUT or HAS_GATE:
-        row_sentence = tl.load(sentence + rows, mask=real, other=0)
-        if DROPOUT:
-            hashed = row_hash(hash_start, row_sentence, head, rows - row_begin)
-        if HAS_GATE:
-            gates = tl.load(gate + row_sentence.to(tl.int64) * heads + head, mask=real, other=0.0)
-            multiplier *= gates.to(tl.float32)
+    rows, real, row_begin, row_end, row_sentence, low, high = tile(first, tokens, sentence, begin, end, M)
+    hashed, gates = factors(gate, hash_start, row_sentence, rows - row_begin, real, head, heads, HAS_GATE, DROPOUT)
+    multiplier = keep_scale * gates
     threshold = threshold.to(tl.uint32, bitcast=True)
     if HAS_BIAS:
         bias += head.to(tl.int64) * bias_columns + bias_columns // 2

@@ -3,10 +3,12 @@
 import triton
 import triton.language as tl
 
+from sparsecse.kernels import reference
 from sparsecse.kernels.triton_support import interpreting
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+MIX_FIRST, MIX_SECOND = tl.constexpr(reference.MIX_FIRST), tl.constexpr(reference.MIX_SECOND)
 
 # Triton 3.9's interpreter multiplies the bits of bfloat16 as integers.
 WIDEN = tl.constexpr(interpreting())
@@ -46,18 +48,48 @@ def store_rows(x, values, first, keep, stride, ROWS: tl.constexpr, HEAD_SIZE: tl
 
 @triton.jit
 def mix(x):
-    """As `reference._mix`, for uint32."""
-    x = (x ^ (x >> 16)) * 0x7FEB352D
-    x = (x ^ (x >> 15)) * 0x846CA68B
+    """One step of `reference.mask_hash`, for uint32."""
+    x = (x ^ (x >> 16)) * MIX_FIRST
+    x = (x ^ (x >> 15)) * MIX_SECOND
     return x ^ (x >> 16)
 
 
 @triton.jit
-def row_hash(hash_start, sentence, head, position):
-    """The dropout hash up to its last word, the key; hash_start has both words of the seed in it."""
-    hashed = mix(hash_start.to(tl.uint32, bitcast=True) ^ sentence.to(tl.uint32))
-    hashed = mix(hashed ^ head.to(tl.uint32))
-    return mix(hashed ^ position.to(tl.uint32))
+def tile(first, tokens, sentence, begin, end, ROWS: tl.constexpr):
+    """The tokens first to first + ROWS, of which those before `tokens` are real, and what they see.
+
+    Returns their numbers, which are real, where the sentence of each begins and ends and which one it is, all [ROWS];
+    and where the first one's sentence begins and the last one's ends, the range to walk. What a kernel leaves unused
+    is not loaded.
+    """
+    rows = first + tl.arange(0, ROWS)
+    real = rows < tokens
+    row_begin = tl.load(begin + rows, mask=real, other=0)
+    row_end = tl.load(end + rows, mask=real, other=0)
+    low = tl.load(begin + first)
+    high = tl.load(end + tl.minimum(first + ROWS, tokens) - 1)
+    return rows, real, row_begin, row_end, tl.load(sentence + rows, mask=real, other=0), low, high
+
+
+@triton.jit
+def factors(gate, hash_start, sentence, position, real, head, heads, HAS_GATE: tl.constexpr, DROPOUT: tl.constexpr):
+    """The dropout hash up to the key of queries, by sentence and position in it, and their gate, 1 without gates."""
+    hashed = position.to(tl.uint32)
+    if DROPOUT:
+        # hash_start has both words of the seed in it.
+        start = mix(hash_start.to(tl.uint32, bitcast=True) ^ sentence.to(tl.uint32))
+        hashed = mix(mix(start ^ head.to(tl.uint32)) ^ hashed)
+    gates = tl.full(position.shape, 1.0, tl.float32)
+    if HAS_GATE:
+        gates = tl.load(gate + sentence.to(tl.int64) * heads + head, mask=real, other=0.0).to(tl.float32)
+    return hashed, gates
+
+
+@triton.jit
+def step(first, begin, end, COLUMNS: tl.constexpr):
+    """The tokens first to first + COLUMNS, and which of them the rows see whose sentences begin and end there."""
+    columns = first + tl.arange(0, COLUMNS)
+    return columns, (columns[None, :] >= begin[:, None]) & (columns[None, :] < end[:, None])
 
 
 @triton.jit

@@ -120,6 +120,11 @@ def weight_bytes(folder: Path) -> int | None:
     return sum(path.stat().st_size for path in files)
 
 
+def text_hash(text: str) -> str:
+    """SHA-256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()

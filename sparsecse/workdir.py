@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import shutil
 import time
@@ -26,7 +25,7 @@ from typing import Any
 
 from sparsecse.benchmarking.machine import versions
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, file_hash, read_json, write_json
+from sparsecse.files import atomic_directory, file_hash, read_json, text_hash, write_json
 
 MODEL_STAGES = ("finetune", "rewind", "prune")
 """Stages that end with a smaller model, the last in the chain first."""
@@ -59,7 +58,7 @@ class Record:
 def identity(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
     """A hash of inputs and settings: two runs of a stage with the same identity give the same result."""
     text = json.dumps([dict(inputs), dict(settings)], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_hash(text)
 
 
 class Workdir:

@@ -213,30 +213,76 @@ def test_hooks_and_gates_act(packed, batch):
 
 
 def halve(model, how):
-    weight = model.encoder.layer[1].output.dense.weight
+    dense = model.encoder.layer[1].output.dense
+    weight, half = dense.weight, dense.weight.detach() * 0.5
     if how == "in place":
         with torch.no_grad():
             weight.mul_(0.5)
-    elif how == "through data":
-        weight.data.mul_(0.5)
+    elif how == "one value in place":
+        with torch.no_grad():
+            weight[0, 0] += 1
+    elif how == "through a view":
+        weight.detach()[0].mul_(0.5)
     elif how == "new data":
-        weight.data = weight.data * 0.5
+        weight.data = half
+    elif how == "turned data":
+        dense.weight.data = weight.data[:, torch.arange(weight.shape[1]).flip(0)]
+    elif how == "new data at the old address":
+        weight.data = weight.data.clone()
+        weight.data = half
     elif how == "new parameter":
-        model.encoder.layer[1].output.dense.weight = nn.Parameter(weight * 0.5, requires_grad=False)
+        dense.weight = nn.Parameter(half, requires_grad=False)
+    elif how == "new parameter with the old memory":
+        dense.weight = nn.Parameter(weight.data, requires_grad=False)
+        dense.weight.data.mul_(0.5)
     elif how == "load_state_dict":
-        name = "encoder.layer.1.output.dense.weight"
-        model.load_state_dict({name: weight * 0.5}, strict=False)
-    elif how == "word embeddings":
+        model.load_state_dict({"encoder.layer.1.output.dense.weight": half}, strict=False)
+    elif how == "load_state_dict, assigned":
+        model.load_state_dict({"encoder.layer.1.output.dense.weight": half}, strict=False, assign=True)
+    elif how == "optimizer":
+        weight.grad = half
+        torch.optim.SGD([weight], lr=1.0).step()
+    elif how == "fused optimizer":
+        weight.grad = half
+        torch.optim.AdamW([weight], lr=0.1, fused=True).step()
+    elif how == "word embeddings":  # the native encoder reads them where they lie
         model.embeddings.word_embeddings.weight.data.mul_(0.5)
     elif how == "shared memory":
         model.share_memory()
         weight.mul_(0.5)
+    elif how == "through data, told":
+        weight.data.mul_(0.5)
+        torch.autograd.graph.increment_version(weight)
+    elif how == "through data, in training":
+        model.requires_grad_(True)
+        model(torch.tensor([[2, 5, 3]])).last_hidden_state.sum().backward()
+        weight.data.mul_(0.5)
+        model.requires_grad_(False)
+    else:
+        raise AssertionError(how)
 
 
 @needs_extension
 @pytest.mark.parametrize(
     "how",
-    ["in place", "through data", "new data", "new parameter", "load_state_dict", "word embeddings", "shared memory"],
+    [
+        "in place",
+        "one value in place",
+        "through a view",
+        "new data",
+        "turned data",
+        "new data at the old address",
+        "new parameter",
+        "new parameter with the old memory",
+        "load_state_dict",
+        "load_state_dict, assigned",
+        "optimizer",
+        "fused optimizer",
+        "word embeddings",
+        "shared memory",
+        "through data, told",
+        "through data, in training",
+    ],
 )
 def test_changed_weights_are_seen(packed, batch, how):
     ids, mask = batch

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from itertools import chain
 
 from sparsecse.errors import InputError
+from sparsecse.files import text_hash
 
 
 def _digest(*columns: tuple[object, ...] | None) -> str:
-    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
+    return text_hash(json.dumps(columns))
 
 
 def positive_threshold(minimum: float) -> float:

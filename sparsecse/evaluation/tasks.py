@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from sparsecse.datasets import (
 )
 from sparsecse.errors import InputError
 from sparsecse.evaluation import classification
+from sparsecse.files import text_hash
 
 # Similarity task -> the pair set's name and split.
 TASKS: dict[str, tuple[str, str]] = {
@@ -56,7 +56,7 @@ class Tasks:
     def fingerprint(self) -> str:
         """SHA-256 of the contents of all data, in hex."""
         sets: list[PairSet | TransferSet] = [*self.pairs.values(), *self.transfer.values()]
-        return hashlib.sha256("".join(each.fingerprint() for each in sets).encode()).hexdigest()
+        return text_hash("".join(each.fingerprint() for each in sets))
 
 
 def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None) -> Tasks:

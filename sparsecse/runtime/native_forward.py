@@ -3,10 +3,17 @@
 Packed folders that transformers and sentence-transformers have loaded come here. Whatever could make PyTorch compute
 something else than the plain forward pass (gradients, dropout, hooks, replaced modules, tracing) is declined, and
 PyTorch computes.
+
+The encoder keeps a copy of the layers' weights, and makes it anew when a parameter has been replaced, has other memory,
+or has been written to: PyTorch counts the writes of its operations, whether gradients are recorded or not. Fused
+optimisers and those that write through `.data` are not counted; steps of optimisers are therefore watched. Writes of
+other code through `.data`, NumPy or memory shared with a process leave no trace: the copy outlives
+them until `torch.autograd.graph.increment_version(parameter)`, or a pass in training mode or with gradients recorded.
 """
 
 from __future__ import annotations
 
+import operator
 import threading
 import weakref
 from collections.abc import Sequence
@@ -17,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.activations import ACT2FN
 
 from sparsecse.encoders import SparseCSEModel, modeling_sparsecse
@@ -50,7 +58,7 @@ class NativeForward:
     ) -> torch.Tensor | None:
         """The last hidden state [batch, length, hidden_size], zeros where there is padding; None where PyTorch must."""
         if model.training or (torch.is_grad_enabled() and any(x.requires_grad for x in model.parameters())):
-            # Some optimisers write through `.data`, which leaves no trace in the weights: forget them.
+            # What trains the weights may leave no trace in them: forget the copy.
             _packed.pop(model, None)
             return None
         if native.obstacle(model) or _is_watched():
@@ -96,32 +104,41 @@ class _Packed:
 
     def __init__(self, model: SparseCSEModel, parameters: list[torch.Tensor], settings: NativeForward, precision: str):
         self.settings, self.precision = settings, precision
+        # The parameters and views of them: while these live, nothing else can have their identities and addresses.
+        self.parameters = parameters
+        self.views = [parameter.detach() for parameter in parameters]
         self.state = _state(parameters)
-        # `.data` is written to without a new version. One value of each parameter shows most of that too.
-        self.probes = [_bits(parameter) for parameter in parameters]
-        self.values = self._probe()
         self.encoder = native.build(model, precision, settings.scales)
 
     def is_of(self, parameters: list[torch.Tensor], settings: NativeForward, precision: str) -> bool:
-        if settings is not self.settings or precision != self.precision or _state(parameters) != self.state:
-            return False
-        return self._probe() == self.values
-
-    def _probe(self) -> list[int]:
-        return [bits.item(bits.size // 2) for bits in self.probes]
+        return (
+            settings is self.settings
+            and precision == self.precision
+            and len(parameters) == len(self.parameters)
+            and all(map(operator.is_, parameters, self.parameters))
+            and all(map(torch.Tensor.is_set_to, parameters, self.views))
+            and _state(parameters) == self.state
+        )
 
 
 _packed: weakref.WeakKeyDictionary[SparseCSEModel, _Packed] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
+def _forget_stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if _packed:
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for model, packed in list(_packed.items()):
+            if not stepped.isdisjoint(map(id, packed.parameters)):
+                _packed.pop(model, None)
+
+
+register_optimizer_step_post_hook(_forget_stepped)
+
+
 def _state(parameters: list[torch.Tensor]) -> list[tuple[int, int]]:
+    """Addresses, which shared memory changes under a tensor, and how often each was written to."""
     return [(parameter.data_ptr(), parameter._version) for parameter in parameters]
-
-
-def _bits(parameter: torch.Tensor) -> np.ndarray:
-    """A flat view of a parameter's memory, as integers of its width."""
-    return parameter.detach().reshape(-1).view(getattr(torch, f"int{8 * parameter.element_size()}")).numpy()
 
 
 def _is_watched() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from sparsecse.benchmarking import RUNTIMES, benchmark
 from sparsecse.errors import InputError
-from sparsecse.files import write_json
+from sparsecse.files import text_hash, write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.sources import ModelOptions
 from sparsecse.stages.models import dense_hash, dense_options, model_input
@@ -65,7 +64,7 @@ def bench_run(
     inputs = {
         "model": dense_hash(workdir),
         **model_input(workdir, stage),
-        "data": hashlib.sha256(json.dumps(list(sentences)).encode()).hexdigest(),
+        "data": text_hash(json.dumps(list(sentences))),
     }
     # The pruned folder names its own pooling; the dense one may need what it was scored with.
     own = dense_options(workdir)

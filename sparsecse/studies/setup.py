@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
+from sparsecse.files import text_hash
 from sparsecse.kernels import uniformity
 from sparsecse.kernels.dispatch import fast_bfloat16
 from sparsecse.objectives import alignment
@@ -82,10 +82,10 @@ class Setup:
             "model": self.name,
             "model_hash": fingerprint(self.dense),
             "data": self.score_pairs.fingerprint(),
-            "tasks": hashlib.sha256(tasks.encode()).hexdigest()[:16],
+            "tasks": text_hash(tasks)[:16],
             "precision": self.precision,
             "training": None if training is None else {**asdict(training), "seed": None},
-            "sentences": hashlib.sha256("\n".join(self.sentences).encode()).hexdigest()[:16] if training else None,
+            "sentences": text_hash("\n".join(self.sentences))[:16] if training else None,
         }
 
     @cached_property
