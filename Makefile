@@ -16,7 +16,7 @@ $(BIN)/sparsecse: pyproject.toml setup.py constraints.txt $(wildcard csrc/*) $(w
 install: $(BIN)/sparsecse
 
 demo: install
-	HF_HUB_OFFLINE=1 $(BIN)/sparsecse run demo --data demo --train-data demo --sparsity 0.2 --steps 60
+	HF_HUB_OFFLINE=1 $(BIN)/sparsecse run demo --data demo --train-data demo --sparsity auto --steps 60
 
 test: install
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -q
