@@ -14,7 +14,6 @@ from sparsecse.datasets.pairs import dev_pairs
 from sparsecse.datasets.views import views_of
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
-from sparsecse.evaluation import spearman
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning import surgery
 from sparsecse.pruning.costs import closed_form
@@ -24,13 +23,13 @@ from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.pipeline import carry_out
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.selection import select_by_recipe
-from sparsecse.runtime import Runtime
 from sparsecse.scoring import Scores, ScoringSettings, resolved_precision, scoring_method
 from sparsecse.scoring.data import scored_set
 from sparsecse.sources import DataOptions
 from sparsecse.training import StepReport, TrainingResult, TrainingSettings
 from sparsecse.training import train as run_training
 from sparsecse.training.examples import training_data
+from sparsecse.training.judges import judge_of
 from sparsecse.vocabulary import Corpus
 
 Data = str | Path | PairSet | Sequence[str]
@@ -125,6 +124,7 @@ def distill(
     *,
     settings: TrainingSettings | None = None,
     dev: PairSet | None = None,
+    dense: Encoder | None = None,
     progress: Callable[[StepReport], None] | None = None,
     teacher_progress: Callable[[int, int], None] | None = None,
 ) -> TrainingResult:
@@ -135,19 +135,24 @@ def distill(
         teachers: the dense model, or several models whose unit vectors are averaged; the student's hidden size.
         sentences: training text, without labels: a list, a file, or a named set.
         settings: by default those of `sparsecse finetune`, one pass over the sentences.
-        dev: graded pairs to pick the weights by; without them the last weights are kept.
+        dev: graded pairs to pick the weights by. dense: the model whose agreement on held-out sentences picks them
+            where there is no `dev`, or `settings.select` says so; by default the first teacher.
         progress, teacher_progress: called after every step, and while the teachers embed the sentences.
 
     Raises:
         InputError: no sentence; a teacher of another hidden size.
     """
     settings = settings or TrainingSettings()
+    reference = dense or (teachers if isinstance(teachers, Encoder) else teachers[0])
+    examples, judge = judge_of(
+        settings, [(sentence,) for sentence in _sentences(sentences, None)], dev, lambda: reference
+    )
     return run_training(
         student,
-        [(sentence,) for sentence in _sentences(sentences, None)],
+        examples,
         settings,
         teacher=teachers,
-        dev_score=None if dev is None else lambda encoder: spearman(Runtime(encoder, "float32"), dev),
+        dev_score=judge,
         progress=progress,
         teacher_progress=teacher_progress,
     )
@@ -174,7 +179,7 @@ def compress(
     """A smaller encoder: scored, pruned and repaired in memory, as `sparsecse run` does it.
 
     With graded pairs the reconstruction, the teachers and the weights that are kept are chosen by Spearman on them;
-    with sentences alone nothing is reconstructed and the last weights are kept.
+    with sentences alone nothing is reconstructed, and the weights are picked by agreement with the dense model.
 
     Args:
         model: an `Encoder` (left as it is), or what `load_encoder` takes; "demo" is the demo extra's MiniLM.
@@ -251,6 +256,7 @@ def compress(
             _sentences(pairs if train_data is None else train_data, data_dir),
             settings=settings,
             dev=judge,
+            dense=dense,
             progress=step_progress,
             teacher_progress=progress("Embedding with the teacher"),
         )

@@ -6,23 +6,22 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint, save_encoder
 from sparsecse.errors import InputError
-from sparsecse.evaluation import spearman
 from sparsecse.files import atomic_directory, write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.ensemble import Ensemble, choose_teachers
-from sparsecse.runtime import Runtime
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input, save_model
 from sparsecse.stages.score import SCORES_FILE, load_scores, score_data
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
 from sparsecse.training.examples import training_data
+from sparsecse.training.judges import Judge, judge_of
 from sparsecse.workdir import Record, Workdir
 
 StepProgress = Callable[[StepReport], None]
@@ -35,10 +34,6 @@ def _examples_hash(examples: Sequence[Example], scores: Sequence[float] | None) 
     if scores is not None:
         digest.update(json.dumps(scores).encode())
     return digest.hexdigest()
-
-
-def _dev_score(pairs: PairSet | None) -> Callable[[Encoder], float] | None:
-    return None if pairs is None else lambda encoder: spearman(Runtime(encoder, "float32"), pairs)
 
 
 def _refuse_training_pairs(dev: PairSet, examples: Sequence[Example], scores: Sequence[float] | None) -> None:
@@ -64,13 +59,13 @@ def _self_ensemble(workdir: Workdir, dev: PairSet | None, progress: Progress) ->
     return [ensemble.encoder(sparsity) for sparsity in sparsities], {"teachers": sparsities, "teacher_dev": tried}
 
 
-def _info(result: TrainingResult, examples: int, pairs: PairSet | None) -> dict[str, Any]:
+def _info(result: TrainingResult, examples: int, judge: Judge | None) -> dict[str, Any]:
     return {
         "steps": result.steps,
         "planned_steps": result.planned,
         "best_step": result.best_step,
         "examples": examples,
-        "dev": None if pairs is None else f"{pairs.name} ({pairs.split})",
+        "dev": None if judge is None else judge.name,
         "dev_before": result.history[0]["dev"],
         "dev_best": result.best_score,
     }
@@ -99,11 +94,10 @@ def train_dense(
     if pairs is not None:
         _refuse_training_pairs(pairs, examples, scores)
         inputs["dev"] = pairs.fingerprint()
-    else:
-        settings = replace(settings, patience=0)  # it counts dev scores
     taught_by = _teachers(settings, teachers)
     if taught_by:
         inputs["teacher"] = "+".join(map(fingerprint, taught_by))
+    _, judge = judge_of(settings, examples, pairs, None)
     recorded = {"model": model.settings(), "data": data.settings(), "training": asdict(settings)}
 
     def work(folder: Path) -> Mapping[str, Any]:
@@ -119,7 +113,7 @@ def train_dense(
             settings,
             scores=scores,
             teacher=taught_by,
-            dev_score=_dev_score(pairs),
+            dev_score=judge,
             checkpoint=partial / "checkpoint.pt",
             keep=keep,
             progress=progress,
@@ -130,7 +124,7 @@ def train_dense(
             # Copied, not moved: a kill before this stage has its name would lose the steps for the next attempt.
             shutil.copytree(partial / "steps", folder / "steps")
         write_json(folder / "history.json", result.history)
-        return _info(result, len(examples), pairs)
+        return _info(result, len(examples), judge)
 
     record, reused = workdir.run_stage("train", inputs, recorded, work)
     workdir.drop_partials("train")
@@ -151,7 +145,7 @@ def finetune(
 
     Args:
         dev: graded pairs for the dev score; by default those that the scores were taken on. Where these have no gold
-            scores there is no dev score: the last weights are kept.
+            scores it is the agreement with the dense model on held-out sentences; see `TrainingSettings.select`.
         teachers: the models to distil from, whose unit vectors are averaged; the name "dense" is the dense model. By
             default the dense model and as many lighter cuts of it as are best on dev (`ensemble.choose_teachers`), or
             the dense model alone where nothing was scored or there is no dev score.
@@ -166,8 +160,8 @@ def finetune(
     if pairs is not None:
         _refuse_training_pairs(pairs, examples, scores)
         inputs["dev"] = pairs.fingerprint()
-    else:
-        settings = replace(settings, patience=0)  # it counts dev scores
+    if scores is None and (pairs is None or settings.select != "dev"):
+        inputs["agreement"] = dense_hash(workdir)
     recorded: dict[str, Any] = {"data": data.settings(), "training": asdict(settings)}
     distils = "distill" in settings.objective
     named = [load_dense(workdir) if one.name == "dense" else one.load() for one in teachers] if distils else []
@@ -185,21 +179,23 @@ def finetune(
         if distils and not named:
             taught_by, teacher_info = _self_ensemble(workdir, pairs, teacher_progress)
         encoder = load_model(workdir, source)
+        dense = None if scores is not None else lambda: load_dense(workdir)
+        left, judge = judge_of(settings, examples, pairs, dense)
         partial = workdir.partial("finetune", inputs, recorded)
         result = train(
             encoder,
-            examples,
+            left,
             settings,
             scores=scores,
             teacher=taught_by,
-            dev_score=_dev_score(pairs),
+            dev_score=judge,
             checkpoint=partial / "checkpoint.pt",
             progress=progress,
             teacher_progress=teacher_progress("Embedding with the teacher"),
         )
         save_model(encoder, folder)
         write_json(folder / "history.json", result.history)
-        return _info(result, len(examples), pairs) | teacher_info
+        return _info(result, len(left), judge) | teacher_info
 
     record, reused = workdir.run_stage("finetune", inputs, recorded, work)
     workdir.drop_partials("finetune")
