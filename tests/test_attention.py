@@ -205,7 +205,11 @@ def test_views(backend: str, dtype: torch.dtype) -> None:
     by_head = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query, key, value)]
     assert torch.equal(attention(*by_head, cu_lengths), expected)
     assert torch.equal(attention(query, key.contiguous(), value, cu_lengths), expected)
-    assert torch.equal(attention(query[:, ::2], key[:, ::2], value[:, ::2], cu_lengths), expected[:, ::2])
+    every_second = attention(query[:, ::2], key[:, ::2], value[:, ::2], cu_lengths)
+    if backend == "reference":  # PyTorch's products round otherwise for other shapes on some processors
+        torch.testing.assert_close(every_second, expected[:, ::2])
+    else:
+        assert torch.equal(every_second, expected[:, ::2])
     spread = value[:1].expand(value.shape)
     torch.testing.assert_close(attention(query, key, spread, cu_lengths), spread.contiguous(), rtol=1e-2, atol=1e-6)
     for one in ([1], [5]):  # strides of dimensions of one element say nothing

@@ -116,7 +116,6 @@ class _Packed:
             and precision == self.precision
             and len(parameters) == len(self.parameters)
             and all(map(operator.is_, parameters, self.parameters))
-            and all(map(torch.Tensor.is_set_to, parameters, self.views))
             and _state(parameters) == self.state
         )
 
@@ -136,9 +135,10 @@ def _forget_stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) ->
 register_optimizer_step_post_hook(_forget_stepped)
 
 
-def _state(parameters: list[torch.Tensor]) -> list[tuple[int, int]]:
-    """Addresses, which shared memory changes under a tensor, and how often each was written to."""
-    return [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+def _state(parameters: list[torch.Tensor]) -> list[list[Any]]:
+    """Where the parameters lie and how, and how often each was written to."""
+    readers: list[Any] = [torch.Tensor.data_ptr, torch.Tensor.stride, operator.attrgetter("_version")]
+    return [list(map(read, parameters)) for read in readers]
 
 
 def _is_watched() -> bool:
