@@ -1,5 +1,6 @@
-"""Spearman on the similarity sets with alignment and uniformity, and SentEval's transfer tasks."""
+"""Similarity and transfer tasks, the user's own labelled data, and agreement with another model without labels."""
 
+from sparsecse.evaluation.agreement import Agreement, agreement, model_agreement
 from sparsecse.evaluation.evaluate import Evaluation, SentenceEncoder, Subset, TaskResult, evaluate, spearman
 from sparsecse.evaluation.tasks import GROUPS, TASKS, TRANSFER_TASKS, Tasks, load_tasks
 from sparsecse.evaluation.transfer import TransferResult, transfer
@@ -8,14 +9,17 @@ __all__ = [
     "GROUPS",
     "TASKS",
     "TRANSFER_TASKS",
+    "Agreement",
     "Evaluation",
     "SentenceEncoder",
     "Subset",
     "TaskResult",
     "Tasks",
     "TransferResult",
+    "agreement",
     "evaluate",
     "load_tasks",
+    "model_agreement",
     "spearman",
     "transfer",
 ]

@@ -163,7 +163,7 @@ def evaluate(
         if progress is not None:
             progress(done, total)
 
-    vectors = _embed(encoder, sentences, batch_size, advance)
+    vectors = embed(encoder, sentences, batch_size, advance)
 
     def rows(texts: Sequence[str]) -> torch.Tensor:
         return vectors[[position[text] for text in texts]]
@@ -212,7 +212,7 @@ def spearman(encoder: SentenceEncoder, pairs: PairSet, *, batch_size: int = 64) 
     if pairs.scores is None:
         raise InputError(f"{pairs.name} has no gold scores; give pairs with a score column.")
     sentences = pairs.sentences()
-    vectors = F.normalize(_embed(encoder, sentences, batch_size, lambda count: None), dim=1).double()
+    vectors = F.normalize(embed(encoder, sentences, batch_size, lambda count: None), dim=1).double()
     row = {sentence: index for index, sentence in enumerate(sentences)}
     first, second = (vectors[[row[sentence] for sentence in side]] for side in (pairs.first, pairs.second))
     cosines = (first * second).sum(dim=1)
@@ -223,7 +223,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _embed(
+def embed(
     encoder: SentenceEncoder, sentences: list[str], batch_size: int, advance: Callable[[int], None]
 ) -> torch.Tensor:
     """The encoder's embeddings [N, d] in float32 on the CPU; `advance` is told how many each step adds."""
