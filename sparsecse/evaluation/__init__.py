@@ -1,7 +1,8 @@
 """Similarity and transfer tasks, the user's own labelled data, and agreement with another model without labels."""
 
-from sparsecse.evaluation.agreement import Agreement, agreement, model_agreement
+from sparsecse.evaluation.agreement import Agreement, AgreementText, agreement, model_agreement
 from sparsecse.evaluation.evaluate import Evaluation, SentenceEncoder, Subset, TaskResult, evaluate, spearman
+from sparsecse.evaluation.labelled import Clustering, FewShot, LabelledResult
 from sparsecse.evaluation.tasks import GROUPS, TASKS, TRANSFER_TASKS, Tasks, load_tasks
 from sparsecse.evaluation.transfer import TransferResult, transfer
 
@@ -10,7 +11,11 @@ __all__ = [
     "TASKS",
     "TRANSFER_TASKS",
     "Agreement",
+    "AgreementText",
+    "Clustering",
     "Evaluation",
+    "FewShot",
+    "LabelledResult",
     "SentenceEncoder",
     "Subset",
     "TaskResult",

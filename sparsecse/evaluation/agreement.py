@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
+from sparsecse.datasets import draw_sentences, load_sentences
 from sparsecse.errors import InputError
 from sparsecse.evaluation.evaluate import SentenceEncoder, embed
+from sparsecse.files import text_hash
 from sparsecse.settings import at_least
 
 NEIGHBOURS = 10
@@ -21,6 +25,32 @@ BLOCK = 256  # sentences whose similarities are ranked together
 LIMIT = 4000  # sentences of a file that are compared, if nobody says otherwise
 
 _CELLS = 1 << 24  # cosines held at a time in the search: 64 MiB
+
+
+@dataclass(frozen=True)
+class AgreementText:
+    """The distinct sentences that two models are compared on, and where they are from."""
+
+    sentences: Sequence[str]
+    source: str
+
+    @staticmethod
+    def load(
+        name_or_path: str, *, limit: int = LIMIT, seed: int = 0, data_dir: str | Path | None = None
+    ) -> AgreementText:
+        """The sentences of a text file, table or named set, as `load_sentences`; of more than `limit`, some drawn.
+
+        Raises:
+            InputError: as `load_sentences`; too few sentences.
+        """
+        at_least("agreement_limit", limit, least_sentences())
+        sentences = draw_sentences(load_sentences(name_or_path, data_dir=data_dir), limit, seed)
+        check_count(len(sentences))
+        return AgreementText(sentences, name_or_path)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the sentences, in hex."""
+        return text_hash(json.dumps(list(self.sentences)))
 
 
 @dataclass(frozen=True)
@@ -122,16 +152,19 @@ def model_agreement(
     """
     distinct = list(dict.fromkeys(sentences))
     check_count(len(distinct))
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, 2 * len(distinct))
-
+    advance = _counting(2 * len(distinct), progress)
     ours, theirs = (embed(one, distinct, batch_size, advance) for one in (encoder, reference))
     return agreement(ours, theirs, seed=seed)
+
+
+def embed_text(
+    encoder: SentenceEncoder,
+    text: AgreementText,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """A model's vectors [N, d] of a text, for `agreement`; `progress` is called with the sentences done, and all."""
+    return embed(encoder, list(text.sentences), batch_size, _counting(len(text.sentences), progress))
 
 
 def least_sentences(neighbours: int = NEIGHBOURS) -> int:
@@ -163,6 +196,19 @@ def nearest(queries: torch.Tensor, keys: torch.Tensor, count: int, *, rows: int 
         products[own, start + own] = -math.inf
         found.append(products.topk(count, dim=1).indices)
     return torch.cat(found)
+
+
+def _counting(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """What adds up counts and tells the sum, of the total, to `progress`."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    return advance
 
 
 def _unit(vectors: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
