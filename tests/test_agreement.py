@@ -10,10 +10,18 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from sparsecse import stages
+from sparsecse.cli import main
 from sparsecse.datasets import draw_sentences
 from sparsecse.errors import InputError
 from sparsecse.evaluation import agreement, model_agreement
 from sparsecse.evaluation.agreement import nearest
+from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.stages.agreement import run_text
+from sparsecse.training import TrainingSettings
+from sparsecse.training.examples import training_data
+from sparsecse.training.loop import _rows, unseen_rows
+from sparsecse.workdir import Workdir
 
 
 def random_vectors(count: int = 300, dimension: int = 24, seed: int = 0) -> torch.Tensor:
@@ -143,3 +151,103 @@ def test_drawn_sentences_keep_their_order():
     drawn = draw_sentences(sentences, 20, 1)
     assert len(set(drawn)) == 20 and list(drawn) == sorted(drawn, key=int)
     assert drawn != draw_sentences(sentences, 20, 2) and draw_sentences(sentences, 50) == sentences
+
+
+# --- the command line and the stages
+
+
+@pytest.fixture
+def text_file(tmp_path, sentences):
+    """More sentences than a comparison needs, some of them twice."""
+    words = ["cat", "dog", "mat", "hill", "house", "river", "bird"]
+    found = [f"the {a} sat on the {b}" for a in words for b in words]
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join([*found, *found[:5], *sentences]))
+    return path
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPARSECSE_WORKDIR", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_eval_of_a_model_with_a_reference(call, sentence_folder, text_file):
+    command = ["eval", sentence_folder, "--reference", sentence_folder, "--agreement", text_file]
+    code, out, _ = call(*command, "--tasks", "demo-test", "--json")
+    data = json.loads(out)
+    assert code == 0 and data["average"] is not None
+    found = data["agreement"]
+    assert found["sentences"] == 56 and found["neighbours"] == 1 and found["cosine"] == pytest.approx(1, abs=1e-6)
+    assert found["data"] == str(text_file) and found["reference"] == str(sentence_folder)
+    code, out, err = call(*command, "--tasks", "none", "--agreement-limit", "30")
+    assert code == 0 and "task" not in out and "on 30 sentences" in out and "Comparing: 60 of 60" in err
+    assert "10 nearest neighbours shared" in out and "1.0000" in out
+
+
+def test_eval_of_a_run_directory(call, run, text_file):
+    assert call("prune", "--sparsity", "0.5", "--workdir", run.path)[0] == 0
+    command = ["eval", "--tasks", "none", "--agreement", text_file, "--workdir", run.path]
+    code, out, _ = call(*command, "--json")
+    found = json.loads(out)["agreement"]
+    assert code == 0 and 0 < found["neighbours"] < 1 and found["cosine"] < 1
+    record = run.need("eval")
+    assert record.info["agreement"] == found and "agreement" in record.inputs
+    assert json.loads((run.folder("eval") / "results.json").read_text())["agreement"] == found
+    assert "Agreement with the dense model on 56 sentences" in call(*command)[1]
+    assert run.need("eval").created == record.created
+    text_file.write_text(text_file.read_text() + "\nthe old red house sleeps")
+    assert json.loads(call(*command, "--json")[1])["agreement"]["sentences"] == 57
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["{model}", "--agreement", "text.txt"], "give that one as --reference"),
+        (["--agreement", "text.txt", "--reference", "{model}"], "--reference is for a named MODEL"),
+        (["{model}", "--reference", "{model}"], "give them as --agreement"),
+        (["{model}", "--tasks", "none"], "Nothing is measured with --tasks none"),
+        (["{model}", "--reference", "{model}", "--agreement", "few.txt"], "at least 21 different sentences"),
+        (["{model}", "--reference", "{model}", "--agreement", "nowhere.txt"], "nowhere.txt is neither a file"),
+        (
+            ["{model}", "--reference", "{model}", "--agreement", "text.txt", "--agreement-limit", "5"],
+            "--agreement-limit 5 is less than 21",
+        ),
+    ],
+)
+def test_bad_options(call, sentence_folder, text_file, tmp_path, options, message):
+    (tmp_path / "few.txt").write_text("the cat\nthe dog\n")
+    code, out, err = call("eval", *(option.format(model=sentence_folder) for option in options))
+    assert (code, out) == (2, "") and message in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_run_compares_on_sentences_that_were_not_trained_on(run, tmp_path, pairs):
+    words = ["cat", "dog", "mat", "hill", "house", "river", "bird"]
+    text = tmp_path / "many.txt"
+    text.write_text("\n".join(f"{a} {b} {c}" for a in words for b in words for c in words))
+    data = DataOptions(str(text))
+    settings = TrainingSettings(batch_size=4, max_steps=3)
+    found = run_text(run, data, settings)
+    assert found is not None and found.source == f"{text}, not trained on" and len(found.sentences) == 343 - 12
+    examples, _ = training_data(data, {"distill"})
+    assert set(range(len(examples))) - set(unseen_rows(len(examples), settings)) == {
+        row for position in range(3) for row in _rows(len(examples), 4, settings.seed, position)
+    }
+    # The whole text is trained on, and the scored pairs have too few sentences.
+    assert run_text(run, data, TrainingSettings(batch_size=4)) is None
+    assert run_text(run, data, None) is None
+
+
+def test_a_run_without_held_out_text_compares_on_the_scored_sentences(tmp_path, sentence_folder):
+    workdir = Workdir(tmp_path / "run")
+    stages.score(workdir, ModelOptions(str(sentence_folder)), DataOptions("demo"), method="magnitude")
+    found = run_text(workdir, DataOptions("demo"), None)
+    assert found is not None and found.source == "the built-in demo (dev), scored on"
+    assert len(found.sentences) == len(set(found.sentences)) > 100
