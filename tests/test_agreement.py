@@ -228,11 +228,16 @@ def test_bad_options(call, sentence_folder, text_file, tmp_path, options, messag
     assert (code, out) == (2, "") and message in err and len(err.strip().splitlines()) == 1
 
 
-def test_a_run_compares_on_sentences_that_were_not_trained_on(run, tmp_path, pairs):
+@pytest.fixture
+def many(tmp_path):
     words = ["cat", "dog", "mat", "hill", "house", "river", "bird"]
-    text = tmp_path / "many.txt"
-    text.write_text("\n".join(f"{a} {b} {c}" for a in words for b in words for c in words))
-    data = DataOptions(str(text))
+    path = tmp_path / "many.txt"
+    path.write_text("\n".join(f"{a} {b} {c}" for a in words for b in words for c in words))
+    return path
+
+
+def test_a_run_compares_on_sentences_that_were_not_trained_on(run, many):
+    text, data = many, DataOptions(str(many))
     settings = TrainingSettings(batch_size=4, max_steps=3)
     found = run_text(run, data, settings)
     assert found is not None and found.source == f"{text}, not trained on" and len(found.sentences) == 343 - 12
@@ -251,3 +256,13 @@ def test_a_run_without_held_out_text_compares_on_the_scored_sentences(tmp_path, 
     found = run_text(workdir, DataOptions("demo"), None)
     assert found is not None and found.source == "the built-in demo (dev), scored on"
     assert len(found.sentences) == len(set(found.sentences)) > 100
+
+
+def test_run_reports_the_agreement(call, sentence_folder, pairs_file, many):
+    command = ["run", sentence_folder, "--data", pairs_file, "--train-data", many, "--sparsity", "0.5", "--no-bench"]
+    command += ["--steps", "3", "--train-batch-size", "4", "--no-reconstruct", "--tasks", "demo-test"]
+    code, out, err = call(*command)
+    assert code == 0 and f"Agreement with the dense model on 331 sentences ({many}, not trained on)" in out
+    code, out, err = call(*command, "--json")
+    assert code == 0 and "eval: already there" in err
+    assert 0 < json.loads(out)["eval"]["info"]["agreement"]["neighbours"] < 1
