@@ -95,11 +95,11 @@ def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None
         classification.require()
     found = Tasks()
     for path in paths:
-        task = load_own(path)
-        if isinstance(task, PairSet):
-            found.pairs[path] = task
+        loaded = load_own(path)
+        if isinstance(loaded, PairSet):
+            found.pairs[path] = loaded
         else:
-            found.own[path] = task
+            found.own[path] = loaded
     for name in names:
         members = GROUPS.get(name, (name,))
         for task in members:
