@@ -10,6 +10,7 @@ from sparsecse.cli import options
 from sparsecse.cli.groups import Only, takes
 from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, note_prompts, session, set_threads
+from sparsecse.errors import InputError
 from sparsecse.scoring.settings import Objective
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
@@ -19,8 +20,29 @@ Precision = Annotated[
     typer.Option("--precision", help="float32, bfloat16, int8 (CPU), float16 (GPU), or auto: the fastest good one."),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, or cuda, cuda:0, ... for a GPU.")]
-FoldSeed = Annotated[
-    int, typer.Option("--seed", min=0, help="Shuffles the folds of the transfer tasks; SentEval's is 1111.")
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        min=0,
+        help="Shuffles the folds of the transfer tasks and draws the sentences of --agreement; SentEval's is 1111.",
+    ),
+]
+AgreementData = Annotated[
+    str | None,
+    typer.Option(
+        "--agreement",
+        help="Sentences without labels on which the model is compared with the dense one (or --reference): text (also "
+        ".gz), a table with the column sentence, a pair set, demo.",
+        rich_help_panel="data",
+    ),
+]
+AgreementLimit = Annotated[
+    int, typer.Option("--agreement-limit", help="Of more sentences that many are drawn.", rich_help_panel="data")
+]
+Reference = Annotated[
+    str | None,
+    typer.Option("--reference", help="Model that MODEL is compared with; loaded with the same options."),
 ]
 
 
@@ -38,7 +60,10 @@ def evaluate(
     batch_size: options.BatchSize = 64,
     loading: ModelOptions,
     precision: Precision = "float32",
-    seed: FoldSeed = 1111,
+    seed: Seed = 1111,
+    agreement: AgreementData = None,
+    agreement_limit: AgreementLimit = 4000,
+    reference: Reference = None,
     device: Device = "cpu",
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
@@ -47,20 +72,26 @@ def evaluate(
     """Evaluate a model by SimCSE's protocol; without MODEL the dense and the newest model of the run directory.
 
     Transfer tasks (mr, cr, subj, mpqa, sst2, trec, mrpc) train logistic regression on the vectors and need a SentEval
-    folder and scikit-learn (the extra `transfer`).
+    folder and scikit-learn (the extra `transfer`). With --agreement the model is also compared with the dense one on
+    sentences without labels; `--tasks none` leaves it at that.
     """
     from sparsecse import stages
-    from sparsecse.cli.tables import evaluation_tables
+    from sparsecse.cli.tables import agreement_table, evaluation_tables
+    from sparsecse.evaluation import AgreementText, model_agreement
     from sparsecse.evaluation import evaluate as measure
     from sparsecse.runtime import Runtime
 
+    _check(model, tasks, agreement, reference)
+    set_threads(threads)
+    text = None
+    if agreement:
+        text = AgreementText.load(agreement, limit=agreement_limit, seed=seed, data_dir=reading.data_dir)
     if model:
-        set_threads(threads)
         chosen = named_model(Workdir(workdir), model, loading)
         note_prompts(chosen)
-        encoder = chosen.load()
+        encoder = Runtime(chosen.load(), precision, device=device)
         result = measure(
-            Runtime(encoder, precision, device=device),
+            encoder,
             tasks,
             data_dir=reading.data_dir,
             positive_minimum=objective.positive_minimum,
@@ -70,8 +101,19 @@ def evaluate(
         ).to_json()
         results = {"model": result}
         data = result
+        if text and reference:
+            other = named_model(Workdir(workdir), reference, loading)
+            note_prompts(other)
+            compared = model_agreement(
+                encoder,
+                Runtime(other.load(), precision, device=device),
+                text.sentences,
+                batch_size=batch_size,
+                progress=progress("Comparing"),
+            )
+            data["agreement"] = {**compared.to_json(), "data": text.source, "reference": reference}
     else:
-        with session(workdir, threads) as run:
+        with session(workdir) as run:
             run.newest_model()  # says what to run where there is none
             note_prompts(stages.dense_options(run))
             record, _ = stages.evaluate_run(
@@ -83,10 +125,31 @@ def evaluate(
                 precision=precision,
                 seed=seed,
                 device=device,
+                agreement_text=text,
                 progress=progress,
             )
         results = {"dense": record.info["dense"], record.info["stage"]: record.info["pruned"]}
         data = {**record.info["pruned"], "stage": record.info["stage"], "dense": record.info["dense"]}
+        if text:
+            data["agreement"] = record.info["agreement"]
     for task, reason in next(iter(results.values()))["missing"].items():
         note(f"Left out {task}: {reason}")
-    show(json, data, *evaluation_tables(results))
+    compared_tables = [agreement_table(data["agreement"], reference or "the dense model")] if text else []
+    show(json, data, *evaluation_tables(results), *compared_tables)
+
+
+def _check(model: str, tasks: str, agreement: str | None, reference: str | None) -> None:
+    """Refuse options that do not go together."""
+    from sparsecse.evaluation.tasks import NO_TASKS
+
+    if model and agreement and not reference:
+        raise InputError(
+            "`agreement` compares a named model with another; give that one as `reference`, or leave MODEL out to "
+            "compare the newest model of the run directory with its dense one."
+        )
+    if reference and not model:
+        raise InputError("`reference` is for a named MODEL; a run directory's model is compared with its dense one.")
+    if reference and not agreement:
+        raise InputError("`reference` needs sentences to compare on; give them as `agreement`.")
+    if tasks == NO_TASKS and not agreement:
+        raise InputError(f"Nothing is measured with `tasks` {NO_TASKS}; name tasks, or give sentences as `agreement`.")

@@ -44,7 +44,8 @@ Tasks = Annotated[
     str,
     typer.Option(
         "--tasks",
-        help="Tasks to evaluate: a comma list (mr,subj), or a group (sts, transfer, all).",
+        help="Tasks to evaluate: a comma list (mr,subj), a group (sts, transfer, all), or paths of your own data: a "
+        "table of graded pairs, a table of labelled sentences, a folder with train.* and test.* of them.",
         rich_help_panel=_DATA,
     ),
 ]

@@ -97,7 +97,14 @@ def run(
         note(f"Loading {model}")  # first: importing torch and transformers takes seconds
         set_threads(threads)
         from sparsecse import stages
-        from sparsecse.cli.tables import BenchTable, cut_tables, evaluation_tables, size_table, vocabulary_warnings
+        from sparsecse.cli.tables import (
+            BenchTable,
+            agreement_tables,
+            cut_tables,
+            evaluation_tables,
+            size_table,
+            vocabulary_warnings,
+        )
 
         pairs = replace(reading, name=data)
         chosen = named_model(run_directory, model, loading)
@@ -139,6 +146,7 @@ def run(
         tables: list[RenderableType] = [
             *cut_tables(done["prune"][0].info),
             *evaluation_tables({"dense": results["dense"], "pruned": results["pruned"]}),
+            *agreement_tables(results),
         ]
         if "bench" in done:
             report = done["bench"][0].info

@@ -124,7 +124,7 @@ def vocabulary_table(report: Mapping[str, Any]) -> Table:
 
 
 def evaluation_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Spearman x100 per similarity task and accuracy per transfer task, as far as there are any.
+    """Spearman x100 per similarity task, accuracy per transfer task, and what own data gave, as far as there are any.
 
     One column per model, and the change where there are two.
 
@@ -137,6 +137,8 @@ def evaluation_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         tables.append(_similarity_table(results))
     if first["transfer_average"] is not None:
         tables.append(_transfer_table(results))
+    if any("measures" in task for task in first["tasks"].values()):
+        tables.append(_own_table(results))
     return tables
 
 
@@ -185,6 +187,38 @@ def _transfer_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             _add_result(table, "  F1", "", [model["tasks"][task]["f1"] for model in models])
     _add_result(table, "average", "", [model["transfer_average"] for model in models])
     return table
+
+
+def _own_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _results_table("On your own data, in percent", "examples", "result", list(results))
+    models = list(results.values())
+    for task, result in models[0]["tasks"].items():
+        for number, measure in enumerate(result.get("measures", ())):
+            count = str(result["examples"]) if number == 0 else ""
+            name = f"{task}: {measure.replace('_', ' ')}"
+            _add_result(table, name, count, [model["tasks"][task]["measures"][measure] for model in models])
+    return table
+
+
+def agreement_table(found: Mapping[str, Any], reference: str = "the dense model") -> Table:
+    """How far a model agrees with its reference without labels; found: `Agreement.to_json()` with its `data`."""
+    title = f"Agreement with {reference} on {found['sentences']} sentences ({found['data']})"
+    table = _table(title, ["", "agreement", "by chance"])
+    count = found["neighbour_count"]
+    chance = found["neighbours_by_chance"]
+    for name, value, unrelated in (
+        ("cosine of a sentence's two vectors", found["cosine"], 0.0),
+        ("Spearman of the similarities in a block", found["similarity_spearman"], 0.0),
+        (f"{count} nearest neighbours shared", found["neighbours"], chance),
+        (f"{count} nearest, looked for among the vectors of {reference}", found["neighbours_in_reference"], chance),
+    ):
+        table.add_row(name, "-" if value is None else f"{value:.4f}", f"{unrelated:.4f}")
+    return table
+
+
+def agreement_tables(info: Mapping[str, Any]) -> list[Table]:
+    """`agreement_table` where an agreement was measured; info: of the stage `eval`."""
+    return [agreement_table(info["agreement"])] if "agreement" in info else []
 
 
 _BENCH_FIGURES = ("sent/s", "tokens/s", "p50 ms", "p95 ms", "peak MB", "cosine", "speedup")

@@ -1,7 +1,7 @@
 """Sentences, pairs, triplets, labelled sentences: named sets, SentEval folders, table and text files, the demo."""
 
 from sparsecse.datasets.pairs import PAIR_SETS, SetNotFoundError, load_pairs
-from sparsecse.datasets.sentences import load_sentences
+from sparsecse.datasets.sentences import draw_sentences, load_sentences
 from sparsecse.datasets.sets import LabelledSplit, PairSet, TransferSet, TripletSet
 from sparsecse.datasets.transfer import TRANSFER_SETS, load_transfer
 from sparsecse.datasets.triplets import load_triplets
@@ -16,6 +16,7 @@ __all__ = [
     "SetNotFoundError",
     "TransferSet",
     "TripletSet",
+    "draw_sentences",
     "dropout_views",
     "graded_pairs",
     "load_pairs",

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
+import torch
+
 from sparsecse.datasets.builtin import demo_sentences
 from sparsecse.datasets.pairs import canonical_name, load_pairs
 from sparsecse.datasets.tables import read_lines, read_table, table_suffix
@@ -50,6 +52,14 @@ def load_sentences(
     if not sentences:
         raise InputError(f"{path} holds no sentences; give a file with one sentence a line.")
     return sentences
+
+
+def draw_sentences(sentences: Sequence[str], limit: int, seed: int = 0) -> Sequence[str]:
+    """At most `limit` of the sentences, drawn by the seed; they keep their order."""
+    if len(sentences) <= limit:
+        return sentences
+    drawn = torch.randperm(len(sentences), generator=torch.Generator().manual_seed(seed))[:limit]
+    return [sentences[row] for row in sorted(drawn.tolist())]
 
 
 def _table_sentences(path: Path, columns: Sequence[str] | None) -> Iterable[str]:

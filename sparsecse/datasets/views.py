@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from sparsecse.datasets.pairs import canonical_name, load_pairs
-from sparsecse.datasets.sentences import load_sentences
+from sparsecse.datasets.sentences import draw_sentences, load_sentences
 from sparsecse.datasets.sets import PairSet
 from sparsecse.datasets.tables import read_table, table_suffix
 from sparsecse.errors import InputError
@@ -63,9 +61,7 @@ def views_of(
     sentences: Sequence[str], source: str, *, limit: int = 3000, dropout: float | None = None, seed: int = 0
 ) -> DropoutViews:
     """Distinct sentences as `DropoutViews`; see `dropout_views`. source: where they are from."""
-    if len(sentences) > limit:
-        drawn = torch.randperm(len(sentences), generator=torch.Generator().manual_seed(seed))[:limit]
-        sentences = [sentences[row] for row in sorted(drawn.tolist())]
+    sentences = draw_sentences(sentences, limit, seed)
     if len(sentences) < 2:
         raise InputError(f"{source} has one sentence, and uniformity needs two; give more sentences.")
     own = tuple(sentences)

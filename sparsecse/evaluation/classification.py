@@ -17,7 +17,8 @@ from sparsecse.errors import InputError
 T = TypeVar("T")
 
 MISSING = (
-    "The transfer tasks need the package scikit-learn, which is not installed; run pip install 'sparsecse[transfer]'."
+    "Classification and clustering need the package scikit-learn, which is not installed; "
+    "run pip install 'sparsecse[transfer]'."
 )
 
 # A path of fits from the strongest regularisation to the weakest, each starting from the last one's weights, needs a

@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from sparsecse.datasets import PairSet, TransferSet
 from sparsecse.datasets.sets import positive_threshold
 from sparsecse.errors import InputError
+from sparsecse.evaluation.own import OwnResult, OwnTask
 from sparsecse.evaluation.tasks import load_tasks
 from sparsecse.evaluation.transfer import SEED, TransferResult, steps, transfer
 from sparsecse.kernels import uniformity
@@ -76,7 +77,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured: similarity tasks in `tasks`, transfer tasks in `transfer`.
+    """What `evaluate` measured: similarity tasks in `tasks`, transfer tasks in `transfer`, others at paths in `own`.
 
     `alignment` (None where no pair is positive) and `uniformity` are those of the task `align_uniform_task`, with
     pairs scored at least `positive_minimum` as the positive ones; all three are None without a similarity task.
@@ -90,6 +91,7 @@ class Evaluation:
     positive_minimum: float
     missing: dict[str, str]
     transfer: dict[str, TransferResult] = field(default_factory=dict)
+    own: dict[str, OwnResult] = field(default_factory=dict)
 
     @property
     def average(self) -> float | None:
@@ -102,11 +104,12 @@ class Evaluation:
         return _mean([task.accuracy for task in self.transfer.values()])
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary for `json.dumps`; both kinds of tasks are in `tasks`."""
+        """A dictionary for `json.dumps`; all kinds of tasks are in `tasks`."""
         return {
             "tasks": {
                 **{name: task.to_json() for name, task in self.tasks.items()},
                 **{name: task.to_json() for name, task in self.transfer.items()},
+                **{name: task.to_json() for name, task in self.own.items()},
             },
             "average": self.average,
             "transfer_average": self.transfer_average,
@@ -138,7 +141,8 @@ def evaluate(
 
     Args:
         encoder: its embeddings are normalised here for the similarity tasks, and taken as they are for the others.
-        tasks: names of `TASKS`, `TRANSFER_TASKS` or `GROUPS`, in a list or separated by commas.
+        tasks: names of `TASKS`, `TRANSFER_TASKS` or `GROUPS`, or paths of own data (see `load_tasks`), in a list or
+            separated by commas.
         data_dir: the SentEval folder (see `sparsecse.datasets.load_pairs`).
         positive_minimum: the gold score, from 0 to 5, from which a pair is positive.
         batch_size: sentences the encoder takes at a time.
@@ -151,7 +155,8 @@ def evaluate(
     """
     positive_threshold(positive_minimum)
     found = load_tasks(tasks, data_dir=data_dir)
-    sets: list[PairSet | TransferSet] = [*found.pairs.values(), *found.transfer.values()]
+    sets: list[PairSet | TransferSet | OwnTask] = [*found.pairs.values(), *found.transfer.values()]
+    sets += found.own.values()
     sentences = list(dict.fromkeys(sentence for each in sets for sentence in each.sentences()))
     position = {sentence: index for index, sentence in enumerate(sentences)}
     total = len(sentences) + sum(map(steps, found.transfer.values()))
@@ -163,7 +168,7 @@ def evaluate(
         if progress is not None:
             progress(done, total)
 
-    vectors = _embed(encoder, sentences, batch_size, advance)
+    vectors = embed(encoder, sentences, batch_size, advance)
 
     def rows(texts: Sequence[str]) -> torch.Tensor:
         return vectors[[position[text] for text in texts]]
@@ -200,6 +205,7 @@ def evaluate(
             )
             for name, task in found.transfer.items()
         },
+        own={name: task.measure(lambda texts: rows(texts).numpy()) for name, task in found.own.items()},
     )
 
 
@@ -212,7 +218,7 @@ def spearman(encoder: SentenceEncoder, pairs: PairSet, *, batch_size: int = 64) 
     if pairs.scores is None:
         raise InputError(f"{pairs.name} has no gold scores; give pairs with a score column.")
     sentences = pairs.sentences()
-    vectors = F.normalize(_embed(encoder, sentences, batch_size, lambda count: None), dim=1).double()
+    vectors = F.normalize(embed(encoder, sentences, batch_size, lambda count: None), dim=1).double()
     row = {sentence: index for index, sentence in enumerate(sentences)}
     first, second = (vectors[[row[sentence] for sentence in side]] for side in (pairs.first, pairs.second))
     cosines = (first * second).sum(dim=1)
@@ -223,10 +229,12 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _embed(
+def embed(
     encoder: SentenceEncoder, sentences: list[str], batch_size: int, advance: Callable[[int], None]
 ) -> torch.Tensor:
     """The encoder's embeddings [N, d] in float32 on the CPU; `advance` is told how many each step adds."""
+    if not sentences:
+        return torch.empty(0, 0)
     # By length, so that every step's sentences need about the same padding.
     order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]), reverse=True)
     step = batch_size * _BATCHES_PER_STEP

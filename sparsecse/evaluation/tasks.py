@@ -17,6 +17,7 @@ from sparsecse.datasets import (
 )
 from sparsecse.errors import InputError
 from sparsecse.evaluation import classification
+from sparsecse.evaluation.own import OwnTask, is_path, load_own
 from sparsecse.files import text_hash
 
 # Similarity task -> the pair set's name and split.
@@ -45,6 +46,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Stands for no task, where something else is measured.
+NO_TASKS = "none"
+
+
 @dataclass(frozen=True)
 class Tasks:
     """The data of the tasks that were found, by name, and why those that only a group asked for are missing."""
@@ -52,35 +57,49 @@ class Tasks:
     pairs: dict[str, PairSet] = field(default_factory=dict)
     transfer: dict[str, TransferSet] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    own: dict[str, OwnTask] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
         """SHA-256 of the contents of all data, in hex."""
-        sets: list[PairSet | TransferSet] = [*self.pairs.values(), *self.transfer.values()]
+        sets: list[PairSet | TransferSet | OwnTask] = [*self.pairs.values(), *self.transfer.values()]
+        sets += self.own.values()
         return text_hash("".join(each.fingerprint() for each in sets))
 
 
 def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None) -> Tasks:
     """Load the data of tasks and groups, named in a list or separated by commas; `ALIASES` are names too.
 
-    Without scikit-learn the transfer tasks of `all` are missing ones.
+    A path is a task of the user's own files: graded pairs come among `pairs`, others among `own` (see `own.KINDS`).
+    The name `none` alone is no task. Without scikit-learn the transfer tasks of `all` are missing ones.
 
     Raises:
         SetNotFoundError: a task that was named itself is nowhere to be found, or all those of a group are not.
-        InputError: an unknown name, a broken file, or transfer tasks without scikit-learn.
+        InputError: an unknown name, a broken file, nothing known at a path, or transfer tasks without scikit-learn.
     """
-    names = [name.strip().lower() for name in (tasks.split(",") if isinstance(tasks, str) else tasks)]
-    names = list(dict.fromkeys(ALIASES.get(name, name) for name in names if name))
     known = [*GROUPS, *TASKS, *TRANSFER_TASKS]
-    if not names:
+    given = [name.strip() for name in (tasks.split(",") if isinstance(tasks, str) else tasks) if name.strip()]
+    paths = [name for name in given if name.lower() not in (*known, *ALIASES, NO_TASKS) and is_path(name)]
+    names = list(dict.fromkeys(ALIASES.get(name.lower(), name.lower()) for name in given if name not in paths))
+    if names == [NO_TASKS] and not paths:
+        return Tasks()
+    if not given:
         raise InputError(f"No task was named; name some of {', '.join(known)}.")
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
             meant = f" Did you mean {close[0]}?" if close else ""
-            raise InputError(f"There is no task {name!r}; the known ones are {', '.join(known)}.{meant}")
+            raise InputError(
+                f"There is no task {name!r}; the known ones are {', '.join(known)}, and paths of your own data.{meant}"
+            )
     if any(name == "transfer" or name in TRANSFER_TASKS for name in names):
         classification.require()
     found = Tasks()
+    for path in paths:
+        loaded = load_own(path)
+        if isinstance(loaded, PairSet):
+            found.pairs[path] = loaded
+        else:
+            found.own[path] = loaded
     for name in names:
         members = GROUPS.get(name, (name,))
         for task in members:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsecse.evaluation import evaluate, load_tasks
+from sparsecse.evaluation import AgreementText, agreement, evaluate, load_tasks
+from sparsecse.evaluation.agreement import embed_text
 from sparsecse.evaluation.transfer import SEED
 from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
@@ -25,12 +26,15 @@ def evaluate_run(
     precision: str = "float32",
     seed: int = SEED,
     device: str = "cpu",
+    agreement_text: AgreementText | None = None,
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it.
 
     precision, device: what `Runtime` computes in, and on.
     seed: shuffles the folds of the transfer tasks.
+    agreement_text: sentences on which the newest model is compared with the dense one; the record's info then holds
+        `agreement`, as `Agreement.to_json` gives it, with the `data` they are from.
     """
     stage, _ = workdir.newest_model()
     found = load_tasks(tasks, data_dir=data_dir)
@@ -38,6 +42,7 @@ def evaluate_run(
         "model": dense_hash(workdir),
         **model_input(workdir, stage),
         "data": found.fingerprint(),
+        **({"agreement": agreement_text.fingerprint()} if agreement_text else {}),
     }
     settings = {
         "tasks": tasks,
@@ -45,16 +50,19 @@ def evaluate_run(
         "precision": precision,
         "device": device,
         **({"seed": seed} if found.transfer else {}),
+        **({"agreement": agreement_text.source} if agreement_text else {}),
     }
 
     def work(folder: Path) -> Mapping[str, Any]:
-        results = {}
+        results: dict[str, Any] = {}
+        vectors = []
         for label, load in (
             ("dense", lambda: load_dense(workdir)),
             ("pruned", lambda: load_model(workdir, stage)),
         ):
+            encoder = Runtime(load(), precision, device=device)
             results[label] = evaluate(
-                Runtime(load(), precision, device=device),
+                encoder,
                 tasks,
                 data_dir=data_dir,
                 positive_minimum=positive_minimum,
@@ -62,6 +70,12 @@ def evaluate_run(
                 seed=seed,
                 progress=progress(f"Evaluating the {label} model"),
             ).to_json()
+            if agreement_text:
+                report = progress(f"Comparing: the {label} model")
+                vectors.append(embed_text(encoder, agreement_text, batch_size, report))
+        if agreement_text:
+            dense, pruned = vectors
+            results["agreement"] = {**agreement(pruned, dense).to_json(), "data": agreement_text.source}
         write_json(folder / "results.json", results)
         return {"stage": stage, **results}
 

@@ -37,7 +37,8 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
     if evaluated is not None and workdir.stale("eval") is None:
         dense, packed = evaluated.info["dense"]["tasks"], evaluated.info["pruned"]["tasks"]
         scores, accuracies = (
-            {task: (dense[task][key], packed[task][key]) for task in packed if key in packed[task]}
+            # Of a task that is a path the name alone: cards are published.
+            {Path(task).name: (dense[task][key], packed[task][key]) for task in packed if key in packed[task]}
             for key in ("spearman", "accuracy")
         )
     name = dense_options(workdir).name

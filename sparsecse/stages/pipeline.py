@@ -12,6 +12,7 @@ from sparsecse.progress import Progress, silent
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
 from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.stages.agreement import run_text
 from sparsecse.stages.bench import bench_run
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.pack import pack
@@ -121,7 +122,14 @@ def run(
         )
     minimum = plan.scoring.objective.positive_minimum
     starts("eval")
-    done["eval"] = evaluate_run(workdir, plan.tasks, data_dir=data_dir, positive_minimum=minimum, progress=progress)
+    done["eval"] = evaluate_run(
+        workdir,
+        plan.tasks,
+        data_dir=data_dir,
+        positive_minimum=minimum,
+        agreement_text=run_text(workdir, plan.train_data, plan.training),
+        progress=progress,
+    )
     starts("pack")
     done["pack"] = pack(workdir, plan.out, dtype=plan.dtype)
     if plan.bench_sentences:

@@ -81,6 +81,13 @@ def _visited(count: int, size: int, seed: int, positions: int) -> list[int]:
     return seen.nonzero().flatten().tolist()
 
 
+def unseen_rows(count: int, settings: TrainingSettings) -> list[int]:
+    """The rows, ascending, of `count` examples that no step of a training with these settings takes."""
+    positions = settings.steps(count) * settings.gradient_accumulation
+    seen = set(_visited(count, min(settings.batch_size, count), settings.seed, positions))
+    return [row for row in range(count) if row not in seen]
+
+
 def _copy_state(encoder: Encoder) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in encoder.model.state_dict().items()}
 

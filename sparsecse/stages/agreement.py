@@ -1,0 +1,40 @@
+"""The sentences that a run compares its models on, without labels: those that its repair does not train on."""
+
+from __future__ import annotations
+
+from sparsecse.datasets import draw_sentences
+from sparsecse.evaluation.agreement import BLOCK, AgreementText, least_sentences
+from sparsecse.sources import DataOptions
+from sparsecse.stages.score import score_set
+from sparsecse.training import TrainingSettings
+from sparsecse.training.examples import training_data
+from sparsecse.training.loop import unseen_rows
+from sparsecse.workdir import Workdir
+
+RUN_LIMIT = 1000  # sentences: embedding them takes a small part of the time of the other stages
+
+
+def run_text(workdir: Workdir, data: DataOptions, training: TrainingSettings | None) -> AgreementText | None:
+    """At most `RUN_LIMIT` sentences for the agreement of a run's models, or None where there are too few.
+
+    They are those of the training data that no step of the repair takes; where these are fewer than a block of the
+    similarities, or nothing is repaired, those that the scores were taken on.
+
+    data, training: of the repair.
+    """
+    held_out = _held_out(data, training) if training else []
+    if len(held_out) >= BLOCK:
+        return AgreementText(draw_sentences(held_out, RUN_LIMIT), f"{data.name}, not trained on")
+    scored = score_set(workdir)
+    sentences = list(dict.fromkeys(scored.sentences()))
+    if len(sentences) < least_sentences():
+        return None
+    return AgreementText(draw_sentences(sentences, RUN_LIMIT), f"{scored.source}, scored on")
+
+
+def _held_out(data: DataOptions, training: TrainingSettings) -> list[str]:
+    examples, _ = training_data(data, set(training.objective))
+    unseen = set(unseen_rows(len(examples), training))
+    trained_on = {text for row, example in enumerate(examples) if row not in unseen for text in example}
+    left = dict.fromkeys(text for row, example in enumerate(examples) if row in unseen for text in example)
+    return [text for text in left if text not in trained_on]
