@@ -124,7 +124,7 @@ def agreement(
     return Agreement(
         sentences=len(ours),
         cosine=float((ours.double() * theirs.double()).sum(dim=1).mean()) if same_space else None,
-        similarity_spearman=_similarity_spearman(ours, theirs, block, seed),
+        similarity_spearman=similarity_spearman(ours, theirs, block, seed),
         neighbours=_shared(own, wanted),
         neighbours_in_reference=_shared(nearest(ours, theirs, neighbours), wanted) if same_space else None,
         neighbour_count=neighbours,
@@ -226,7 +226,8 @@ def _shared(first: torch.Tensor, second: torch.Tensor) -> float:
     return float(common) / first.numel()
 
 
-def _similarity_spearman(ours: torch.Tensor, theirs: torch.Tensor, block: int, seed: int) -> float:
+def similarity_spearman(ours: torch.Tensor, theirs: torch.Tensor, block: int = BLOCK, seed: int = 0) -> float:
+    """`Agreement.similarity_spearman` of two models' unit vectors [N, d] and [N, e] of the same sentences."""
     order = torch.randperm(len(ours), generator=torch.Generator().manual_seed(seed))
     correlations = []
     for rows in order.tensor_split(max(1, len(order) // block)):

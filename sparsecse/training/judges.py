@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
 from sparsecse.evaluation import spearman
+from sparsecse.evaluation.agreement import similarity_spearman
 from sparsecse.runtime import Runtime
 from sparsecse.training.losses import Example
 from sparsecse.training.settings import TrainingSettings
@@ -21,7 +21,6 @@ HELD_OUT = 600
 """The most sentences that are held out of training for the agreement."""
 
 _LEAST = 20  # fewer sentences say nothing
-_BLOCK = 200
 
 
 @dataclass(frozen=True)
@@ -77,18 +76,14 @@ def hold_out(examples: Sequence[Example], seed: int) -> tuple[list[Example], lis
 
 
 class Agreement:
-    """Spearman x100 between a model's cosines and the dense model's, of all pairs in blocks of 200 sentences."""
+    """Spearman x100 between a model's similarities of sentences and the dense model's; see `evaluation.agreement`."""
 
     def __init__(self, sentences: Sequence[str], dense: Encoder):
         self._sentences = list(sentences)
-        self._wanted = self._similarities(dense)
+        self._wanted = self._unit_vectors(dense)
 
     def __call__(self, encoder: Encoder) -> float:
-        found = self._similarities(encoder)
-        ranks = [spearmanr(one, other).statistic for one, other in zip(found, self._wanted, strict=True)]
-        return 100 * float(sum(ranks) / len(ranks))
+        return 100 * similarity_spearman(self._unit_vectors(encoder), self._wanted)
 
-    def _similarities(self, encoder: Encoder) -> list[torch.Tensor]:
-        vectors = F.normalize(torch.as_tensor(Runtime(encoder, "float32").encode(self._sentences)), dim=1)
-        blocks = [block for block in vectors.split(_BLOCK) if len(block) > 2]
-        return [(block @ block.T)[tuple(torch.triu_indices(len(block), len(block), 1))] for block in blocks]
+    def _unit_vectors(self, encoder: Encoder) -> torch.Tensor:
+        return F.normalize(torch.as_tensor(Runtime(encoder, "float32").encode(self._sentences)), dim=1)
