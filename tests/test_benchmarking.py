@@ -435,8 +435,8 @@ def test_control_c_while_a_worker_is_busy(dense, log, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"models": []}, "models: none given"),
-        ({"models": ["a", "a"]}, "models: a is given twice"),
+        ({"models": []}, "`models`: none given"),
+        ({"models": ["a", "a"]}, "`models`: a is given twice"),
         ({"models": ["no/such/folder"]}, "no/such/folder is neither a folder"),
         ({"runtimes": []}, "`runtimes`: none given"),
         ({"runtimes": ["numpy"]}, "`runtimes`: 'numpy' is not one of pytorch, sentence-transformers, onnx"),

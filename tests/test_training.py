@@ -420,7 +420,7 @@ def test_bad_objectives(text, message):
 def test_bad_settings(bert, examples, tmp_path):
     with pytest.raises(InputError, match="`batch_size` 1"):
         settings(batch_size=1)
-    with pytest.raises(InputError, match="`precision` int8"):
+    with pytest.raises(InputError, match="`precision` 'int8'"):
         settings(precision="int8")
     with pytest.raises(InputError, match="`teacher`"):
         train(bert, examples, settings(objective={"distill": 1.0}))
