@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sparsecse.datasets.pairs import SetNotFoundError
 from sparsecse.datasets.sets import RetrievalSet
 from sparsecse.datasets.tables import Table, read_table
 from sparsecse.errors import InputError
@@ -28,8 +29,8 @@ def find_retrieval(data_dir: str | Path | None = None) -> dict[str, Path]:
     """The folders in BEIR's layout that belong to a data folder, by their names and in the order of these.
 
     They are looked for in `data_dir`, else the environment's SPARSECSE_DATA_DIR: the folder itself, those in it, those
-    in its `retrieval/` and, where it is SentEval's `downstream/`, those in the `retrieval/` beside it. Of two of the same
-    name the first one counts.
+    in its `retrieval/` and, where it is SentEval's `downstream/`, those in the `retrieval/` beside it. Of two of the
+    same name the first one counts.
 
     Raises:
         InputError: `data_dir` is not a folder.
@@ -52,7 +53,7 @@ def find_retrieval(data_dir: str | Path | None = None) -> dict[str, Path]:
 
 
 def locate_retrieval(path: Path) -> tuple[Path, str] | None:
-    """The folder and the split that a path means: a folder with `corpus.jsonl`, or a file in its `qrels/`; else None."""
+    """The folder and split that a path means: a folder with `corpus.jsonl`, or a file in its `qrels/`; else None."""
     if is_retrieval_folder(path):
         return path, SPLIT
     name = path.name.removesuffix(".gz")
@@ -69,6 +70,7 @@ def load_retrieval(folder: str | Path, *, split: str = SPLIT) -> RetrievalSet:
     above 0 is relevant. Only queries with judgements are kept.
 
     Raises:
+        SetNotFoundError: `qrels/` has no such split.
         InputError: a file is missing or has a broken line, an id twice or two grades of one document for one query; a
             query is blank; no document has text, or no kept query has a relevant document with text.
     """
@@ -118,7 +120,7 @@ def _qrels_file(folder: Path, split: str) -> Path:
     found = _present(folder / "qrels" / f"{split}.tsv")
     if found is None:
         there = sorted({path.name.removesuffix(".gz").removesuffix(".tsv") for path in folder.glob("qrels/*.tsv*")})
-        raise InputError(
+        raise SetNotFoundError(
             f"{folder / 'qrels'} has no {split}.tsv; the splits that it has are {', '.join(there) or 'none'}."
         )
     return found

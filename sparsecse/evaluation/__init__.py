@@ -1,14 +1,19 @@
-"""Spearman on the similarity sets with alignment and uniformity, and SentEval's transfer tasks."""
+"""Spearman on the similarity sets with alignment and uniformity, SentEval's transfer tasks, and retrieval."""
 
-from sparsecse.evaluation.evaluate import Evaluation, SentenceEncoder, Subset, TaskResult, evaluate, spearman
-from sparsecse.evaluation.tasks import GROUPS, TASKS, TRANSFER_TASKS, Tasks, load_tasks
+from sparsecse.evaluation.embedding import SentenceEncoder
+from sparsecse.evaluation.evaluate import Evaluation, evaluate
+from sparsecse.evaluation.retrieval import RetrievalResult, retrieval
+from sparsecse.evaluation.similarity import Subset, TaskResult, spearman
+from sparsecse.evaluation.tasks import GROUPS, RETRIEVAL, TASKS, TRANSFER_TASKS, Tasks, load_tasks
 from sparsecse.evaluation.transfer import TransferResult, transfer
 
 __all__ = [
     "GROUPS",
+    "RETRIEVAL",
     "TASKS",
     "TRANSFER_TASKS",
     "Evaluation",
+    "RetrievalResult",
     "SentenceEncoder",
     "Subset",
     "TaskResult",
@@ -16,6 +21,7 @@ __all__ = [
     "TransferResult",
     "evaluate",
     "load_tasks",
+    "retrieval",
     "spearman",
     "transfer",
 ]
