@@ -44,7 +44,8 @@ Tasks = Annotated[
     str,
     typer.Option(
         "--tasks",
-        help="Tasks to evaluate: a comma list (mr,subj), or a group (sts, transfer, all).",
+        help="Tasks to evaluate: a comma list (mr,subj), a group (sts, transfer, retrieval, all), or folders in BEIR's "
+        "layout.",
         rich_help_panel=_DATA,
     ),
 ]

@@ -97,7 +97,14 @@ def run(
         note(f"Loading {model}")  # first: importing torch and transformers takes seconds
         set_threads(threads)
         from sparsecse import stages
-        from sparsecse.cli.tables import BenchTable, cut_tables, evaluation_tables, size_table, vocabulary_warnings
+        from sparsecse.cli.tables import (
+            BenchTable,
+            cut_tables,
+            evaluation_notes,
+            evaluation_tables,
+            size_table,
+            vocabulary_warnings,
+        )
 
         pairs = replace(reading, name=data)
         chosen = named_model(run_directory, model, loading)
@@ -143,7 +150,7 @@ def run(
         if "bench" in done:
             report = done["bench"][0].info
             tables += [BenchTable(report), size_table(report["models"])]
-        for task, reason in results["dense"]["missing"].items():
-            note(f"Left out {task}: {reason}")
+        for line in evaluation_notes(results["dense"]):
+            note(line)
         show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables)
         note(f"Packed into {packed['path']}")

@@ -123,13 +123,14 @@ def vocabulary_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def evaluation_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Spearman x100 per similarity task and accuracy per transfer task, as far as there are any.
+def evaluation_tables(results: Mapping[str, Mapping[str, Any]], documents: str = "") -> list[Table]:
+    """Spearman x100 per similarity task, accuracy per transfer task, nDCG per retrieval task, as far as there are any.
 
     One column per model, and the change where there are two.
 
     results: label -> `Evaluation.to_json()`; the first is the one that changes are counted from. A single model needs
         no label: its column is named after the measure.
+    documents: the model that embedded the documents of the retrieval tasks, where that was another one.
     """
     first = next(iter(results.values()))
     tables = []
@@ -137,7 +138,32 @@ def evaluation_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         tables.append(_similarity_table(results))
     if first["transfer_average"] is not None:
         tables.append(_transfer_table(results))
+    if first["retrieval_average"] is not None:
+        tables.append(_retrieval_table(results, documents))
     return tables
+
+
+def evaluation_notes(result: Mapping[str, Any]) -> list[str]:
+    """One line for each task that was left out, and about each retrieval set: its prompts, what could not be used.
+
+    result: `Evaluation.to_json()`.
+    """
+    notes = [f"Left out {task}: {reason}" for task, reason in result["missing"].items()]
+    for task, values in result["tasks"].items():
+        counts = {
+            "documents without text": values.get("empty_documents"),
+            "judged queries without text": values.get("unknown_queries"),
+        }
+        prompts = {"queries": values.get("query_prompt"), "documents": values.get("document_prompt")}
+        if used := [f"before {what} {text!r}" for what, text in prompts.items() if text]:
+            notes.append(f"Prompts of {task}: {', '.join(used)}")
+        if left_out := [f"{count} {what}" for what, count in counts.items() if count]:
+            notes.append(f"Left out of {task}: {', '.join(left_out)}")
+        if count := values.get("unknown_documents"):
+            notes.append(f"{task}: {count} judgements name documents that are not in the corpus and cannot be found")
+        if count := values.get("irrelevant_queries"):
+            notes.append(f"{task}: {count} queries have no relevant document and count as 0")
+    return notes
 
 
 def _results_table(title: str, count: str, measure: str, labels: Sequence[str]) -> Table:
@@ -184,6 +210,23 @@ def _transfer_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
         if "f1" in result:
             _add_result(table, "  F1", "", [model["tasks"][task]["f1"] for model in models])
     _add_result(table, "average", "", [model["transfer_average"] for model in models])
+    return table
+
+
+def _retrieval_table(results: Mapping[str, Mapping[str, Any]], documents: str) -> Table:
+    title = "Retrieval, x100" + (f"; documents by {documents}" if documents else "")
+    table = _results_table(title, "queries", "nDCG@10", list(results))
+    models = list(results.values())
+    for task, result in models[0]["tasks"].items():
+        if "ndcg_at_10" not in result:
+            continue
+        for key, name, count in (
+            ("ndcg_at_10", f"{task}, nDCG@10" if len(models) > 1 else task, str(result["queries"])),
+            ("recall_at_100", "  recall@100", ""),
+            ("mrr_at_10", "  MRR@10", ""),
+        ):
+            _add_result(table, name, count, [model["tasks"][task][key] for model in models])
+    _add_result(table, "average nDCG@10", "", [model["retrieval_average"] for model in models])
     return table
 
 
