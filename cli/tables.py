@@ -138,7 +138,7 @@ def evaluation_tables(results: Mapping[str, Mapping[str, Any]], documents: str =
         tables.append(_similarity_table(results))
     if first["transfer_average"] is not None:
         tables.append(_transfer_table(results))
-    if first["retrieval_average"] is not None:
+    if first.get("retrieval_average") is not None:
         tables.append(_retrieval_table(results, documents))
     return tables
 
