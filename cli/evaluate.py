@@ -1,7 +1,8 @@
-"""`sparsecse eval`: Spearman on the similarity tasks, alignment and uniformity, accuracy on the transfer tasks."""
+"""`sparsecse eval`: similarity, transfer and retrieval tasks, own labelled data, agreement with another model."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,6 +45,32 @@ Reference = Annotated[
     str | None,
     typer.Option("--reference", help="Model that MODEL is compared with; loaded with the same options."),
 ]
+_RETRIEVAL = "retrieval"
+Documents = Annotated[
+    str | None,
+    typer.Option(
+        "--documents",
+        help="Model that embeds the documents, with vectors of the same size: folder, hub id, run directory, `demo`, "
+        "or `dense` for that of the run directory.",
+        rich_help_panel=_RETRIEVAL,
+    ),
+]
+QueryPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--query-prompt",
+        help='Text put before every query, "" for none; by default the prompt `query` of the model.',
+        rich_help_panel=_RETRIEVAL,
+    ),
+]
+DocumentPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--document-prompt",
+        help="Text put before every document; by default the prompt `document`, `passage` or `corpus` of the model.",
+        rich_help_panel=_RETRIEVAL,
+    ),
+]
 
 
 @takes(
@@ -58,6 +85,9 @@ def evaluate(
     reading: DataOptions,
     objective: Objective,
     batch_size: options.BatchSize = 64,
+    documents: Documents = None,
+    query_prompt: QueryPrompt = None,
+    document_prompt: DocumentPrompt = None,
     loading: ModelOptions,
     precision: Precision = "float32",
     seed: Seed = 1111,
@@ -72,11 +102,12 @@ def evaluate(
     """Evaluate a model by SimCSE's protocol; without MODEL the dense and the newest model of the run directory.
 
     Transfer tasks (mr, cr, subj, mpqa, sst2, trec, mrpc) train logistic regression on the vectors and need a SentEval
-    folder and scikit-learn (the extra `transfer`). With --agreement the model is also compared with the dense one on
-    sentences without labels; `--tasks none` leaves it at that.
+    folder and scikit-learn (the extra `transfer`). A folder in BEIR's layout (corpus.jsonl, queries.jsonl,
+    qrels/test.tsv) is a retrieval task. With --agreement the model is also compared with the dense one on sentences
+    without labels; `--tasks none` leaves it at that.
     """
     from sparsecse import stages
-    from sparsecse.cli.tables import agreement_table, evaluation_tables
+    from sparsecse.cli.tables import agreement_table, evaluation_notes, evaluation_tables
     from sparsecse.evaluation import AgreementText, model_agreement
     from sparsecse.evaluation import evaluate as measure
     from sparsecse.runtime import Runtime
@@ -88,8 +119,9 @@ def evaluate(
         text = AgreementText.load(agreement, limit=agreement_limit, seed=seed, data_dir=reading.data_dir)
     if model:
         chosen = named_model(Workdir(workdir), model, loading)
-        note_prompts(chosen)
+        note_prompts(chosen, besides=_RETRIEVAL)
         encoder = Runtime(chosen.load(), precision, device=device)
+        index = _documents_model(Workdir(workdir), documents)
         result = measure(
             encoder,
             tasks,
@@ -97,6 +129,9 @@ def evaluate(
             positive_minimum=objective.positive_minimum,
             batch_size=batch_size,
             seed=seed,
+            documents=None if index is None else Runtime(index.load(), precision, device=device),
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
             progress=progress("Evaluating"),
         ).to_json()
         results = {"model": result}
@@ -115,7 +150,7 @@ def evaluate(
     else:
         with session(workdir) as run:
             run.newest_model()  # says what to run where there is none
-            note_prompts(stages.dense_options(run))
+            note_prompts(stages.dense_options(run), besides=_RETRIEVAL)
             record, _ = stages.evaluate_run(
                 run,
                 tasks,
@@ -125,6 +160,9 @@ def evaluate(
                 precision=precision,
                 seed=seed,
                 device=device,
+                documents=_documents_model(run, documents),
+                query_prompt=query_prompt,
+                document_prompt=document_prompt,
                 agreement_text=text,
                 progress=progress,
             )
@@ -132,10 +170,12 @@ def evaluate(
         data = {**record.info["pruned"], "stage": record.info["stage"], "dense": record.info["dense"]}
         if text:
             data["agreement"] = record.info["agreement"]
-    for task, reason in next(iter(results.values()))["missing"].items():
-        note(f"Left out {task}: {reason}")
+    for line in evaluation_notes(next(iter(results.values()))):
+        note(line)
+    if documents:
+        data = {**data, "documents": documents}
     compared_tables = [agreement_table(data["agreement"], reference or "the dense model")] if text else []
-    show(json, data, *evaluation_tables(results), *compared_tables)
+    show(json, data, *evaluation_tables(results, documents or ""), *compared_tables)
 
 
 def _check(model: str, tasks: str, agreement: str | None, reference: str | None) -> None:
@@ -153,3 +193,14 @@ def _check(model: str, tasks: str, agreement: str | None, reference: str | None)
         raise InputError("`reference` needs sentences to compare on; give them as `agreement`.")
     if tasks == NO_TASKS and not agreement:
         raise InputError(f"Nothing is measured with `tasks` {NO_TASKS}; name tasks, or give sentences as `agreement`.")
+
+
+def _documents_model(run: Workdir, name: str | None) -> ModelOptions | None:
+    """The model of --documents; `dense` is that of the run directory, unless there is a folder of this name."""
+    if not name:
+        return None
+    if name == "dense" and not Path(name).exists():
+        from sparsecse.stages import dense_options
+
+        return dense_options(run)
+    return named_model(run, name, ModelOptions())

@@ -101,6 +101,7 @@ def run(
             BenchTable,
             agreement_tables,
             cut_tables,
+            evaluation_notes,
             evaluation_tables,
             size_table,
             vocabulary_warnings,
@@ -151,7 +152,7 @@ def run(
         if "bench" in done:
             report = done["bench"][0].info
             tables += [BenchTable(report), size_table(report["models"])]
-        for task, reason in results["dense"]["missing"].items():
-            note(f"Left out {task}: {reason}")
+        for line in evaluation_notes(results["dense"]):
+            note(line)
         show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables)
         note(f"Packed into {packed['path']}")

@@ -49,7 +49,11 @@ def named_data(name: str | None, reading: DataOptions) -> DataOptions | None:
     return DataOptions(name, data_dir=reading.data_dir) if name else None
 
 
-def note_prompts(model: ModelOptions) -> None:
-    """Say which prompts a model has where none is used: its vectors are then not what its card promises."""
+def note_prompts(model: ModelOptions, besides: str = "") -> None:
+    """Say which prompts a model has where none is used: its vectors are then not what its card promises.
+
+    besides: what uses them all the same.
+    """
     if names := model.unused_prompts():
-        note(f"prompts: {', '.join(names)}; none used (--prompt gives the text of one)")
+        outside = f" outside {besides}" if besides else ""
+        note(f"prompts: {', '.join(names)}; none used{outside} (--prompt gives the text of one)")

@@ -123,13 +123,16 @@ def vocabulary_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def evaluation_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Spearman x100 per similarity task, accuracy per transfer task, and what own data gave, as far as there are any.
+def evaluation_tables(results: Mapping[str, Mapping[str, Any]], documents: str = "") -> list[Table]:
+    """Spearman x100 per similarity task, accuracy per transfer task, nDCG per retrieval task, and what own data gave.
+
+    Of these the tables that there are tasks for.
 
     One column per model, and the change where there are two.
 
     results: label -> `Evaluation.to_json()`; the first is the one that changes are counted from. A single model needs
         no label: its column is named after the measure.
+    documents: the model that embedded the documents of the retrieval tasks, where that was another one.
     """
     first = next(iter(results.values()))
     tables = []
@@ -137,9 +140,34 @@ def evaluation_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         tables.append(_similarity_table(results))
     if first["transfer_average"] is not None:
         tables.append(_transfer_table(results))
+    if first.get("retrieval_average") is not None:
+        tables.append(_retrieval_table(results, documents))
     if any("measures" in task for task in first["tasks"].values()):
         tables.append(_own_table(results))
     return tables
+
+
+def evaluation_notes(result: Mapping[str, Any]) -> list[str]:
+    """One line for each task that was left out, and about each retrieval set: its prompts, what could not be used.
+
+    result: `Evaluation.to_json()`.
+    """
+    notes = [f"Left out {task}: {reason}" for task, reason in result["missing"].items()]
+    for task, values in result["tasks"].items():
+        counts = {
+            "documents without text": values.get("empty_documents"),
+            "judged queries without text": values.get("unknown_queries"),
+        }
+        prompts = {"queries": values.get("query_prompt"), "documents": values.get("document_prompt")}
+        if used := [f"before {what} {text!r}" for what, text in prompts.items() if text]:
+            notes.append(f"Prompts of {task}: {', '.join(used)}")
+        if left_out := [f"{count} {what}" for what, count in counts.items() if count]:
+            notes.append(f"Left out of {task}: {', '.join(left_out)}")
+        if count := values.get("unknown_documents"):
+            notes.append(f"{task}: {count} judgements name documents that are not in the corpus and cannot be found")
+        if count := values.get("irrelevant_queries"):
+            notes.append(f"{task}: {count} queries have no relevant document and count as 0")
+    return notes
 
 
 def _results_table(title: str, count: str, measure: str, labels: Sequence[str]) -> Table:
@@ -219,6 +247,23 @@ def agreement_table(found: Mapping[str, Any], reference: str = "the dense model"
 def agreement_tables(info: Mapping[str, Any]) -> list[Table]:
     """`agreement_table` where an agreement was measured; info: of the stage `eval`."""
     return [agreement_table(info["agreement"])] if "agreement" in info else []
+
+
+def _retrieval_table(results: Mapping[str, Mapping[str, Any]], documents: str) -> Table:
+    title = "Retrieval, x100" + (f"; documents by {documents}" if documents else "")
+    table = _results_table(title, "queries", "nDCG@10", list(results))
+    models = list(results.values())
+    for task, result in models[0]["tasks"].items():
+        if "ndcg_at_10" not in result:
+            continue
+        for key, name, count in (
+            ("ndcg_at_10", f"{task}, nDCG@10" if len(models) > 1 else task, str(result["queries"])),
+            ("recall_at_100", "  recall@100", ""),
+            ("mrr_at_10", "  MRR@10", ""),
+        ):
+            _add_result(table, name, count, [model["tasks"][task][key] for model in models])
+    _add_result(table, "average nDCG@10", "", [model["retrieval_average"] for model in models])
+    return table
 
 
 _BENCH_FIGURES = ("sent/s", "tokens/s", "p50 ms", "p95 ms", "peak MB", "cosine", "speedup")

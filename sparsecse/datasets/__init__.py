@@ -1,8 +1,9 @@
-"""Sentences, pairs, triplets, labelled sentences: named sets, SentEval folders, table and text files, the demo."""
+"""Sentences, pairs, triplets, labelled sentences, retrieval sets: named, from folders and files, and the demo."""
 
 from sparsecse.datasets.pairs import PAIR_SETS, SetNotFoundError, load_pairs
+from sparsecse.datasets.retrieval import load_retrieval
 from sparsecse.datasets.sentences import draw_sentences, load_sentences
-from sparsecse.datasets.sets import LabelledSplit, PairSet, TransferSet, TripletSet
+from sparsecse.datasets.sets import LabelledSplit, PairSet, RetrievalSet, TransferSet, TripletSet
 from sparsecse.datasets.transfer import TRANSFER_SETS, load_transfer
 from sparsecse.datasets.triplets import load_triplets
 from sparsecse.datasets.views import DropoutViews, dropout_views, graded_pairs, views_of
@@ -13,6 +14,7 @@ __all__ = [
     "DropoutViews",
     "LabelledSplit",
     "PairSet",
+    "RetrievalSet",
     "SetNotFoundError",
     "TransferSet",
     "TripletSet",
@@ -20,6 +22,7 @@ __all__ = [
     "dropout_views",
     "graded_pairs",
     "load_pairs",
+    "load_retrieval",
     "load_sentences",
     "load_transfer",
     "load_triplets",

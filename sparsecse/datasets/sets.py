@@ -1,4 +1,4 @@
-"""What data becomes: graded pairs, triplets, and the labelled sentences of a transfer task."""
+"""What data becomes: graded pairs, triplets, the labelled sentences of a transfer task, retrieval sets."""
 
 from __future__ import annotations
 
@@ -127,3 +127,38 @@ class TransferSet:
         """SHA-256 of the contents, in hex; the same for the same examples wherever they were read from."""
         columns = [column for split in self.splits.values() for column in (split.first, split.second, split.labels)]
         return _digest(tuple(self.splits), *columns)
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Queries, the documents to be searched, and which of them people judged relevant to which query.
+
+    `documents` and `queries` hold texts by id, and of the queries only those that were judged. `judgements` holds the
+    grades by query id and document id; above 0 is relevant. `source` says where it was read from. What was left out, or
+    cannot be found, is counted:
+
+    - `empty_documents`: documents without any text. They are not in `documents`.
+    - `unknown_queries`: judged queries whose text is missing. They are not in `judgements`.
+    - `unknown_documents`: judgements of the remaining queries that name a document whose text is missing from the
+      corpus altogether. They stay in `judgements`: the ideal ranking has them, as trec_eval's has.
+    - `irrelevant_queries`: queries all of whose judgements are 0 or less. They stay, and count as 0 in every mean.
+    """
+
+    name: str
+    split: str
+    documents: dict[str, str]
+    queries: dict[str, str]
+    judgements: dict[str, dict[str, int]]
+    source: str
+    empty_documents: int = 0
+    unknown_queries: int = 0
+    unknown_documents: int = 0
+    irrelevant_queries: int = 0
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the contents, in hex; the same for the same texts and judgements wherever they were read from."""
+        columns = (self.documents, self.queries, self.judgements)
+        return _digest(*(tuple(column.items()) for column in columns))

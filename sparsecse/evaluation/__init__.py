@@ -1,13 +1,17 @@
-"""Similarity and transfer tasks, the user's own labelled data, and agreement with another model without labels."""
+"""Similarity, transfer and retrieval tasks, the user's own labelled data, and agreement with another model."""
 
 from sparsecse.evaluation.agreement import Agreement, AgreementText, agreement, model_agreement
-from sparsecse.evaluation.evaluate import Evaluation, SentenceEncoder, Subset, TaskResult, evaluate, spearman
+from sparsecse.evaluation.embedding import SentenceEncoder
+from sparsecse.evaluation.evaluate import Evaluation, evaluate
 from sparsecse.evaluation.labelled import Clustering, FewShot, LabelledResult
-from sparsecse.evaluation.tasks import GROUPS, TASKS, TRANSFER_TASKS, Tasks, load_tasks
+from sparsecse.evaluation.retrieval import RetrievalResult, retrieval
+from sparsecse.evaluation.similarity import Subset, TaskResult, spearman
+from sparsecse.evaluation.tasks import GROUPS, RETRIEVAL, TASKS, TRANSFER_TASKS, Tasks, load_tasks
 from sparsecse.evaluation.transfer import TransferResult, transfer
 
 __all__ = [
     "GROUPS",
+    "RETRIEVAL",
     "TASKS",
     "TRANSFER_TASKS",
     "Agreement",
@@ -16,6 +20,7 @@ __all__ = [
     "Evaluation",
     "FewShot",
     "LabelledResult",
+    "RetrievalResult",
     "SentenceEncoder",
     "Subset",
     "TaskResult",
@@ -25,6 +30,7 @@ __all__ = [
     "evaluate",
     "load_tasks",
     "model_agreement",
+    "retrieval",
     "spearman",
     "transfer",
 ]

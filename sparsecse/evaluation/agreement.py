@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from sparsecse.datasets import draw_sentences, load_sentences
 from sparsecse.errors import InputError
-from sparsecse.evaluation.evaluate import SentenceEncoder, embed
+from sparsecse.evaluation.embedding import SentenceEncoder, embed
 from sparsecse.files import text_hash
 from sparsecse.settings import at_least
 

@@ -64,7 +64,7 @@ KINDS: list[tuple[Callable[[Path], Callable[[], PairSet | OwnTask] | None], str]
 
 def is_path(name: str) -> bool:
     """Whether a task's name is meant as a path: something is there, or it is written like a file's or folder's."""
-    return Path(name).exists() or "/" in name or table_suffix(Path(name)) is not None
+    return Path(name).expanduser().exists() or "/" in name or table_suffix(Path(name)) is not None
 
 
 def load_own(name: str) -> PairSet | OwnTask:
@@ -73,11 +73,11 @@ def load_own(name: str) -> PairSet | OwnTask:
     Raises:
         InputError: nothing there, or nothing of those kinds; a broken file; classes or clusters without scikit-learn.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if not path.exists():
         raise InputError(f"The task {name} does not exist; check the path.")
     for recognise, _ in KINDS:
         if load := recognise(path):
             return load()
-    kinds = "; ".join(words for _, words in KINDS)
+    kinds = "; ".join([*(words for _, words in KINDS), "a folder with corpus.jsonl, queries.jsonl, qrels/ (retrieval)"])
     raise InputError(f"{name} is no task; give {kinds}; tables are {', '.join(TABLE_SUFFIXES)}.")

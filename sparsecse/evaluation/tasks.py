@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsecse.datasets import (
     TRANSFER_SETS,
     PairSet,
+    RetrievalSet,
     SetNotFoundError,
     TransferSet,
     load_pairs,
+    load_retrieval,
     load_transfer,
 )
+from sparsecse.datasets.retrieval import SPLIT, find_retrieval, locate_retrieval
 from sparsecse.errors import InputError
 from sparsecse.evaluation import classification
 from sparsecse.evaluation.own import OwnTask, is_path, load_own
@@ -38,13 +42,16 @@ TRANSFER_TASKS: tuple[str, ...] = tuple(TRANSFER_SETS)
 
 _STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb-test", "sickr-test")
 
-# `sts` is the seven test sets whose mean is published; `all` adds the two development sets and the transfer tasks.
+# `sts` is the seven test sets whose mean is published; `all` adds the two development sets, the transfer tasks and what
+# `RETRIEVAL` finds.
 GROUPS: dict[str, tuple[str, ...]] = {
     "sts": _STS,
     "transfer": TRANSFER_TASKS,
     "all": (*_STS, "stsb-dev", "sickr-dev", *TRANSFER_TASKS),
 }
 
+RETRIEVAL = "retrieval"
+"""The group of the retrieval sets that belong to the data folder; see `find_retrieval`."""
 
 # Stands for no task, where something else is measured.
 NO_TASKS = "none"
@@ -57,68 +64,137 @@ class Tasks:
     pairs: dict[str, PairSet] = field(default_factory=dict)
     transfer: dict[str, TransferSet] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    retrieval: dict[str, RetrievalSet] = field(default_factory=dict)
     own: dict[str, OwnTask] = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return any(name in kind for kind in (self.pairs, self.transfer, self.retrieval, self.own))
 
     def fingerprint(self) -> str:
         """SHA-256 of the contents of all data, in hex."""
-        sets: list[PairSet | TransferSet | OwnTask] = [*self.pairs.values(), *self.transfer.values()]
-        sets += self.own.values()
+        sets: list[PairSet | TransferSet | RetrievalSet | OwnTask] = [*self.pairs.values(), *self.transfer.values()]
+        sets += [*self.retrieval.values(), *self.own.values()]
         return text_hash("".join(each.fingerprint() for each in sets))
 
 
 def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None) -> Tasks:
     """Load the data of tasks and groups, named in a list or separated by commas; `ALIASES` are names too.
 
-    A path is a task of the user's own files: graded pairs come among `pairs`, others among `own` (see `own.KINDS`).
-    The name `none` alone is no task. Without scikit-learn the transfer tasks of `all` are missing ones.
+    A path is a task of the user's own files. A folder in BEIR's layout, or one of the files in its `qrels/` for another
+    split than test, is a retrieval task; so is the name of a folder that `find_retrieval` finds. Other paths come among
+    `pairs` where they hold graded pairs, else among `own` (see `own.KINDS`). A known name goes before a path. The name
+    `none` alone is no task. Without scikit-learn the transfer tasks of `all` are missing ones.
 
     Raises:
         SetNotFoundError: a task that was named itself is nowhere to be found, or all those of a group are not.
-        InputError: an unknown name, a broken file, nothing known at a path, or transfer tasks without scikit-learn.
+        InputError: an unknown name, a broken file, nothing known at a path, transfer tasks without scikit-learn, or
+            a retrieval set with the name of another task.
     """
-    known = [*GROUPS, *TASKS, *TRANSFER_TASKS]
-    given = [name.strip() for name in (tasks.split(",") if isinstance(tasks, str) else tasks) if name.strip()]
-    paths = [name for name in given if name.lower() not in (*known, *ALIASES, NO_TASKS) and is_path(name)]
-    names = list(dict.fromkeys(ALIASES.get(name.lower(), name.lower()) for name in given if name not in paths))
-    if names == [NO_TASKS] and not paths:
-        return Tasks()
-    if not given:
+    names = [name.strip() for name in (tasks.split(",") if isinstance(tasks, str) else tasks) if name.strip()]
+    known = [*GROUPS, *TASKS, *TRANSFER_TASKS, RETRIEVAL]
+    if not names:
         raise InputError(f"No task was named; name some of {', '.join(known)}.")
+    if all(name.lower() == NO_TASKS for name in names):
+        return Tasks()
+    wanted: dict[str | tuple[Path, str], None] = {}  # in their order
+    own: dict[str, None] = {}
     for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
-            meant = f" Did you mean {close[0]}?" if close else ""
-            raise InputError(
-                f"There is no task {name!r}; the known ones are {', '.join(known)}, and paths of your own data.{meant}"
-            )
-    if any(name == "transfer" or name in TRANSFER_TASKS for name in names):
+        lower = ALIASES.get(name.lower(), name.lower())
+        if lower in known:
+            wanted[lower] = None
+        elif located := _retrieval_at(name, data_dir):
+            wanted[located] = None
+        elif lower != NO_TASKS and is_path(name):
+            own[name] = None
+        else:
+            raise _unknown(name, known, data_dir)
+    if any(name == "transfer" or name in TRANSFER_TASKS for name in wanted):
         classification.require()
     found = Tasks()
-    for path in paths:
+    for path in own:
         loaded = load_own(path)
         if isinstance(loaded, PairSet):
             found.pairs[path] = loaded
         else:
             found.own[path] = loaded
-    for name in names:
-        members = GROUPS.get(name, (name,))
-        for task in members:
-            if task in found.pairs or task in found.transfer or task in found.missing:
-                continue
-            try:
-                if task in TASKS:
-                    pair_set, split = TASKS[task]
-                    found.pairs[task] = load_pairs(pair_set, split=split, data_dir=data_dir)
-                elif classification.available():
-                    found.transfer[task] = load_transfer(task, data_dir=data_dir)
-                else:
-                    found.missing[task] = classification.MISSING
-            except SetNotFoundError as error:
-                if task in names:
-                    raise
-                found.missing[task] = str(error)
-        if not any(task in found.pairs or task in found.transfer for task in members):
-            raise SetNotFoundError(
-                f"None of the tasks of {name!r} was found; of the first: {found.missing[members[0]]}"
-            )
+    for each in wanted:
+        if isinstance(each, tuple):
+            _add_retrieval(found, *each)
+        else:
+            _add_named(found, each, set(wanted), data_dir)
     return found
+
+
+def _add_named(found: Tasks, name: str, wanted: Collection[object], data_dir: str | Path | None) -> None:
+    """Load a task, or those of a group as far as they are there; wanted: the tasks that must be there."""
+    members = () if name == RETRIEVAL else GROUPS.get(name, (name,))
+    for task in members:
+        if task in found or task in found.missing:
+            continue
+        try:
+            if task in TASKS:
+                pair_set, split = TASKS[task]
+                found.pairs[task] = load_pairs(pair_set, split=split, data_dir=data_dir)
+            elif classification.available():
+                found.transfer[task] = load_transfer(task, data_dir=data_dir)
+            else:
+                found.missing[task] = classification.MISSING
+        except SetNotFoundError as error:
+            if task in wanted:
+                raise
+            found.missing[task] = str(error)
+    if name in (RETRIEVAL, "all"):
+        members = (*members, *_add_retrieval_group(found, data_dir))
+    if not any(task in found for task in members):
+        raise SetNotFoundError(f"None of the tasks of {name!r} was found; of the first: {found.missing[members[0]]}")
+
+
+def _add_retrieval_group(found: Tasks, data_dir: str | Path | None) -> tuple[str, ...]:
+    """Load the retrieval sets of the data folder; the names of all, those with another split alone included."""
+    folders = find_retrieval(data_dir)
+    for name, folder in folders.items():
+        try:
+            _add_retrieval(found, folder)
+        except SetNotFoundError as error:
+            found.missing[name] = str(error)
+    if folders:
+        return tuple(folders)
+    found.missing[RETRIEVAL] = (
+        "No folder with corpus.jsonl is in the data folder or in its retrieval/; give a data folder that has one with "
+        f"`data_dir` or SPARSECSE_DATA_DIR (looked in {data_dir or os.environ.get('SPARSECSE_DATA_DIR') or 'none'})."
+    )
+    return (RETRIEVAL,)
+
+
+def _add_retrieval(found: Tasks, folder: Path, split: str = SPLIT) -> None:
+    task = load_retrieval(folder, split=split)
+    other = found.retrieval.get(task.name)
+    if other is None and (task.name in TASKS or task.name in TRANSFER_TASKS or task.name in found):
+        raise InputError(f"{folder} has the name of another task, {task.name!r}; rename the folder.")
+    if other is not None and Path(other.source).resolve() != folder.resolve():
+        raise InputError(f"{other.source} and {folder} have the same name, {task.name!r}; rename one folder.")
+    found.retrieval[task.name] = task
+
+
+def _retrieval_at(name: str, data_dir: str | Path | None) -> tuple[Path, str] | None:
+    """The folder and the split of the retrieval set that a name means which is no known one; None where there is none.
+
+    What is there at a path goes before a folder of the same name in the data folder.
+    """
+    path = Path(name).expanduser()
+    if located := locate_retrieval(path):
+        return located
+    if path.exists() or path.name != name:
+        return None
+    folder = find_retrieval(data_dir).get(name)
+    return (folder, SPLIT) if folder else None
+
+
+def _unknown(name: str, known: Sequence[str], data_dir: str | Path | None) -> InputError:
+    folders = find_retrieval(data_dir)
+    close = difflib.get_close_matches(name.lower(), [*known, *ALIASES, *folders], n=1)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    return InputError(
+        f"There is no task {name!r}; the known ones are {', '.join([*known, *folders])}, and paths of your own data "
+        f"and of folders in BEIR's layout.{meant}"
+    )

@@ -40,6 +40,7 @@ class CardFacts:
     parameters, dense_parameters: of the whole model, embeddings included.
     scores: {task: (dense, packed)} Spearman x100, empty where nothing was evaluated.
     accuracies: {task: (dense, packed)} accuracy in percent on transfer tasks.
+    ndcgs: {task: (dense, packed)} nDCG@10 x100 on retrieval tasks.
     stages: {stage: its settings}, for the record.
     license: of the dense model, as `source_license` gives it.
     tokens: of the vocabulary, after and before; None where the whole one stays.
@@ -53,6 +54,7 @@ class CardFacts:
     pooling: str
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     accuracies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ndcgs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     license: Mapping[str, str] = field(default_factory=dict)
@@ -145,6 +147,7 @@ embeddings = model.encode(["A sentence.", "Another one."])
     for title, what, results in (
         ("Scores", "Spearman x100 over all pairs of a task.", facts.scores),
         ("Transfer tasks", "Accuracy in percent of logistic regression, SentEval's protocol.", facts.accuracies),
+        ("Retrieval", "nDCG@10 x100 of an exact search by cosine.", facts.ndcgs),
     ):
         if results:
             rows = [[t, f"{old:.2f}", f"{new:.2f}", f"{new - old:+.2f}"] for t, (old, new) in results.items()]

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.evaluation import AgreementText, agreement, evaluate, load_tasks
 from sparsecse.evaluation.agreement import embed_text
 from sparsecse.evaluation.transfer import SEED
 from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.runtime import Runtime
+from sparsecse.sources import ModelOptions
 from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input
 from sparsecse.workdir import Record, Workdir
 
@@ -26,6 +28,9 @@ def evaluate_run(
     precision: str = "float32",
     seed: int = SEED,
     device: str = "cpu",
+    documents: ModelOptions | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
     agreement_text: AgreementText | None = None,
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
@@ -33,6 +38,8 @@ def evaluate_run(
 
     precision, device: what `Runtime` computes in, and on.
     seed: shuffles the folds of the transfer tasks.
+    documents: the model that embeds the documents of the retrieval tasks for both; by default each embeds its own.
+    query_prompt, document_prompt: see `evaluate`.
     agreement_text: sentences on which the newest model is compared with the dense one; the record's info then holds
         `agreement`, as `Agreement.to_json` gives it, with the `data` they are from.
     """
@@ -44,18 +51,26 @@ def evaluate_run(
         "data": found.fingerprint(),
         **({"agreement": agreement_text.fingerprint()} if agreement_text else {}),
     }
-    settings = {
+    prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+    settings: dict[str, Any] = {
         "tasks": tasks,
         "positive_minimum": positive_minimum,
         "precision": precision,
         "device": device,
         **({"seed": seed} if found.transfer else {}),
         **({"agreement": agreement_text.source} if agreement_text else {}),
+        **{name: given for name, given in prompts.items() if given is not None},
     }
+    index: Encoder | None = None
+    if documents is not None:
+        index = documents.load()
+        inputs["documents"] = fingerprint(index)
+        settings["documents"] = documents.settings()
 
     def work(folder: Path) -> Mapping[str, Any]:
         results: dict[str, Any] = {}
         vectors = []
+        indexer = None if index is None else Runtime(index, precision, device=device)
         for label, load in (
             ("dense", lambda: load_dense(workdir)),
             ("pruned", lambda: load_model(workdir, stage)),
@@ -68,6 +83,8 @@ def evaluate_run(
                 positive_minimum=positive_minimum,
                 batch_size=batch_size,
                 seed=seed,
+                documents=indexer,
+                **prompts,
                 progress=progress(f"Evaluating the {label} model"),
             ).to_json()
             if agreement_text:

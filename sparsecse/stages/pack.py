@@ -33,14 +33,16 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
     chain = [name for name in ("score", *reversed(MODEL_STAGES)) if workdir.record(name) and not workdir.stale(name)]
     stages = {name: dict(workdir.need(name).settings) for name in chain[: chain.index(stage) + 1]}
     evaluated = workdir.record("eval")
-    scores, accuracies = {}, {}
+    scores, accuracies, ndcgs = {}, {}, {}
     if evaluated is not None and workdir.stale("eval") is None:
         dense, packed = evaluated.info["dense"]["tasks"], evaluated.info["pruned"]["tasks"]
-        scores, accuracies = (
+        scores, accuracies, ndcgs = (
             # Of a task that is a path the name alone: cards are published.
             {Path(task).name: (dense[task][key], packed[task][key]) for task in packed if key in packed[task]}
-            for key in ("spearman", "accuracy")
+            for key in ("spearman", "accuracy", "ndcg_at_10")
         )
+        if "documents" in evaluated.inputs:
+            ndcgs = {}  # the pruned model embedded the queries alone
     name = dense_options(workdir).name
     vocabulary = pruned.info.get("vocabulary")
     return CardFacts(
@@ -52,6 +54,7 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
         pooling=pooling,
         scores=scores,
         accuracies=accuracies,
+        ndcgs=ndcgs,
         stages=stages,
         versions=package_versions(),
         license=source_license(resolve_model(name)),
