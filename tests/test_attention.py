@@ -84,7 +84,7 @@ def with_gradients(result: Tensor, inputs: list[Tensor], upstream: Tensor) -> li
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
 @pytest.mark.parametrize("extra", ["plain", "bias", "dropout", "gate", "bias, gate and dropout"])
 def test_values_and_gradients(
-    backend: str, threads: int, lengths: list[int], heads: int, head_size: int, dtype: torch.dtype, extra: str
+    backend: str, lengths: list[int], heads: int, head_size: int, dtype: torch.dtype, extra: str
 ) -> None:
     fused, cu_lengths = packed(lengths, heads, head_size)
     fused = fused.to(dtype)

@@ -136,7 +136,7 @@ def test_results_do_not_depend_on_the_number_of_threads(backend: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(tensors, first, strict=True))
 
 
-def test_order_of_the_vectors_does_not_matter(backend: str, threads: int) -> None:
+def test_order_of_the_vectors_does_not_matter(backend: str) -> None:
     x = vectors(333, 48)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(3))
     value, grad = uniformity_value_and_grad(x)
@@ -213,9 +213,7 @@ def test_views_that_are_not_contiguous(backend: str) -> None:
 
 @pytest.mark.parametrize("n,m,d", [(1, 1, 1), (1, 17, 7), (17, 3, 100), (300, 300, 384), (65, 500, 33), (500, 129, 96)])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
-def test_row_logsumexp_and_its_gradients(
-    backend: str, threads: int, n: int, m: int, d: int, dtype: torch.dtype
-) -> None:
+def test_row_logsumexp_and_its_gradients(backend: str, n: int, m: int, d: int, dtype: torch.dtype) -> None:
     a, b = vectors(n, d, dtype=dtype).requires_grad_(), vectors(m, d, seed=1, dtype=dtype).requires_grad_()
     upstream = torch.randn(n, generator=torch.Generator().manual_seed(2))
     lse = row_logsumexp(a, b, 20.0)
