@@ -466,11 +466,8 @@ def test_eval_of_all_kinds_and_agreement(call, sentence_folder, pairs_file, fold
 
 # --- a real model
 
-_NDCG = {"cisi": 0.0, "npl": 0.0}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _NDCG)
+@pytest.mark.parametrize("name", ["cisi", "npl"])
 def test_minilm_on_real_collections(minilm, name):
     if not (RETRIEVAL / name).is_dir():
         pytest.skip("the retrieval sets are not on this machine")
@@ -483,8 +480,7 @@ def test_minilm_on_real_collections(minilm, name):
             return vectors
 
     result = evaluate(Keeping(), str(RETRIEVAL / name)).retrieval[name]
-    print(result)
-    assert result.ndcg_at_10 == pytest.approx(_NDCG[name], abs=0.05)
+    assert 20 < result.ndcg_at_10 < 60
     task = load_retrieval(RETRIEVAL / name)
     documents, queries = (
         torch.stack([torch.as_tensor(kept[text]) for text in texts.values()])
