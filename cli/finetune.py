@@ -28,7 +28,8 @@ def finetune(
     """Repair the newest pruned or rewound model, by distillation from the dense one or with another objective.
 
     The weights of the best dev score are kept, those before the repair included; the dev set is by default the one
-    that the scores were taken on. Where these have no gold scores and there is no --dev, the last weights are kept.
+    that the scores were taken on. Where these have no gold scores and there is no --dev, agreement with
+    the dense model on held-out training sentences picks the weights (--select).
     """
     with session(workdir, threads) as run:
         from sparsecse import stages

@@ -91,7 +91,8 @@ def run(
 ) -> None:
     """Score, prune, rewind, fine-tune, evaluate, pack and time a model; goes on where an earlier call stopped.
 
-    Without gold scores in --data nothing is reconstructed, and the repair keeps its last weights.
+    Without gold scores in --data nothing is reconstructed, and the repair keeps the weights that agree
+    best with the dense model on held-out sentences.
     """
     with session(workdir) as run_directory:
         note(f"Loading {model}")  # first: importing torch and transformers takes seconds

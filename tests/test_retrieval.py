@@ -466,6 +466,7 @@ def test_eval_of_all_kinds_and_agreement(call, sentence_folder, pairs_file, fold
 
 # --- a real model
 
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cisi", "npl"])
 def test_minilm_on_real_collections(minilm, name):
