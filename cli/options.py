@@ -36,6 +36,17 @@ ScoreData = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+Dev = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dev",
+        help="What choices are made on, several with commas: graded pairs (stsb, or a table), a folder in BEIR's "
+        "layout (small: at most 2000 of its documents are drawn), text (agreement with the dense model), or "
+        "agreement: that on held-out training sentences. By default the graded pairs of the scores and the dev sets of "
+        "STS-B and SICK-R in their --data-dir, else agreement; train has none.",
+        rich_help_panel=_DATA,
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sentences of average length per forward pass.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; by default what torch takes.", rich_help_panel=_RUN)
@@ -57,16 +68,6 @@ Dtype = Annotated[
 ]
 
 # pruning
-_PRUNE = "pruning"
-ChoiceDev = Annotated[
-    str | None,
-    typer.Option(
-        "--dev",
-        help="Graded pairs that --sparsity auto and --reconstruct choose by; by default those of the scores, and the "
-        "dev sets of STS-B and SICK-R in their --data-dir.",
-        rich_help_panel=_PRUNE,
-    ),
-]
 CutModel = Annotated[str, typer.Argument(help="Model to cut where nothing was scored, for --layers and --vocab alone.")]
 Method = Annotated[
     str,
@@ -86,8 +87,4 @@ Teacher = Annotated[
         "averaged with cuts of it, as many as are best on dev (train has none).",
         rich_help_panel=_TRAIN,
     ),
-]
-Dev = Annotated[
-    str | None,
-    typer.Option("--dev", help="Graded pairs whose score picks the best weights.", rich_help_panel=_TRAIN),
 ]

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from sparsecse.guard import figures_text
 from sparsecse.progress import Progress
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def progress(label: str, since: float | None = None) -> Callable[[int, int], Non
 
 
 def step_progress(label: str, open_bar: Progress | None = None) -> Callable[[StepReport], None]:
-    """Progress of a training run; a dev score is always told.
+    """Progress of a training run; dev figures are always told.
 
     open_bar: opens the bar at the first step; by default one that counts from now.
     """
@@ -93,7 +94,8 @@ def step_progress(label: str, open_bar: Progress | None = None) -> Callable[[Ste
         nonlocal update
         update = update or open_bar(label)
         if report.dev is not None:
-            note(f"{label}: step {report.step}, loss {report.loss:.4f}, dev {report.dev:.2f} (best {report.best:.2f})")
+            dev = figures_text(report.dev)
+            note(f"{label}: step {report.step}, loss {report.loss:.4f}, dev {dev} (best: step {report.best_step})")
         update(report.step, report.steps)
 
     return step

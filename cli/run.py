@@ -12,7 +12,15 @@ from rich.console import RenderableType
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
 from sparsecse.cli.output import StageTimes, note, show, step_progress
-from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_model, note_prompts, session, set_threads
+from sparsecse.cli.session import (
+    DEFAULT_WORKDIR,
+    named_data,
+    named_dev,
+    named_model,
+    note_prompts,
+    session,
+    set_threads,
+)
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring.settings import ScoringSettings
 from sparsecse.sources import DataOptions, ModelOptions
@@ -23,15 +31,6 @@ TrainData = Annotated[
     typer.Option(
         "--train-data",
         help="Sentences for the repair (text, .gz, a table, a pair set, demo); by default those of --data.",
-        rich_help_panel="data",
-    ),
-]
-RunDev = Annotated[
-    str | None,
-    typer.Option(
-        "--dev",
-        help="Graded pairs that all choices are made on; by default those of --data, and for the pruning also the dev "
-        "sets of STS-B and SICK-R in --data-dir.",
         rich_help_panel="data",
     ),
 ]
@@ -76,7 +75,7 @@ def run(
     method: options.Method = "taylor",
     scoring: ScoringSettings,
     pruning: Recipe,
-    dev: RunDev = None,
+    dev: options.Dev = None,
     rewind_to: RewindTo = None,
     repair: Repair = True,
     training: TrainingSettings,
@@ -91,7 +90,7 @@ def run(
 ) -> None:
     """Score, prune, rewind, fine-tune, evaluate, pack and time a model; goes on where an earlier call stopped.
 
-    Without gold scores in --data nothing is reconstructed, and the repair keeps the weights that agree
+    Without --dev and gold scores in --data nothing is reconstructed, and the repair keeps the weights that agree
     best with the dense model on held-out sentences.
     """
     with session(workdir) as run_directory:
@@ -101,11 +100,11 @@ def run(
         from sparsecse.cli.tables import (
             BenchTable,
             agreement_tables,
+            cut_notes,
             cut_tables,
             evaluation_notes,
             evaluation_tables,
             size_table,
-            vocabulary_warnings,
         )
 
         pairs = replace(reading, name=data)
@@ -116,7 +115,7 @@ def run(
             data=pairs,
             train_data=named_data(train_data, reading) or pairs,
             recipe=pruning,
-            dev=named_data(dev, reading),
+            dev=named_dev(dev, reading),
             teachers=[ModelOptions(name) for name in teacher or ()],
             dtype=dtype,
             tasks=tasks or ("demo-test" if data == "demo" else "sts"),
@@ -139,14 +138,13 @@ def run(
         seconds = times.end()
         for stage, (_, reused) in done.items():
             note(f"{stage}: {'already there' if reused else f'{seconds[stage]:.0f} s'}")
-        if reason := done["prune"][0].info.get("reconstruction", {}).get("left_out"):
-            note(f"Nothing was reconstructed: {reason}")
-        for warning in vocabulary_warnings(done["prune"][0].info):
-            note(warning)
+        for line in cut_notes(done["prune"][0].info):
+            note(line)
         results = done["eval"][0].info
         packed = done["pack"][0].info
         tables: list[RenderableType] = [
             *cut_tables(done["prune"][0].info),
+            *([stages.training_summary(done["finetune"][0])] if repair else []),
             *evaluation_tables({"dense": results["dense"], "pruned": results["pruned"]}),
             *agreement_tables(results),
         ]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sparsecse.cli.output import note
 from sparsecse.errors import InputError
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.settings import split_list
+from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 DEFAULT_WORKDIR = Path("sparsecse-run")
@@ -47,6 +48,11 @@ def named_model(run: Workdir, name: str, loading: ModelOptions) -> ModelOptions:
 def named_data(name: str | None, reading: DataOptions) -> DataOptions | None:
     """Another data set that is looked for in the same folder; None without a name."""
     return DataOptions(name, data_dir=reading.data_dir) if name else None
+
+
+def named_dev(names: list[str] | None, reading: DataOptions) -> DevOptions | None:
+    """Dev sets whose names are looked for in the same folder; None without names."""
+    return DevOptions(split_list(",".join(names)), reading.data_dir) if names else None
 
 
 def note_prompts(model: ModelOptions, besides: str = "") -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsecse.benchmarking import RUNTIMES
+from sparsecse.guard import figures_text
 from sparsecse.pruning.masks import lowest
 from sparsecse.scoring import Scores
 
@@ -75,11 +76,11 @@ def cut_tables(info: Mapping[str, Any]) -> list[Table | str]:
 
 
 def layers_table(tried: Sequence[Mapping[str, Any]]) -> Table:
-    """The sets of layers that were tried, the best on dev first; tried: `layers_tried` of the stage `prune`."""
-    table = _table("Layers tried (Spearman x100 on dev)", ["layers that stay", "cut", "reconstructed"])
-    for one in sorted(tried, key=lambda one: -one["dev"]):
-        after = f"{one['dev']:.2f}" if one["dev"] != one["dev_cut"] else ""
-        table.add_row(", ".join(map(str, one["layers"])), f"{one['dev_cut']:.2f}", after)
+    """The sets of layers that were tried, the largest figures first; tried: `layers_tried` of the stage `prune`."""
+    table = _table("Layers tried (dev, x100)", ["layers that stay", "cut", "reconstructed"])
+    for one in sorted(tried, key=lambda one: -sum(one["dev"].values())):
+        after = figures_text(one["dev"]) if one["dev"] != one["dev_cut"] else ""
+        table.add_row(", ".join(map(str, one["layers"])), figures_text(one["dev_cut"]), after)
     return table
 
 
@@ -101,10 +102,17 @@ def budget_line(info: Mapping[str, Any]) -> list[str]:
     return [f"Asked: {', '.join(wanted)}. Removed from the layers: {', '.join(parts)}."]
 
 
-def vocabulary_warnings(info: Mapping[str, Any]) -> list[str]:
-    """What a cut of the vocabulary takes from text in other languages, if anything; info: of the stage `prune`."""
-    warning = info.get("vocabulary", {}).get("warning")
-    return [f"Warning: {warning}"] if warning else []
+def cut_notes(info: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a cut; info: of the stage `prune`."""
+    notes = []
+    if "auto" in info and not info["auto"]["sparsity"]:
+        tolerance, dev = info["auto"]["tolerance"], info["auto"]["dev"]
+        notes.append(f"No head or neuron leaves: every cut tried loses more than {tolerance:g} on dev ({dev}).")
+    if reason := info.get("reconstruction", {}).get("left_out"):
+        notes.append(f"Nothing was reconstructed: {reason}")
+    if warning := info.get("vocabulary", {}).get("warning"):
+        notes.append(f"Warning: {warning}")
+    return notes
 
 
 def vocabulary_table(report: Mapping[str, Any]) -> Table:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from sparsecse import stages
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.evaluation.dev import Dev, DevSet
 from sparsecse.kernels.dispatch import native_extension
 from sparsecse.pruning.ensemble import Ensemble
 from sparsecse.scoring import contributions
@@ -164,7 +165,7 @@ def minilm() -> Path:
 def ensemble(sentence_folder: Path, pairs: PairSet) -> Ensemble:
     """A tiny scored model, three layers of the same size, with its cuts."""
     encoder = load_encoder(sentence_folder)
-    return Ensemble(encoder, contributions(encoder, pairs), [pairs])
+    return Ensemble(encoder, contributions(encoder, pairs), Dev([DevSet.of(pairs)], encoder))
 
 
 @pytest.fixture

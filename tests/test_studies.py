@@ -209,7 +209,7 @@ def test_cells_measure_what_they_say(setup):
     assert change["difference"] == pytest.approx(cut["mean"] - dense["mean"], abs=1e-6)
     assert dense["tasks"]["task"] == pytest.approx(setup.dev(setup.dense), abs=0.2)
     with_repair = setup.repaired(setup.cut(setup.scores(), 0.5), seed=1)
-    assert with_repair.best_score >= with_repair.history[0]["dev"]
+    assert with_repair.best["similarity"] >= with_repair.history[0]["dev"]["similarity"]
 
 
 def test_the_command_line(sentence_folder, pairs_file, tmp_path, capsys):

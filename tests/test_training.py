@@ -290,6 +290,19 @@ class Stop(Exception):
     pass
 
 
+class Scripted:
+    """Dev figures as they are given."""
+
+    def __init__(self, figures):
+        self.figures = iter(figures)
+
+    def __call__(self, encoder):
+        return {"similarity": next(self.figures)}
+
+    def rank(self, figures):
+        return True, figures["similarity"]
+
+
 @pytest.mark.parametrize("objective", ["unsup", "moco", "byol", "distill=1,moco=0.1,byol=0.5"])
 def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(checkpoints, examples, pairs, tmp_path, objective):
     teacher = load_encoder(checkpoints["mpnet"], pooling="mean")
@@ -310,11 +323,9 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(checkpoints, exa
             queue_size=20,
         )
         # Rising, so that the last weights are the ones that are compared.
-        dev = lambda e: spearman(e, pairs) + 1000 * next(count)  # noqa: E731
         count = itertools.count(0 if checkpoint.name == "whole.pt" or stop_at else 3)
-        result = train(
-            encoder, examples, chosen, teacher=teacher, dev_score=dev, checkpoint=checkpoint, progress=progress
-        )
+        dev = Scripted(spearman(encoder, pairs) + 1000 * number for number in count)
+        result = train(encoder, examples, chosen, teacher=teacher, dev=dev, checkpoint=checkpoint, progress=progress)
         assert result.best_step == 8
         return encoder, result
 
@@ -332,26 +343,24 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(checkpoints, exa
 
 def test_the_best_weights_are_kept_the_start_included(bert, examples, sentences):
     before = bert.encode(sentences)
-    scores = iter([5.0, 4.0, 3.0, 2.0])
-    result = train(bert, examples, settings(objective={"unsup": 1.0}), dev_score=lambda _: next(scores))
-    assert (result.best_step, result.best_score) == (0, 5.0)
+    result = train(bert, examples, settings(objective={"unsup": 1.0}), dev=Scripted([5.0, 4.0, 3.0, 2.0]))
+    assert (result.best_step, result.best) == (0, {"similarity": 5.0})
     assert bert.encode(sentences).equal(before)
-    scores = iter([1.0, 2.0, 6.0, 3.0])
-    result = train(bert, examples, settings(objective={"unsup": 1.0}), dev_score=lambda _: next(scores))
-    assert (result.best_step, result.best_score) == (4, 6.0)
+    result = train(bert, examples, settings(objective={"unsup": 1.0}), dev=Scripted([1.0, 2.0, 6.0, 3.0]))
+    assert (result.best_step, result.best) == (4, {"similarity": 6.0})
 
 
 def test_patience_ends_training_and_keeps_the_best(bert, examples):
     # Scores at steps 0, 2, 4, ...: the best at 2, an equal one is no new best, and the third failure is at 8.
-    scores = iter([1.0, 5.0, 4.0, 5.0, 3.0])
+    dev = Scripted([1.0, 5.0, 4.0, 5.0, 3.0])
     reports, weights = [], {}
     chosen = settings(objective={"unsup": 1.0}, max_steps=20, patience=3, keep_steps=(2,))
 
     def keep(step, encoder):
         weights.update({name: tensor.clone() for name, tensor in encoder.model.state_dict().items()})
 
-    result = train(bert, examples, chosen, dev_score=lambda _: next(scores), keep=keep, progress=reports.append)
-    assert (result.steps, result.planned, result.best_step, result.best_score) == (8, 20, 2, 5.0)
+    result = train(bert, examples, chosen, dev=dev, keep=keep, progress=reports.append)
+    assert (result.steps, result.planned, result.best_step, result.best) == (8, 20, 2, {"similarity": 5.0})
     for name, tensor in bert.model.state_dict().items():
         assert tensor.equal(weights[name]), name
     # A progress display is told that the work is done.
@@ -366,15 +375,8 @@ def test_patience_counts_from_the_start_and_across_a_resumption(bert, examples, 
             if report.step == stop_at:
                 raise Stop
 
-        scores = iter(scores)
-        return train(
-            bert,
-            examples,
-            chosen,
-            dev_score=lambda _: next(scores),
-            checkpoint=tmp_path / "checkpoint.pt",
-            progress=progress,
-        )
+        checkpoint = tmp_path / "checkpoint.pt"
+        return train(bert, examples, chosen, dev=Scripted(scores), checkpoint=checkpoint, progress=progress)
 
     before = {name: tensor.clone() for name, tensor in bert.model.state_dict().items()}
     with pytest.raises(Stop):

@@ -1,7 +1,7 @@
 """Sentences, pairs, triplets, labelled sentences, retrieval sets: named, from folders and files, and the demo."""
 
 from sparsecse.datasets.pairs import PAIR_SETS, SetNotFoundError, load_pairs
-from sparsecse.datasets.retrieval import load_retrieval
+from sparsecse.datasets.retrieval import draw_retrieval, load_retrieval
 from sparsecse.datasets.sentences import draw_sentences, load_sentences
 from sparsecse.datasets.sets import LabelledSplit, PairSet, RetrievalSet, TransferSet, TripletSet
 from sparsecse.datasets.transfer import TRANSFER_SETS, load_transfer
@@ -18,6 +18,7 @@ __all__ = [
     "SetNotFoundError",
     "TransferSet",
     "TripletSet",
+    "draw_retrieval",
     "draw_sentences",
     "dropout_views",
     "graded_pairs",

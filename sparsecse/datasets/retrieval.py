@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sparsecse.datasets.pairs import SetNotFoundError
+from sparsecse.datasets.sentences import draw_sentences
 from sparsecse.datasets.sets import RetrievalSet
 from sparsecse.datasets.tables import Table, read_table
 from sparsecse.errors import InputError
@@ -102,6 +104,24 @@ def load_retrieval(folder: str | Path, *, split: str = SPLIT) -> RetrievalSet:
         unknown_queries=len(judged) - len(judgements),
         unknown_documents=sum(name not in documents for grades in judgements.values() for name in grades),
         irrelevant_queries=sum(max(grades.values()) <= 0 for grades in judgements.values()),
+    )
+
+
+def draw_retrieval(task: RetrievalSet, documents: int, queries: int, seed: int = 0) -> RetrievalSet:
+    """A smaller set: at most `queries`, their relevant documents all, and others up to `documents`, drawn by the seed.
+
+    The counts of what was left out stay those of the whole set.
+    """
+    judgements = {query: task.judgements[query] for query in draw_sentences(list(task.queries), queries, seed)}
+    relevant = {name for grades in judgements.values() for name, grade in grades.items() if grade > 0}
+    others = [name for name in task.documents if name not in relevant]
+    room = max(0, documents - len(relevant & task.documents.keys()))
+    kept = relevant.union(draw_sentences(others, room, seed))
+    return replace(
+        task,
+        documents={name: text for name, text in task.documents.items() if name in kept},
+        queries={query: task.queries[query] for query in judgements},
+        judgements=judgements,
     )
 
 

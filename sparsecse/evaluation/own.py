@@ -40,8 +40,8 @@ class OwnTask(Protocol):
         """Measure the vectors of one model."""
 
 
-def _pairs(path: Path) -> Callable[[], PairSet] | None:
-    """A table of pairs of sentences with gold scores."""
+def pairs_at(path: Path) -> Callable[[], PairSet] | None:
+    """What loads a table of pairs of sentences with gold scores."""
     if not (path.is_file() and table_suffix(path)) or "sentence1" not in read_table(path).columns:
         return None
 
@@ -55,11 +55,16 @@ def _pairs(path: Path) -> Callable[[], PairSet] | None:
 
 
 KINDS: list[tuple[Callable[[Path], Callable[[], PairSet | OwnTask] | None], str]] = [
-    (_pairs, "a table with the columns sentence1, sentence2, score (similarity)"),
+    (pairs_at, "a table with the columns sentence1, sentence2, score (similarity)"),
     (labelled.classification_at, "a folder with train.* and test.*, tables with the columns text, label (classes)"),
     (labelled.clustering_at, "one such table (clusters)"),
 ]
 """What a path can be: for each kind a function that recognises it, giving what loads it, and the kind in words."""
+
+
+def classes_at(path: Path) -> bool:
+    """Whether a path holds sentences with classes."""
+    return labelled.classification_at(path) is not None or labelled.clustering_at(path) is not None
 
 
 def is_path(name: str) -> bool:

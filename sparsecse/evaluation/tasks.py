@@ -102,7 +102,7 @@ def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None
         lower = ALIASES.get(name.lower(), name.lower())
         if lower in known:
             wanted[lower] = None
-        elif located := _retrieval_at(name, data_dir):
+        elif located := retrieval_at(name, data_dir):
             wanted[located] = None
         elif lower != NO_TASKS and is_path(name):
             own[name] = None
@@ -176,7 +176,7 @@ def _add_retrieval(found: Tasks, folder: Path, split: str = SPLIT) -> None:
     found.retrieval[task.name] = task
 
 
-def _retrieval_at(name: str, data_dir: str | Path | None) -> tuple[Path, str] | None:
+def retrieval_at(name: str, data_dir: str | Path | None) -> tuple[Path, str] | None:
     """The folder and the split of the retrieval set that a name means which is no known one; None where there is none.
 
     What is there at a path goes before a folder of the same name in the data folder.

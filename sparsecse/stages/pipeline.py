@@ -11,7 +11,7 @@ from sparsecse.datasets import load_sentences
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.stages.agreement import run_text
 from sparsecse.stages.bench import bench_run
 from sparsecse.stages.evaluate import evaluate_run
@@ -27,7 +27,7 @@ from sparsecse.workdir import Record, Workdir
 class Plan:
     """What `run` does.
 
-    dev: graded pairs for all choices, or None for those of each stage.
+    dev: what all choices are made on, or None for the defaults of `dev.dev_sets`.
     teachers: of the repair; see `train.finetune`.
     rewind_to: a checkpoint, or None to keep the scored model's weights.
     training: settings of the repair, or None for no repair.
@@ -42,7 +42,7 @@ class Plan:
     training: TrainingSettings | None
     method: str = "taylor"
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
-    dev: DataOptions | None = None
+    dev: DevOptions | None = None
     teachers: Sequence[ModelOptions] = ()
     dtype: str = "float32"
     rewind_to: str | None = None
@@ -70,8 +70,8 @@ def run(
 
     begin: called before each stage with its name, its number from 1, and how many there are.
 
-    On data without gold scores there is no reconstruction, which is chosen by them, and the repair keeps its last
-    weights.
+    Without dev sets and gold scores there is no reconstruction, which is chosen by them, and the repair keeps the
+    weights that agree best with the dense model.
 
     A rewind or repair of an earlier plan that this one does not have must not be taken for the newest model: it is
     moved aside (`Workdir.retire`).
@@ -97,7 +97,7 @@ def run(
     done["prune"] = prune(
         workdir,
         plan.recipe,
-        dev=plan.dev,
+        dev=None if plan.dev is None else plan.dev.without_held_out()[0],
         where_possible=True,
         trained_after=plan.training is not None,
         progress=progress,

@@ -54,7 +54,7 @@ def cells(setup: Setup) -> list[Cell]:
 
     def both(sparsity: float, key: str) -> dict[str, Any]:
         cut = Recipe(sparsity=sparsity, layers_compete=True, reconstruct=True)
-        layers = best_layers(search_layers(setup.ensemble, cut, progress=setup.progress))
+        layers = best_layers(search_layers(setup.ensemble, cut, progress=setup.progress), setup.ensemble.dev)
         scores = setup.scores()
         mask = select_by_recipe(replace(cut, layers=layers), scores, scores.sizes())
         return pruned("both", {"sparsity": sparsity, "layers": list(layers)}, mask, key)

@@ -17,6 +17,7 @@ from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
+from sparsecse.evaluation.dev import Dev, DevSet
 from sparsecse.files import text_hash
 from sparsecse.kernels import uniformity
 from sparsecse.kernels.dispatch import fast_bfloat16
@@ -141,7 +142,7 @@ class Setup:
     @cached_property
     def ensemble(self) -> Ensemble:
         """The cuts by the paper's scores, for the choice of teachers."""
-        return Ensemble(self.dense, self.scores(), [self.score_pairs])
+        return Ensemble(self.dense, self.scores(), Dev([DevSet.of(self.score_pairs)], self.dense))
 
     @cached_property
     def teachers(self) -> list[Encoder]:
@@ -163,7 +164,7 @@ class Setup:
             [(sentence,) for sentence in self.sentences],
             TrainingSettings(**{**asdict(training), "seed": seed}),
             teacher=self.teachers,
-            dev_score=self.dev,
+            dev=self.ensemble.dev,
         )
 
     def repaired_cut(self, mask: Mask) -> Encoder:

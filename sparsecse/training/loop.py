@@ -1,4 +1,4 @@
-"""The one training loop, for dense SimCSE and for the repair after pruning: resumable, keeps the best by dev score."""
+"""The one training loop, for dense SimCSE and for the repair after pruning: resumable, keeps the best on dev."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import torch
 from sparsecse.encoders import Encoder
 from sparsecse.encoders.dropout import with_dropout
 from sparsecse.errors import InputError
+from sparsecse.evaluation.dev import Dev
 from sparsecse.files import atomic_file
+from sparsecse.guard import Figures
 from sparsecse.training.losses import BatchLoss, Example
 from sparsecse.training.settings import TrainingSettings
 from sparsecse.training.teacher import Teacher
@@ -22,16 +24,17 @@ from sparsecse.training.teacher import Teacher
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a progress display is told after a step: dev is None where it was not measured.
+    """What a progress display is told after a step: the figures of dev, or None where it was not measured.
 
+    best_step: whose weights are the best so far.
     steps: those of the whole run; at the step that ends it early, that step.
     """
 
     step: int
     steps: int
     loss: float
-    dev: float | None
-    best: float | None
+    dev: Figures | None
+    best_step: int
 
 
 @dataclass
@@ -39,13 +42,14 @@ class TrainingResult:
     """What became of a run.
 
     steps: optimiser steps taken, of `planned`; fewer where patience ended it.
-    best_step: whose weights the encoder now has; history: one entry per dev score.
+    best_step: whose weights the encoder now has; best: their figures on dev. history: one entry per measurement, its
+    figures in `dev`.
     """
 
     steps: int
     planned: int
     best_step: int
-    best_score: float | None
+    best: Figures | None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -53,7 +57,7 @@ class TrainingResult:
 class _State:
     step: int = 0
     best_step: int = 0
-    best_score: float | None = None
+    best: dict[str, float] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
@@ -166,7 +170,7 @@ class _Trainer:
             self.teacher.embed([text for row in rows for text in self.examples[row]], progress)
 
     def finished(self) -> bool:
-        """Whether all steps were taken, or as many dev scores as the patience were no new best."""
+        """Whether all steps were taken, or as many measurements as the patience were no new best."""
         state, patience = self.state, self.settings.patience
         failed = sum(entry["step"] > state.best_step for entry in state.history)
         return state.step >= self.total or (patience > 0 and failed >= patience)
@@ -197,18 +201,18 @@ class _Trainer:
         state.losses.append(total)
         return total
 
-    def measure(self, dev_score: Callable[[Encoder], float] | None) -> float | None:
-        """Dev score of the weights as they are; remembers them when it is the best so far."""
+    def measure(self, dev: Dev | None) -> dict[str, float] | None:
+        """Figures on dev of the weights as they are; remembers them when they are the best so far."""
         state = self.state
-        score = dev_score(self.encoder) if dev_score is not None else None
+        figures = None if dev is None else dev(self.encoder)
         mean_loss = sum(state.losses) / len(state.losses) if state.losses else None
-        state.history.append({"step": state.step, "loss": mean_loss, "dev": score})
+        state.history.append({"step": state.step, "loss": mean_loss, "dev": figures})
         state.losses.clear()
-        # Without a dev score the last weights are the ones to keep.
-        if score is None or state.best_score is None or score > state.best_score:
-            state.best_score, state.best_step = score, state.step
+        # Without a dev set the last weights are the ones to keep.
+        if dev is None or figures is None or state.best is None or dev.rank(figures) > dev.rank(state.best):
+            state.best, state.best_step = figures, state.step
             self.best_weights = _copy_state(self.encoder)
-        return score
+        return figures
 
 
 def train(
@@ -218,16 +222,16 @@ def train(
     *,
     scores: Sequence[float] | None = None,
     teacher: Encoder | Sequence[Encoder] | None = None,
-    dev_score: Callable[[Encoder], float] | None = None,
+    dev: Dev | None = None,
     checkpoint: Path | None = None,
     keep: Callable[[int, Encoder], None] | None = None,
     progress: Callable[[StepReport], None] | None = None,
     teacher_progress: Callable[[int, int], None] | None = None,
 ) -> TrainingResult:
-    """Train an encoder in place and leave it with the weights of the best dev score.
+    """Train an encoder in place and leave it with the weights that are best on dev, by the rule of `guard.Guard`.
 
-    The start itself takes part in the comparison (step 0), so with a dev score the result is never worse than no
-    training by that score. An interrupted run that finds its checkpoint goes on from there and ends with the same
+    The start itself takes part in the comparison (step 0), so with dev sets the result is never worse than no
+    training by that rule. An interrupted run that finds its checkpoint goes on from there and ends with the same
     weights as an uninterrupted one on the same machine.
 
     Args:
@@ -236,8 +240,8 @@ def train(
         scores: gold scores of the examples, which are pairs then, for the objective "graded".
         teacher: the dense model for the objective "distill", or several whose unit vectors are averaged. It embeds the
             sentences of all steps before the first.
-        dev_score: higher is better; measured every `settings.eval_every` steps and at both ends. Without it
-            `settings.patience` has nothing to count.
+        dev: measured every `settings.eval_every` steps and at both ends. Without it `settings.patience` has nothing to
+            count, and the last weights are kept.
         checkpoint: file to save to at each of these points, and to resume from.
         keep: called with (step, encoder) at each of `settings.keep_steps`.
         progress: called after every step.
@@ -252,7 +256,7 @@ def train(
     with with_dropout(encoder, dropout):
         trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint)
         if not trainer.resume():
-            trainer.measure(dev_score)
+            trainer.measure(dev)
         trainer.embed(teacher_progress)
         state = trainer.state
         while not trainer.finished():
@@ -261,13 +265,13 @@ def train(
             trainer.loss.eval()
             if keep is not None and state.step in settings.keep_steps:
                 keep(state.step, encoder)
-            dev = None
+            figures = None
             if state.step % settings.eval_every == 0 or state.step == trainer.total:
-                dev = trainer.measure(dev_score)
+                figures = trainer.measure(dev)
                 trainer.save()
             if progress is not None:
                 steps = state.step if trainer.finished() else trainer.total
-                progress(StepReport(state.step, steps, loss, dev, state.best_score))
+                progress(StepReport(state.step, steps, loss, figures, state.best_step))
     encoder.model.load_state_dict(trainer.best_weights)
     encoder.eval()
-    return TrainingResult(state.step, trainer.total, state.best_step, state.best_score, state.history)
+    return TrainingResult(state.step, trainer.total, state.best_step, state.best, state.history)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparsecse.errors import InputError
+from sparsecse.guard import check_tolerance, tolerance_setting
 from sparsecse.settings import choose, documented, setting
 
-SELECTIONS = ("dev", "agreement", "both")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 OBJECTIVES = {
@@ -84,11 +84,7 @@ class TrainingSettings:
     precision: str = setting("auto", "Of the passes over data: float32, bfloat16, or auto: bfloat16 where it is fast.")
     eval_every: int = setting(50, "Steps between dev scores and checkpoints.")
     patience: int = setting(6, "Dev scores without a new best after which training stops; 0: never.")
-    select: str = setting(
-        "dev",
-        "What picks the best weights: dev (Spearman on graded pairs), agreement (with the dense model's similarities, "
-        "on held-out training sentences), or both, their mean. Without graded pairs it is agreement.",
-    )
+    tolerance: float = tolerance_setting()
     keep_steps: tuple[int, ...] = ()
     seed: int = setting(0, "Seed of everything random.")
 
@@ -112,7 +108,7 @@ class TrainingSettings:
         check(self.patience >= 0, "patience", "0 (never stop early) or more")
         check(self.eval_every >= 1, "eval_every", "at least 1")
         choose("precision", self.precision, PRECISIONS)
-        choose("select", self.select, SELECTIONS)
+        check_tolerance(self.tolerance)
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", "from 0 to below 1")
 
     def steps(self, examples: int) -> int:
