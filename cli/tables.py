@@ -105,9 +105,8 @@ def budget_line(info: Mapping[str, Any]) -> list[str]:
 def cut_notes(info: Mapping[str, Any]) -> list[str]:
     """What a reader must know of a cut; info: of the stage `prune`."""
     notes = []
-    if "auto" in info and not info["auto"]["sparsity"]:
-        tolerance, dev = info["auto"]["tolerance"], info["auto"]["dev"]
-        notes.append(f"No head or neuron leaves: every cut tried loses more than {tolerance:g} on dev ({dev}).")
+    if warning := info.get("auto", {}).get("warning"):
+        notes.append(warning)
     if reason := info.get("reconstruction", {}).get("left_out"):
         notes.append(f"Nothing was reconstructed: {reason}")
     if warning := info.get("vocabulary", {}).get("warning"):

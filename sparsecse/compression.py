@@ -18,7 +18,7 @@ from sparsecse.evaluation.dev import HELD_OUT, Dev, DevNames, DevSet, listed, lo
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning import surgery
 from sparsecse.pruning.costs import closed_form
-from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, choose_teachers
+from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, choose_teachers, nothing_leaves
 from sparsecse.pruning.layers import best_layers, search_layers
 from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.pipeline import carry_out
@@ -232,6 +232,8 @@ def compress(
     ensemble = Ensemble(dense, scores, Dev(sets, dense, wanted.tolerance))
     if wanted.auto:
         chosen, _ = choose_sparsity(ensemble, progress("Looking for the sparsity"))
+        if not chosen:
+            warnings.warn(nothing_leaves(ensemble.dev), stacklevel=2)
         wanted = replace(wanted, sparsity=chosen, auto=False)
     costs = closed_form(dense, wanted.average_length)
     if wanted.cost not in ("structures", *costs):

@@ -219,7 +219,7 @@ def test_auto_removes_nothing_where_everything_costs(run, collection, monkeypatc
     monkeypatch.setattr("sparsecse.pruning.ensemble.GRID", (0.0, 0.4, 0.6))
     command = ["prune", "--sparsity", "auto", "--dev", str(collection), "--workdir", str(run.path)]
     assert main(command) == 0
-    assert "No head or neuron leaves: every cut tried loses more than 0.3 on dev" in capsys.readouterr().err
+    assert "No head or neuron leaves: every cut tried loses more than 0.3 points" in capsys.readouterr().err
     record = run.need("prune")
     assert record.info["auto"]["sparsity"] == 0.0 == record.settings["removed_neurons"]
     assert main([*command, "--tolerance", "100"]) == 0
@@ -250,7 +250,7 @@ def test_a_repair_shows_and_records_every_kind(run: Workdir, tmp_path, pairs_fil
     for kind in kept:
         assert f"{kind} {history[0]['dev'][kind]:.2f} before, {kept[kind]:.2f} after" in printed.out
     assert "similarity" in printed.err and "(best: step" in printed.err
-    assert ("more than 0.3 below dense" in printed.out) == (not record.info["within_tolerance"])
+    assert ("no step comes within 0.3 points of dense" in printed.out) == (not record.info["within_tolerance"])
 
 
 def test_a_dense_training_has_nothing_to_agree_with(tmp_path, sentence_folder, text_file):

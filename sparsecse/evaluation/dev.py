@@ -141,6 +141,11 @@ def _load(one: str | DevData, data_dir: str | Path | None) -> DevSet:
     return DevSet.of(AgreementText.load(str(path), limit=SENTENCES))
 
 
+def dev_name(sets: Sequence[DevSet]) -> str:
+    """The names of all dev sets."""
+    return ", ".join(one.name for one in sets)
+
+
 def dev_fingerprint(sets: Sequence[DevSet]) -> str:
     """A hash of all dev sets."""
     return "+".join(one.fingerprint() for one in sets)
@@ -162,7 +167,7 @@ class Dev:
     @property
     def name(self) -> str:
         """The names of all sets."""
-        return ", ".join(one.name for one in self.sets)
+        return dev_name(self.sets)
 
     @property
     def labelled(self) -> bool:

@@ -113,6 +113,14 @@ def largest_allowed(curve: Sequence[dict[str, Any]], guard: Guard) -> float:
     return max(point["sparsity"] for point in curve if guard.allows(point["dev"]))
 
 
+def nothing_leaves(dev: Dev) -> str:
+    """What is to be said where `choose_sparsity` comes to 0."""
+    return (
+        f"No head or neuron leaves: every cut tried loses more than {dev.tolerance:g} points of similarity or "
+        f"retrieval on dev ({dev.name})."
+    )
+
+
 def choose_teachers(
     ensemble: Ensemble, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[tuple[float, ...], dict[str, dict[str, float]]]:

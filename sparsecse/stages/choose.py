@@ -9,7 +9,7 @@ from typing import Any
 from sparsecse.evaluation.dev import Dev, dev_fingerprint
 from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
-from sparsecse.pruning.ensemble import Ensemble, choose_sparsity
+from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, nothing_leaves
 from sparsecse.sources import DevOptions
 from sparsecse.stages.dev import dev_sets
 from sparsecse.stages.models import load_dense
@@ -22,8 +22,8 @@ def choose(
 ) -> tuple[Record, bool]:
     """Stage `choose`: the largest sparsity at which no labelled kind falls by more than `tolerance`, without repair.
 
-    dev: see `dev.dev_sets`. The record's info holds `sparsity`, `dev` (the names of the sets), and the `curve` that it
-    was read from.
+    dev: see `dev.dev_sets`. The record's info holds `sparsity`, `dev` (the names of the sets), the `curve` that it was
+    read from, and a `warning` where nothing leaves.
     """
     scores = load_scores(workdir)
     sets = dev_sets(workdir, dev)
@@ -37,6 +37,7 @@ def choose(
         ensemble = Ensemble(dense, scores, Dev(sets, dense, tolerance))
         sparsity, curve = choose_sparsity(ensemble, progress("Looking for the sparsity"))
         write_json(folder / "curve.json", curve)
-        return {"sparsity": sparsity, "dev": ensemble.dev.name, "curve": curve}
+        warning = {} if sparsity else {"warning": nothing_leaves(ensemble.dev)}
+        return {"sparsity": sparsity, "dev": ensemble.dev.name, "curve": curve, **warning}
 
     return workdir.run_stage("choose", inputs, {"tolerance": tolerance}, work)

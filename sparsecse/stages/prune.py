@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sparsecse.encoders import Encoder, fingerprint, load_encoder
 from sparsecse.errors import InputError
+from sparsecse.evaluation.dev import dev_name
 from sparsecse.packing import count_parameters
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning import surgery
@@ -86,6 +87,8 @@ def _work(
         save_file({"kept": pruned.kept_tokens}, folder / VOCABULARY_FILE)
     save_model(pruned.encoder, folder)
     info = dict(pruned.info)
+    if decided.dev:
+        info["dev"] = dev_name(decided.dev)
     if decided.auto is not None:
         info["auto"] = {name: value for name, value in decided.auto.items() if name != "curve"}
     if decided.tried is not None:

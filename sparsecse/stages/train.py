@@ -224,7 +224,7 @@ def training_summary(record: Record) -> str:
     line += f"; the weights of step {info['best_step']} are kept; dev {info['dev']}: {'; '.join(kinds)}"
     if info["within_tolerance"]:
         return line
-    return f"{line}; at every step something is more than {info['tolerance']:g} below dense, here least"
+    return f"{line}; no step comes within {info['tolerance']:g} points of dense, and this one comes nearest"
 
 
 def _finetune_dev(workdir: Workdir, dev: DevOptions | None) -> tuple[list[DevSet], bool]:
