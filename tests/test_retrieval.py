@@ -383,7 +383,7 @@ def test_documents_by_another_model(folder):
     with pytest.raises(InputError, match=r"`documents` has vectors of 3 numbers, .* of 6; give two models"):
         evaluate(queries, str(folder), documents=BagOfWords(WORDS[:3]))
     for name in ("query_prompt", "document_prompt"):
-        with pytest.raises(InputError, match=f"`{name}` is for retrieval tasks"):
+        with pytest.raises(InputError, match=f"`{name}` is for retrieval and reranking"):
             evaluate(queries, "demo-test", **{name: "a"})
 
 
@@ -416,7 +416,7 @@ def test_eval_of_a_model(call, prompted, tmp_path):
     code, out, _ = call(*arguments, "--query-prompt", "", "--document-prompt", "dog ", "--documents", prompted)
     assert code == 0 and "nDCG@10" in out and "recall@100" in out and f"documents by {prompted}" in out
     code, out, err = call("eval", prompted, "--tasks", "demo-test", "--documents", prompted)
-    assert code == 2 and "--documents is for retrieval tasks, and there is none among --tasks" in err
+    assert code == 2 and "--documents is for retrieval and reranking, and there is none among --tasks" in err
 
 
 def test_eval_refuses_another_size_of_vectors(call, prompted, tmp_path, folder):
@@ -461,7 +461,7 @@ def test_eval_of_all_kinds_and_agreement(call, sentence_folder, pairs_file, fold
     card = Path("packed/README.md").read_text()
     assert "| tiny |" in card and f"| {pairs_file.name} |" in card
     code, _, err = call("eval", "--tasks", "none", "--agreement", "text.txt", "--documents", "dense")
-    assert code == 2 and "--documents is for retrieval tasks" in err
+    assert code == 2 and "--documents is for retrieval and reranking" in err
 
 
 # --- a real model
