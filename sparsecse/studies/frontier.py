@@ -54,8 +54,7 @@ def cells(setup: Setup) -> list[Cell]:
         result = {"kind": kind, **about, **setup.text_speed(model)}
         if isinstance(model, Encoder):
             result["speedup"] = setup.speedup(model)
-        result |= {"bytes": weight_size(model.model if isinstance(model, Encoder) else model)}
-        result |= setup.measure(model, key)
+        result |= {"bytes": weight_size(model), **setup.measure(model, key)}
         if setup.retrieval:
             result["retrieval"] = setup.found(model)
         if kind != "dense":

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any, cast
 
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
@@ -49,13 +48,13 @@ def _sentence_transformer(source: str, refused: InputError) -> SentenceEncoder:
     except ImportError:
         raise InputError(f"{refused} Or install sentence-transformers (the extra `st`), which may load it.") from None
     try:
-        model = SentenceTransformer(source, device="cpu").eval()
+        model: Any = SentenceTransformer(source, device="cpu").eval()
     except Exception as error:  # whatever the modules of the folder raise
         raise InputError(f"{source} is loaded neither here nor by sentence-transformers ({error}).") from None
-    found: SentenceEncoder = model
-    return found
+    return cast("SentenceEncoder", model)
 
 
-def weight_size(model: torch.nn.Module) -> int:
-    """Bytes of a model's parameters as they are in memory."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+def weight_size(model: Encoder | SentenceEncoder) -> int:
+    """Bytes of the parameters, as they are in memory, of what `Other.load` gives."""
+    module: Any = model.model if isinstance(model, Encoder) else model
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())

@@ -158,7 +158,8 @@ class Setup:
         sparsities, _ = choose_teachers(self.ensemble)
         return [self.ensemble.encoder(sparsity) for sparsity in sparsities]
 
-    def runtime(self, model: Encoder | SentenceEncoder, precision: str) -> SentenceEncoder:
+    @staticmethod
+    def runtime(model: Encoder | SentenceEncoder, precision: str) -> SentenceEncoder:
         """What computes a model's vectors: the runtime for encoders, any other model itself."""
         return Runtime(model, precision) if isinstance(model, Encoder) else model
 
