@@ -15,7 +15,7 @@ from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation.agreement import AgreementText, similarity_spearman
 from sparsecse.evaluation.embedding import Remembered, SentenceEncoder, embed
-from sparsecse.evaluation.own import classes_at, pairs_at
+from sparsecse.evaluation.own import is_own, pairs_at
 from sparsecse.evaluation.retrieval import retrieval
 from sparsecse.evaluation.similarity import spearman
 from sparsecse.evaluation.tasks import retrieval_at
@@ -133,7 +133,7 @@ def _load(one: str | DevData, data_dir: str | Path | None) -> DevSet:
     path = Path(one).expanduser()
     if load := pairs_at(path):
         return DevSet.of(load(), one)
-    if not path.is_file() or classes_at(path):
+    if not path.is_file() or is_own(path):
         raise InputError(
             f"`dev` {one} is none of graded pairs ({', '.join(PAIR_SETS)}, or a table with the columns sentence1, "
             f"sentence2, score), a folder in BEIR's layout, and a file of sentences; give one of these."
