@@ -249,7 +249,7 @@ def compress(
         judge = graded or (dev[0] if dev else None)
         # The weights and the teachers are picked on one set, as `finetune` does.
         own = Ensemble(dense, scores, [judge]) if judge else None
-        teachers = [own.encoder(part) for part in choose_teachers(own)[0]] if own else [dense]
+        teachers = own.cuts(choose_teachers(own)[0]) if own else [dense]
         distill(
             pruned,
             teachers,

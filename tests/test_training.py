@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import weakref
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -221,11 +223,37 @@ def test_only_what_the_steps_visit_is_embedded(count, size, positions):
 
 def test_the_teacher_embeds_once_and_only_the_sentences_of_the_steps(checkpoints, bert, examples):
     teacher = load_encoder(checkpoints["bert"], pooling="mean")
-    asked = []
-    own = teacher.encode_ids
-    teacher.encode_ids = lambda ids, **options: asked.append(len(ids)) or own(ids, **options)
-    train(bert, examples, settings(max_steps=2, eval_every=1), teacher=teacher)
-    assert asked == [16]
+    told = []
+    train(
+        bert, examples, settings(max_steps=2, eval_every=1), teacher=teacher, teacher_progress=lambda *x: told.append(x)
+    )
+    assert told == [(16, 16)]
+
+
+def test_teachers_are_made_one_by_one_and_share_tokens(checkpoints, bert, examples, monkeypatch):
+    """Blocks of a few tokens, and more than one of them, change no vector."""
+    dense = load_encoder(checkpoints["bert"], pooling="mean")
+    texts = [text for (text,) in examples]
+    expected = Teacher([dense, dense.copy()], bert, settings(precision="float32"))
+    expected.embed(texts)
+    alive: list[weakref.ref] = []
+    tokenized = []
+
+    class Made(Sequence):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            assert not any(one() for one in alive)
+            alive.append(weakref.ref(made := dense.copy()))
+            return made
+
+    own = type(dense).tokenize
+    monkeypatch.setattr(type(dense), "tokenize", lambda self, *args: tokenized.append(1) or own(self, *args))
+    monkeypatch.setattr("sparsecse.training.teacher._BLOCK_TOKENS", 20)
+    found = Teacher(Made(), bert, settings(precision="float32"))
+    assert found.embed(texts) > 0 and tokenized == [1] and len(alive) == 2
+    torch.testing.assert_close(found(texts), expected(texts), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("where", ["hidden", "attention"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,10 @@ class Ensemble:
             return self.dense
         return prune(self.dense, select(self.scores, Budget.of(self.scores.sizes(), sparsity=sparsity)))
 
+    def cuts(self, sparsities: Sequence[float]) -> Cuts:
+        """The cuts at these sparsities, each made when it is asked for."""
+        return Cuts(self, sparsities)
+
     def dev_scores(self, *sparsities: float) -> list[float]:
         """Spearman x100 on each dev set of the mean of these cuts' unit vectors."""
         tables = [self._table(sparsity) for sparsity in sparsities]
@@ -64,6 +68,25 @@ class Ensemble:
             vectors = torch.as_tensor(Runtime(self.encoder(sparsity), "float32").encode(sentences))
             self._vectors[sparsity] = dict(zip(sentences, F.normalize(vectors.float(), dim=-1), strict=True))
         return self._vectors[sparsity]
+
+
+class Cuts(Sequence[Encoder]):
+    """Cuts of one dense model, of which nothing is in memory that nobody holds: teachers are needed one by one."""
+
+    def __init__(self, ensemble: Ensemble, sparsities: Sequence[float]):
+        self._ensemble, self._sparsities = ensemble, sparsities
+
+    def __len__(self) -> int:
+        return len(self._sparsities)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoder: ...
+    @overload
+    def __getitem__(self, index: slice) -> Cuts: ...
+    def __getitem__(self, index: int | slice) -> Encoder | Cuts:
+        if isinstance(index, slice):
+            return Cuts(self._ensemble, self._sparsities[index])
+        return self._ensemble.encoder(self._sparsities[index])
 
 
 class _Mean:

@@ -94,7 +94,8 @@ def accumulate(
     The uniformity is the exact one over all pairs of distinct sentences: the vectors of all come first, then the
     objective's gradient with respect to each, then one backward pass per batch that carries it to the gates (gradient
     caching, Gao et al. 2021). As many forward passes as there is memory for are kept for that (see `memory`); the other
-    sentences pass forward twice. What a sentence's gradients are does not depend on `batch_size` and memory, up to rounding.
+    sentences pass forward twice. What a sentence's gradients are does not depend on `batch_size` and memory, up to
+    rounding.
 
     `DropoutViews` pass with dropout, its masks seeded batch by batch, so that a second pass sees those of the first:
     memory does not matter then either, while `batch_size` decides which masks a view gets.

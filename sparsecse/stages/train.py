@@ -49,14 +49,16 @@ def _teachers(settings: TrainingSettings, teachers: Sequence[ModelOptions]) -> l
     return [teacher.load() for teacher in teachers] if "distill" in settings.objective else []
 
 
-def _self_ensemble(workdir: Workdir, dev: PairSet | None, progress: Progress) -> tuple[list[Encoder], dict[str, Any]]:
+def _self_ensemble(
+    workdir: Workdir, dev: PairSet | None, progress: Progress
+) -> tuple[Sequence[Encoder], dict[str, Any]]:
     """The teachers that the scores offer; for the record, their sparsities and the dev scores of the candidates."""
     dense = load_dense(workdir)
     if dev is None or workdir.record("score") is None:
         return [dense], {}
     ensemble = Ensemble(dense, load_scores(workdir), [dev])
     sparsities, tried = choose_teachers(ensemble, progress("Choosing the teachers"))
-    return [ensemble.encoder(sparsity) for sparsity in sparsities], {"teachers": sparsities, "teacher_dev": tried}
+    return ensemble.cuts(sparsities), {"teachers": sparsities, "teacher_dev": tried}
 
 
 def _info(result: TrainingResult, examples: int, judge: Judge | None) -> dict[str, Any]:
@@ -174,7 +176,7 @@ def finetune(
             inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        taught_by: list[Encoder] = named
+        taught_by: Sequence[Encoder] = named
         teacher_info: dict[str, Any] = {}
         if distils and not named:
             taught_by, teacher_info = _self_ensemble(workdir, pairs, teacher_progress)

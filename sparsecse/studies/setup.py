@@ -144,10 +144,10 @@ class Setup:
         return Ensemble(self.dense, self.scores(), [self.score_pairs])
 
     @cached_property
-    def teachers(self) -> list[Encoder]:
+    def teachers(self) -> Sequence[Encoder]:
         """The dense model and the cuts that the repair learns from, the same for every cell."""
         sparsities, _ = choose_teachers(self.ensemble)
-        return [self.ensemble.encoder(sparsity) for sparsity in sparsities]
+        return self.ensemble.cuts(sparsities)
 
     def dev(self, encoder: Encoder) -> float:
         """Spearman x100 on the pairs that choices are made on."""

@@ -245,7 +245,7 @@ def train(
     """
     if not examples:
         raise InputError("There is no training example; give a data set with at least one sentence.")
-    teachers = [teacher] if isinstance(teacher, Encoder) else list(teacher or ())
+    teachers = [teacher] if isinstance(teacher, Encoder) else teacher or ()
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     # What a teacher says of a sentence is known: there noise only blurs it.
     dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
