@@ -42,6 +42,7 @@ def finetune(
             teachers=[ModelOptions(name) for name in teacher or ()],
             progress=step_progress("Fine-tuning"),
             teacher_progress=progress,
+            note=note,
         )
         if reused:
             note(f"{run.path} already holds this repair.")

@@ -66,6 +66,7 @@ def train(
             teachers=[ModelOptions(name) for name in teacher or ()],
             progress=step_progress("Training"),
             teacher_progress=progress,
+            note=note,
         )
         if reused:
             note(f"{run.path} already holds this training run.")

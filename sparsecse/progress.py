@@ -13,8 +13,7 @@ def silent(_: str) -> Callable[[int, int], None]:
 
 def duration(seconds: float) -> str:
     """A time as one says it: `40 seconds`, `12 minutes`, `2.5 hours`."""
-    for unit, size, until in (("second", 1, 90), ("minute", 60, 90), ("hour", 3600, float("inf"))):
-        if seconds < until * size:
-            break
+    units = (("second", 1), ("minute", 60), ("hour", 3600))
+    unit, size = next((one for one in units if seconds < 90 * one[1]), units[-1])
     count = f"{seconds / size:.1f}".removesuffix(".0") if unit == "hour" else str(max(1, round(seconds / size)))
     return f"{count} {unit}" if count == "1" else f"{count} {unit}s"

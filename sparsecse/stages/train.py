@@ -83,6 +83,7 @@ def train_dense(
     teachers: Sequence[ModelOptions] = (),
     progress: StepProgress | None = None,
     teacher_progress: Progress = silent,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[Record, bool]:
     """Train a dense encoder, keeping the weights of `settings.keep_steps` to rewind to.
 
@@ -120,6 +121,7 @@ def train_dense(
             keep=keep,
             progress=progress,
             teacher_progress=teacher_progress("Embedding with the teacher"),
+            note=note,
         )
         save_model(encoder, folder, stock=True)
         if (partial / "steps").exists():
@@ -142,6 +144,7 @@ def finetune(
     teachers: Sequence[ModelOptions] = (),
     progress: StepProgress | None = None,
     teacher_progress: Progress = silent,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[Record, bool]:
     """Repair the newest pruned or rewound model; the best weights by dev score are kept, step 0 included.
 
@@ -194,6 +197,7 @@ def finetune(
             checkpoint=partial / "checkpoint.pt",
             progress=progress,
             teacher_progress=teacher_progress("Embedding with the teacher"),
+            note=note,
         )
         save_model(encoder, folder)
         write_json(folder / "history.json", result.history)
