@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from sparsecse.guard import figures_text
-from sparsecse.progress import Progress
+from sparsecse.progress import Progress, duration
 
 if TYPE_CHECKING:
     from sparsecse.training import StepReport
@@ -72,12 +72,19 @@ def progress(label: str, since: float | None = None) -> Callable[[int, int], Non
 
         return update
     last = time.monotonic()
+    first: tuple[float, int] | None = None
 
     def line(done: int, total: int) -> None:
-        nonlocal last
-        if done >= total or time.monotonic() - last >= _PLAIN_LINE_EVERY:
-            last = time.monotonic()
+        nonlocal last, first
+        now = time.monotonic()
+        # From the first report on: before it models are loaded, and an interrupted run begins in the middle.
+        began, before = first = first or (now, done)
+        if done >= total:
             note(f"{label}: {done} of {total}")
+        elif now - last >= _PLAIN_LINE_EVERY:
+            last = now
+            left = (now - began) / (done - before) * (total - done) if done > before else None
+            note(f"{label}: {done} of {total}" + (f", about {duration(left)} left" if left else ""))
 
     return line
 

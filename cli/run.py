@@ -134,6 +134,7 @@ def run(
             progress=times.progress,
             step_progress=step_progress("Fine-tuning", times.progress),
             begin=times.begin,
+            note=note,
         )
         seconds = times.end()
         for stage, (_, reused) in done.items():

@@ -42,6 +42,7 @@ def aids(label: str, reading: DataOptions, dev: list[str] | None, teacher: list[
         "teachers": [ModelOptions(name) for name in teacher or ()],
         "progress": step_progress(label),
         "teacher_progress": progress,
+        "note": note,
     }
 
 

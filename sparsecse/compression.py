@@ -260,7 +260,7 @@ def compress(
         if steps is not None:
             settings = replace(settings, max_steps=steps)
         judges: list[DevSet | str] = [] if held_out and not named else [*sets]
-        teachers = [ensemble.encoder(part) for part in choose_teachers(ensemble)[0]] if judges else [dense]
+        teachers = ensemble.cuts(choose_teachers(ensemble)[0]) if judges else [dense]
         distill(
             pruned,
             teachers,

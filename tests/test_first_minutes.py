@@ -32,6 +32,7 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation import load_tasks
 from sparsecse.files import atomic_directory, atomic_file, weight_bytes
 from sparsecse.packing import CardFacts, model_card, pack, source_license
+from sparsecse.progress import duration
 from sparsecse.training import StepReport
 from sparsecse.vocabulary import choose_vocabulary, count_tokens
 from sparsecse.vocabulary.scripts import lost_scripts, scripts_warning
@@ -239,6 +240,23 @@ def test_bars_count_from_the_start_of_their_stage(monkeypatch):
     step(StepReport(2, 2, 0.5, None, None))
     assert times.end() == {"score": 500, "finetune": 65}
     assert "0:01:05" in screen.file.getvalue() and "0:09" not in screen.file.getvalue()
+
+
+def test_plain_lines_tell_the_time_left(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(output, "err", Console(file=io.StringIO()))
+    update = output.progress("Embedding")
+    for seconds, done in ((500, 100), (5, 110), (20, 200), (3575, 1000)):
+        now += seconds
+        update(done, 1000)
+    assert output.err.file.getvalue().splitlines() == [
+        "Embedding: 100 of 1000",
+        "Embedding: 200 of 1000, about 3 minutes left",
+        "Embedding: 1000 of 1000",
+    ]
+    said = {1: "1 second", 89: "89 seconds", 100: "2 minutes", 5399: "90 minutes", 7200: "2 hours", 9000: "2.5 hours"}
+    assert {seconds: duration(seconds) for seconds in said} == said
 
 
 @pytest.mark.parametrize("pooled", [False, True])

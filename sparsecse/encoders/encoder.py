@@ -134,15 +134,17 @@ class Encoder(nn.Module):
         return PackedBatch(*(x.to(self.device) for x in (input_ids, position_ids, cu_lengths)))
 
     def batches(
-        self, token_ids: Sequence[Sequence[int]], batch_size: int
+        self, token_ids: Sequence[Sequence[int]], batch_size: int, most_tokens: int | None = None
     ) -> Iterator[tuple[torch.Tensor, PackedBatch]]:
         """Packed batches, longest sentences first, each with its sentences' positions in `token_ids`.
 
-        A batch holds at most as many tokens as `batch_size` sentences of average length, or a single sentence.
+        A batch holds at most as many tokens as `batch_size` sentences of average length, and at most `most_tokens`, or
+        a single sentence.
         """
         lengths = [len(ids) for ids in token_ids]
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
         budget = -(-batch_size * sum(lengths) // max(1, len(lengths)))
+        budget = budget if most_tokens is None else min(budget, most_tokens)
         rows: list[int] = []
         tokens = 0
         for row in order:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -52,6 +52,10 @@ class Ensemble:
             return self.dense
         return prune(self.dense, select(self.scores, Budget.of(self.scores.sizes(), sparsity=sparsity)))
 
+    def cuts(self, sparsities: Sequence[float]) -> Cuts:
+        """The cuts at these sparsities, each made when it is asked for."""
+        return Cuts(self, sparsities)
+
     def each(self, *sparsities: float) -> list[float]:
         """The figure on each dev set of the mean of these cuts' unit vectors."""
         for sparsity in sparsities:
@@ -66,6 +70,25 @@ class Ensemble:
     def figures(self, *sparsities: float) -> dict[str, float]:
         """The figure of each kind of the mean of these cuts' unit vectors."""
         return self.dev.kinds(self.each(*sparsities))
+
+
+class Cuts(Sequence[Encoder]):
+    """Cuts of one dense model, of which nothing is in memory that nobody holds: teachers are needed one by one."""
+
+    def __init__(self, ensemble: Ensemble, sparsities: Sequence[float]):
+        self._ensemble, self._sparsities = ensemble, sparsities
+
+    def __len__(self) -> int:
+        return len(self._sparsities)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoder: ...
+    @overload
+    def __getitem__(self, index: slice) -> Cuts: ...
+    def __getitem__(self, index: int | slice) -> Encoder | Cuts:
+        if isinstance(index, slice):
+            return Cuts(self._ensemble, self._sparsities[index])
+        return self._ensemble.encoder(self._sparsities[index])
 
 
 class _Mean:

@@ -65,10 +65,12 @@ def run(
     progress: Progress = silent,
     step_progress: StepProgress | None = None,
     begin: Callable[[str, int, int], None] = lambda stage, number, total: None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, tuple[Record, bool]]:
     """Score, prune, rewind, fine-tune, evaluate, pack and time; returns each stage's record and whether it was there.
 
     begin: called before each stage with its name, its number from 1, and how many there are.
+    note: called with what the repair will take; see `training.train`.
 
     Without dev sets and gold scores there is no reconstruction, which is chosen by them, and the repair keeps the
     weights that agree best with the dense model.
@@ -119,6 +121,7 @@ def run(
             teachers=plan.teachers,
             progress=step_progress,
             teacher_progress=progress,
+            note=note,
         )
     minimum = plan.scoring.objective.positive_minimum
     starts("eval")

@@ -55,6 +55,7 @@ def train_dense(
     teachers: Sequence[ModelOptions] = (),
     progress: StepProgress | None = None,
     teacher_progress: Progress = silent,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[Record, bool]:
     """Train a dense encoder, keeping the weights of `settings.keep_steps` to rewind to.
 
@@ -80,7 +81,7 @@ def train_dense(
         return _Work(encoder, examples, taught_by, judge, stock=True)
 
     recorded = {"model": model.settings(), "data": data.settings(), "training": asdict(settings)}
-    return _stage(workdir, "train", inputs, recorded, settings, scores, prepare, progress, teacher_progress)
+    return _stage(workdir, "train", inputs, recorded, settings, scores, prepare, progress, teacher_progress, note)
 
 
 def finetune(
@@ -92,6 +93,7 @@ def finetune(
     teachers: Sequence[ModelOptions] = (),
     progress: StepProgress | None = None,
     teacher_progress: Progress = silent,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[Record, bool]:
     """Repair the newest pruned or rewound model; the best weights on dev are kept, step 0 included (`guard.Guard`).
 
@@ -132,7 +134,8 @@ def finetune(
     def prepare() -> _Work:
         dense = load_dense(workdir)
         judge = Dev(sets, dense, settings.tolerance)
-        taught_by, info = named, dict[str, Any]()
+        taught_by: Sequence[Encoder] = named
+        info: dict[str, Any] = {}
         if distils and not named:
             taught_by, info = _self_ensemble(workdir, dense, judge, teacher_progress)
         left, held = hold_out(examples, settings.seed) if held_out else (examples, None)
@@ -141,7 +144,7 @@ def finetune(
         return _Work(load_model(workdir, source), left, taught_by, judge if judge.sets else None, info=info)
 
     recorded = {"data": data.settings(), "training": asdict(settings), "held_out": held_out}
-    return _stage(workdir, "finetune", inputs, recorded, settings, scores, prepare, progress, teacher_progress)
+    return _stage(workdir, "finetune", inputs, recorded, settings, scores, prepare, progress, teacher_progress, note)
 
 
 def _stage(
@@ -154,6 +157,7 @@ def _stage(
     prepare: Callable[[], _Work],
     progress: StepProgress | None,
     teacher_progress: Progress,
+    note: Callable[[str], None] | None,
 ) -> tuple[Record, bool]:
     """Train, resuming what was interrupted, and write the model, its history and the steps to keep."""
 
@@ -176,6 +180,7 @@ def _stage(
             keep=keep,
             progress=progress,
             teacher_progress=teacher_progress("Embedding with the teacher"),
+            note=note,
         )
         save_model(job.encoder, folder, stock=job.stock)
         if (partial / "steps").exists():
@@ -240,13 +245,13 @@ def _finetune_dev(workdir: Workdir, dev: DevOptions | None) -> tuple[list[DevSet
 
 def _self_ensemble(
     workdir: Workdir, dense: Encoder, dev: Dev, progress: Progress
-) -> tuple[list[Encoder], dict[str, Any]]:
+) -> tuple[Sequence[Encoder], dict[str, Any]]:
     """The teachers that the scores offer; for the record, their sparsities and the figures of the candidates."""
     if not dev.sets or workdir.record("score") is None:
         return [dense], {}
     ensemble = Ensemble(dense, load_scores(workdir), dev)
     sparsities, tried = choose_teachers(ensemble, progress("Choosing the teachers"))
-    return [ensemble.encoder(sparsity) for sparsity in sparsities], {"teachers": sparsities, "teacher_dev": tried}
+    return ensemble.cuts(sparsities), {"teachers": sparsities, "teacher_dev": tried}
 
 
 def _examples_hash(examples: Sequence[Example], scores: Sequence[float] | None) -> str:

@@ -154,10 +154,10 @@ class Setup:
         return Ensemble(self.dense, self.scores(), Dev([DevSet.of(self.score_pairs)], self.dense))
 
     @cached_property
-    def teachers(self) -> list[Encoder]:
+    def teachers(self) -> Sequence[Encoder]:
         """The dense model and the cuts that the repair learns from, the same for every cell."""
         sparsities, _ = choose_teachers(self.ensemble)
-        return [self.ensemble.encoder(sparsity) for sparsity in sparsities]
+        return self.ensemble.cuts(sparsities)
 
     @staticmethod
     def runtime(model: Encoder | SentenceEncoder, precision: str) -> SentenceEncoder:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import pickle
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +21,7 @@ from sparsecse.evaluation.dev import Dev
 from sparsecse.files import atomic_file
 from sparsecse.guard import Figures
 from sparsecse.training.losses import BatchLoss, Example
+from sparsecse.training.planning import TRIED, Pace, Work, plan
 from sparsecse.training.settings import TrainingSettings
 from sparsecse.training.teacher import Teacher
 
@@ -139,6 +143,7 @@ class _Trainer:
         self.loss.load_state_dict(saved["loss"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = _State(**saved["state"])
+        self.total = saved["total"]
         self.best_weights = saved["best"]
         torch.set_rng_state(saved["rng"])
         return True
@@ -152,6 +157,7 @@ class _Trainer:
                     "loss": self.loss.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "state": vars(self.state),
+                    "total": self.total,
                     "best": self.best_weights,
                     "rng": torch.get_rng_state(),
                 },
@@ -165,9 +171,59 @@ class _Trainer:
         beside it, and the run must end as an uninterrupted one.
         """
         if self.teacher is not None and not self.finished():
-            positions = self.total * self.settings.gradient_accumulation
-            rows = _visited(len(self.examples), self.batch_size, self.settings.seed, positions)
-            self.teacher.embed([text for row in rows for text in self.examples[row]], progress)
+            self.teacher.embed(self.texts(self.total), progress)
+
+    def texts(self, steps: int) -> list[str]:
+        """The sentences of the first steps."""
+        positions = steps * self.settings.gradient_accumulation
+        rows = _visited(len(self.examples), self.batch_size, self.settings.seed, positions)
+        return [text for row in rows for text in self.examples[row]]
+
+    def plan(self, began: float, dev: float, note: Callable[[str], None] | None) -> None:
+        """Before the first step: say how long all will take; with a time budget plan and save how many there are.
+
+        Args:
+            began: the `time.monotonic()` that the budget counts from.
+            dev: seconds of a dev score.
+        """
+        settings = self.settings
+        # Without a budget, trying some steps of few is more than telling how long they take is worth.
+        if settings.time_budget is None and (note is None or self.total <= 2 * TRIED):
+            return
+        tried = min(TRIED, self.total)
+        text = ready = 0.0
+        if self.teacher is not None:
+            start, texts = time.perf_counter(), self.texts(tried)
+            passes = self.teacher.embed(texts)
+            text, ready = passes / len(set(texts)), time.perf_counter() - start - passes
+        pace = Pace(statistics.median(self._try_steps(tried)), text, ready, dev)
+        per_step = self.batch_size * settings.gradient_accumulation
+        columns = len(self.examples[0])
+        work = Work(len(self.examples), columns, per_step, settings.eval_every, self.teacher is not None)
+        self.total, said = plan(work, pace, self.total, settings, spent=time.monotonic() - began)
+        if note is not None and said is not None:
+            note(said)
+        if settings.time_budget is not None:
+            self.save()
+
+    def _try_steps(self, count: int) -> list[float]:
+        """The seconds of each of the first steps, taken at a rate of 0; nothing of them is left."""
+        state, self.state = self.state, _State()
+        device, queue = self.encoder.device, self.loss.queue
+        held = None if queue is None else copy.deepcopy(queue.state_dict())
+        seconds = []
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            self.loss.train()
+            for _ in range(count):
+                start = time.perf_counter()
+                self.step(rate=0.0)
+                seconds.append(time.perf_counter() - start)
+            self.loss.eval()
+        self.optimizer.state.clear()
+        if queue is not None and held is not None:
+            queue.load_state_dict(held)
+        self.state = state
+        return seconds
 
     def finished(self) -> bool:
         """Whether all steps were taken, or as many measurements as the patience were no new best."""
@@ -175,11 +231,14 @@ class _Trainer:
         failed = sum(entry["step"] > state.best_step for entry in state.history)
         return state.step >= self.total or (patience > 0 and failed >= patience)
 
-    def step(self) -> float:
-        """One optimiser step; returns its mean loss."""
+    def step(self, rate: float | None = None) -> float:
+        """One optimiser step; returns its mean loss.
+
+        rate: the learning rate; by default the schedule's.
+        """
         settings, state = self.settings, self.state
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate_at(state.step, self.total)
+            group["lr"] = settings.learning_rate_at(state.step, self.total) if rate is None else rate
         total = 0.0
         for part in range(settings.gradient_accumulation):
             position = state.step * settings.gradient_accumulation + part
@@ -227,6 +286,7 @@ def train(
     keep: Callable[[int, Encoder], None] | None = None,
     progress: Callable[[StepReport], None] | None = None,
     teacher_progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Train an encoder in place and leave it with the weights that are best on dev, by the rule of `guard.Guard`.
 
@@ -246,17 +306,22 @@ def train(
         keep: called with (step, encoder) at each of `settings.keep_steps`.
         progress: called after every step.
         teacher_progress: called with (done, total) while the teacher embeds.
+        note: called with a sentence that says how long all will take, where that is more than a minute or where
+            `settings.time_budget` takes steps away. Some steps are tried for it, of which nothing is left.
     """
+    began = time.monotonic()
     if not examples:
         raise InputError("There is no training example; give a data set with at least one sentence.")
-    teachers = [teacher] if isinstance(teacher, Encoder) else list(teacher or ())
+    teachers = [teacher] if isinstance(teacher, Encoder) else teacher or ()
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     # What a teacher says of a sentence is known: there noise only blurs it.
     dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
     with with_dropout(encoder, dropout):
         trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint)
         if not trainer.resume():
+            start = time.monotonic()
             trainer.measure(dev)
+            trainer.plan(began, time.monotonic() - start, note)
         trainer.embed(teacher_progress)
         state = trainer.state
         while not trainer.finished():

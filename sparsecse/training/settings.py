@@ -68,6 +68,11 @@ class TrainingSettings:
     gradient_accumulation: int = setting(1, "Passes per optimiser step.")
     epochs: float = setting(1.0, "Passes over the data.")
     max_steps: int = setting(0, "Optimiser steps, in place of `epochs` when above 0.", "--steps")
+    time_budget: float | None = setting(
+        None,
+        "Minutes that training may take, the teacher's pass included; fewer steps are planned where all would not fit.",
+        metavar="MINUTES",
+    )
     warmup_ratio: float = setting(0.1, "Part of the steps with rising rate.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.")
     max_grad_norm: float = 1.0
@@ -101,6 +106,7 @@ class TrainingSettings:
         check(self.gradient_accumulation >= 1, "gradient_accumulation", "at least 1")
         check(self.max_steps >= 0, "max_steps", "0 (whole epochs) or more")
         check(self.epochs > 0, "epochs", "above 0")
+        check(self.time_budget is None or self.time_budget > 0, "time_budget", "above 0")
         check(0 <= self.warmup_ratio < 1, "warmup_ratio", "from 0 to below 1")
         check(self.temperature > 0, "temperature", "above 0")
         check(0 <= self.momentum < 1, "momentum", "from 0 to below 1")
