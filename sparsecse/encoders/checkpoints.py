@@ -154,7 +154,7 @@ def _resolve_settings(
     source: str,
     found: FolderSettings,
     limit: int,
-    tokenizer_limit: int,
+    tokenizer_limit: Any,
     pooling: str | None,
     normalize: bool | None,
     max_length: int | None,
@@ -170,31 +170,37 @@ def _resolve_settings(
     if prompt is not None:
         name = next((name for name, text in prompts.items() if text == prompt), "default")
         prompts, default = ({**prompts, name: prompt}, name) if prompt else (prompts, None)
-    length = min(tokenizer_limit, limit) if found.max_length is None else found.max_length
-    if max_length is not None:
-        if not 2 < max_length <= limit:
-            raise InputError(f"`max_length` {max_length} is outside 3 to {limit}, the positions that {source} has.")
-        length = max_length
-    if length > limit:
-        warnings.warn(
-            f"{source} names a max_seq_length of {length} and has {limit} positions; texts are cut to {limit} tokens.",
-            stacklevel=3,
-        )
-        length = limit
-    if length < 3:
-        raise InputError(
-            f"{source}: model_max_length is {length} in its tokenizer_config.json; write how many tokens of a text are "
-            f"kept there, or give `max_length`."
-        )
     return EncoderSettings(
         pooling=mode,
         normalize=bool(found.normalize) if normalize is None else normalize,
-        max_length=length,
+        max_length=_length(source, found.max_length, limit, tokenizer_limit, max_length),
         prompts=prompts,
         default_prompt=default,
         similarity=found.similarity,
         lower_case=found.lower_case,
     )
+
+
+def _length(source: str, of_module: int | None, limit: int, of_tokenizer: Any, asked: int | None) -> int:
+    """Tokens kept of a text: what is asked for, else the module file's number, else the tokenizer's; at most `limit`."""
+    if asked is not None:
+        if not 2 < asked <= limit:
+            raise InputError(f"`max_length` {asked} is outside 3 to {limit}, the positions that {source} has.")
+        return asked
+    if of_module is not None:
+        if of_module > limit:
+            warnings.warn(
+                f"{source} names a max_seq_length of {of_module} and has {limit} positions; texts are cut to {limit} "
+                f"tokens.",
+                stacklevel=4,
+            )
+        return min(of_module, limit)
+    if not isinstance(of_tokenizer, (int, float)) or of_tokenizer < 3:
+        raise InputError(
+            f"{source}: model_max_length is {of_tokenizer!r} in its tokenizer_config.json; write how many tokens of a "
+            f"text are kept there, or give `max_length`."
+        )
+    return int(min(of_tokenizer, limit))
 
 
 def unused_prompts(source: str | Path) -> tuple[str, ...]:
