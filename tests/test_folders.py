@@ -51,6 +51,15 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
         reporter.write_line(f"\nfolders: {sum(counts.values())} rows, {found}")
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads cost more than these models compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def reference(folder):
     """The folder as sentence-transformers loads it, texts that are longer than its positions cut to them."""
     from sentence_transformers import SentenceTransformer

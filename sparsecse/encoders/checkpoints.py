@@ -182,7 +182,7 @@ def _resolve_settings(
 
 
 def _length(source: str, of_module: int | None, limit: int, of_tokenizer: Any, asked: int | None) -> int:
-    """Tokens kept of a text: what is asked for, else the module file's number, else the tokenizer's; at most `limit`."""
+    """Tokens kept of a text: what is asked for, else the module file's, else the tokenizer's; at most `limit`."""
     if asked is not None:
         if not 2 < asked <= limit:
             raise InputError(f"`max_length` {asked} is outside 3 to {limit}, the positions that {source} has.")

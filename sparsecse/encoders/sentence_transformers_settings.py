@@ -35,7 +35,7 @@ TRANSFORMER_FILES = (
 )
 
 _Known = Mapping[str, Sequence[Any] | None]
-_LOADING = ({}, {"trust_remote_code": True}, {"trust_remote_code": False}, {"add_pooling_layer": False})
+_LOADING: Sequence[Any] = ({}, {"trust_remote_code": True}, {"trust_remote_code": False}, {"add_pooling_layer": False})
 _TRANSFORMER: _Known = {
     "max_seq_length": None,
     "do_lower_case": (True, False, None),
@@ -279,7 +279,7 @@ def _dense(files: ModelFiles, module: Module, pooling: str) -> dict[str, torch.T
         )
     state = {key.removeprefix("linear."): tensor for key, tensor in _weights(files, module).items()}
     if not content.get("bias", True):
-        state.setdefault("bias", torch.zeros(sizes[1]))
+        state.setdefault("bias", torch.zeros(len(state["weight"])))
     if state.keys() != {"weight", "bias"} or state["weight"].shape != sizes or state["bias"].shape != sizes[1:]:
         raise InputError(
             f"{files.source}: the weights in {module.folder} are not those of its config.json; copy the model again."

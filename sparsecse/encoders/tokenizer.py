@@ -98,7 +98,7 @@ def _lower_case(tokenizer: Any, place: str) -> None:
             f"save it with tokenizer.json."
         )
     backend = tokenizer.backend_tokenizer
-    own = backend.normalizer
+    own: Any = backend.normalizer
     steps = list(own) if isinstance(own, normalizers.Sequence) else [own] * (own is not None)
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
