@@ -45,10 +45,9 @@ TEXTS = (
 def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     yield counts
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        found = ", ".join(f"{counts[name]} {name}" for name in ("reproduced", "refused"))
-        reporter.write_line(f"\nfolders: {sum(counts.values())} rows, {found}")
+    found = ", ".join(f"{counts[name]} {name}" for name in ("reproduced", "refused"))
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nfolders: {sum(counts.values())} rows, {found}")
 
 
 @pytest.fixture(autouse=True)

@@ -279,7 +279,7 @@ def _dense(files: ModelFiles, module: Module, pooling: str) -> dict[str, torch.T
         )
     state = {key.removeprefix("linear."): tensor for key, tensor in _weights(files, module).items()}
     if not content.get("bias", True):
-        state.setdefault("bias", torch.zeros(len(state["weight"])))
+        state.setdefault("bias", torch.zeros(len(state.get("weight", ()))))
     if state.keys() != {"weight", "bias"} or state["weight"].shape != sizes or state["bias"].shape != sizes[1:]:
         raise InputError(
             f"{files.source}: the weights in {module.folder} are not those of its config.json; copy the model again."

@@ -99,7 +99,8 @@ def _lower_case(tokenizer: Any, place: str) -> None:
         )
     backend = tokenizer.backend_tokenizer
     own: Any = backend.normalizer
-    steps = list(own) if isinstance(own, normalizers.Sequence) else [own] * (own is not None)
+    several = isinstance(own, normalizers.Sequence)
+    steps = list(own) if several else [own] * (own is not None)
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
 
