@@ -44,9 +44,9 @@ Tasks = Annotated[
     str,
     typer.Option(
         "--tasks",
-        help="Tasks to evaluate: a comma list (mr,subj), a group (sts, transfer, retrieval, all), or paths of your own "
-        "data: a table of graded pairs, a table of labelled sentences, a folder with train.* and test.* of them, a "
-        "folder in BEIR's layout.",
+        help="Tasks to evaluate: a comma list (mr,subj), a group (sts, transfer, retrieval, demo, all), or paths of "
+        "your own data: a table of graded pairs, a table of labelled sentences, a folder with train.* and test.* of "
+        "them, a folder in BEIR's layout.",
         rich_help_panel=_DATA,
     ),
 ]
