@@ -25,7 +25,8 @@ from sparsecse.scoring import contributions
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
-torch.set_num_threads(2)
+# pytest-xdist starts a worker a core; two threads each would wait for one another.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet")
 _WORDS = "the a cat dog sat ran on mat hill under over blue red old new house river bird sings loudly and then sleeps"

@@ -18,7 +18,7 @@ from sparsecse.errors import InputError
 from sparsecse.kernels import dispatch
 from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.surgery import prune
-from sparsecse.runtime import AUTO_COSINE, PRECISIONS, Runtime
+from sparsecse.runtime import AUTO_COSINE, PRECISIONS, Runtime, native
 
 EXTENSION = dispatch.native_extension()
 pytestmark = pytest.mark.skipif(EXTENSION is None, reason="the extension is not built")
@@ -297,6 +297,12 @@ def test_an_activation_without_a_native_version(sentences: list[str]) -> None:
     with pytest.warns(RuntimeWarning, match="the activation tanh has no native version"):
         runtime = Runtime(encoder)
     assert distance(runtime.encode(sentences), padded(encoder, encoder.tokenize(sentences))) < 2e-6
+
+
+def test_weights_on_another_device_have_no_native_pass() -> None:
+    model = make_encoder().model
+    assert native.obstacle(model) is None
+    assert native.obstacle(model.to("meta")) == "the model is on meta"
 
 
 @pytest.mark.slow

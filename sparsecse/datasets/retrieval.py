@@ -24,7 +24,7 @@ _QRELS = ("query-id", "corpus-id", "score")
 
 def is_retrieval_folder(folder: Path) -> bool:
     """Whether a folder holds `corpus.jsonl`, compressed or not."""
-    return _present(folder / "corpus.jsonl") is not None
+    return present(folder / "corpus.jsonl") is not None
 
 
 def find_retrieval(data_dir: str | Path | None = None) -> dict[str, Path]:
@@ -115,19 +115,20 @@ def _read(folder: Path, split: str, name: str) -> RetrievalSet:
     )
 
 
-def _present(path: Path) -> Path | None:
+def present(path: Path) -> Path | None:
+    """The file itself or, where it is not there, the compressed one (`.gz`); None where neither is."""
     return next((each for each in (path, path.with_name(f"{path.name}.gz")) if each.is_file()), None)
 
 
 def _file(path: Path) -> Path:
-    found = _present(path)
+    found = present(path)
     if found is None:
         raise InputError(f"{path} does not exist; a retrieval set has corpus.jsonl, queries.jsonl and qrels/.")
     return found
 
 
 def _qrels_file(folder: Path, split: str) -> Path:
-    found = _present(folder / "qrels" / f"{split}.tsv")
+    found = present(folder / "qrels" / f"{split}.tsv")
     if found is None:
         there = sorted({path.name.removesuffix(".gz").removesuffix(".tsv") for path in folder.glob("qrels/*.tsv*")})
         raise SetNotFoundError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from sparsecse.datasets import (
     TRANSFER_SETS,
     PairSet,
+    RerankingSet,
     RetrievalSet,
     SetNotFoundError,
     TransferSet,
@@ -18,6 +19,7 @@ from sparsecse.datasets import (
     load_retrieval,
     load_transfer,
 )
+from sparsecse.datasets.reranking import is_ranked
 from sparsecse.datasets.retrieval import SPLIT, find_retrieval, locate_retrieval
 from sparsecse.errors import InputError
 from sparsecse.evaluation import classification
@@ -72,25 +74,32 @@ class Tasks:
     transfer: dict[str, TransferSet] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     retrieval: dict[str, RetrievalSet] = field(default_factory=dict)
+    reranking: dict[str, RerankingSet] = field(default_factory=dict)
     own: dict[str, OwnTask] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
-        return any(name in kind for kind in (self.pairs, self.transfer, self.retrieval, self.own))
+        return any(name in kind for kind in (self.pairs, self.transfer, self.retrieval, self.reranking, self.own))
 
     def fingerprint(self) -> str:
         """SHA-256 of the contents of all data, in hex."""
-        sets: list[PairSet | TransferSet | RetrievalSet | OwnTask] = [*self.pairs.values(), *self.transfer.values()]
-        sets += [*self.retrieval.values(), *self.own.values()]
-        return text_hash("".join(each.fingerprint() for each in sets))
+        return text_hash("".join(self.fingerprints().values()))
+
+    def fingerprints(self) -> dict[str, str]:
+        """The same of each task's data, by the task's name."""
+        sets: dict[str, PairSet | TransferSet | RetrievalSet | RerankingSet | OwnTask] = {**self.pairs, **self.transfer}
+        sets |= {**self.retrieval, **self.reranking, **self.own}
+        return {name: each.fingerprint() for name, each in sets.items()}
 
 
 def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None) -> Tasks:
     """Load the data of tasks and groups, named in a list or separated by commas; `ALIASES` are names too.
 
     A path is a task of the user's own files. A folder in BEIR's layout, or one of the files in its `qrels/` for another
-    split than test, is a retrieval task; so is the name of a folder that `find_retrieval` finds. Other paths come among
-    `pairs` where they hold graded pairs, else among `own` (see `own.KINDS`). A known name goes before a path. The name
-    `none` alone is no task. Without scikit-learn the transfer tasks of `all` are missing ones.
+    split than test, is a retrieval task; so is the name of a folder that `find_retrieval` finds. One with candidates in
+    `top_ranked/` is a reranking task, and its `qrels/test.tsv` the retrieval task. Other paths come among `pairs` where
+    they hold graded pairs, among `reranking` where they hold candidates, else among `own` (see `own.KINDS`). A known
+    name goes before a path. The name `none` alone is no task. Without scikit-learn the transfer tasks of `all` are
+    missing ones.
 
     Raises:
         SetNotFoundError: a task that was named itself is nowhere to be found, or all those of a group are not.
@@ -109,6 +118,8 @@ def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None
         lower = ALIASES.get(name.lower(), name.lower())
         if lower in known:
             wanted[lower] = None
+        elif is_ranked(Path(name).expanduser()):
+            own[name] = None
         elif located := _retrieval_at(name, data_dir):
             wanted[located] = None
         elif lower != NO_TASKS and is_path(name):
@@ -122,6 +133,8 @@ def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None
         loaded = load_own(path)
         if isinstance(loaded, PairSet):
             found.pairs[path] = loaded
+        elif isinstance(loaded, RerankingSet):
+            found.reranking[path] = loaded
         else:
             found.own[path] = loaded
     for each in wanted:
