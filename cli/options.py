@@ -55,9 +55,9 @@ Tasks = Annotated[
     str,
     typer.Option(
         "--tasks",
-        help="Tasks to evaluate: a comma list (mr,subj), a group (sts, transfer, retrieval, all), or paths of your own "
-        "data: a table of graded pairs, a table of labelled sentences, a folder with train.* and test.* of them, a "
-        "folder in BEIR's layout, a table of query, positive, negative to rerank.",
+        help="Tasks to evaluate: a comma list (mr,subj), a group (sts, transfer, retrieval, demo, all), or paths of "
+        "your own data: a table of graded pairs, a table of labelled sentences, a folder with train.* and test.* of "
+        "them, a folder in BEIR's layout, a table of query, positive, negative to rerank.",
         rich_help_panel=_DATA,
     ),
 ]

@@ -53,7 +53,9 @@ Out = Annotated[
 RunTasks = Annotated[
     str | None,
     typer.Option(
-        "--tasks", help="Tasks to evaluate; by default demo-test for --data demo, else sts.", rich_help_panel="data"
+        "--tasks",
+        help="Tasks to evaluate; by default demo (its similarity and its retrieval) for --data demo, else sts.",
+        rich_help_panel="data",
     ),
 ]
 
@@ -118,7 +120,7 @@ def run(
             dev=named_dev(dev, reading),
             teachers=[ModelOptions(name) for name in teacher or ()],
             dtype=dtype,
-            tasks=tasks or ("demo-test" if data == "demo" else "sts"),
+            tasks=tasks or ("demo" if data == "demo" else "sts"),
             training=training if repair else None,
             method=method,
             scoring=scoring,

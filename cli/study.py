@@ -10,7 +10,6 @@ import typer
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.run import RunTasks
 from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, set_threads
 from sparsecse.errors import InputError
 from sparsecse.settings import split_list
@@ -24,6 +23,14 @@ TrainData = Annotated[
     typer.Option(
         "--train-data",
         help="Sentences for the repair, or the training, of each cell; without them nothing is repaired.",
+        rich_help_panel="data",
+    ),
+]
+StudyTasks = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks",
+        help="Similarity tasks to measure; by default demo-test for --data demo, else sts.",
         rich_help_panel="data",
     ),
 ]
@@ -73,7 +80,7 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
         *,
         data: options.Data = "stsb",
         reading: DataOptions,
-        tasks: RunTasks = None,
+        tasks: StudyTasks = None,
         train_data: TrainData = None,
         sparsities: Sparsities = None,
         methods: Methods = None,

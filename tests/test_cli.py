@@ -12,6 +12,7 @@ import pytest
 
 from sparsecse.cli import finetune, main, run, train
 from sparsecse.encoders import POOLING_MODES
+from sparsecse.errors import InputError
 from sparsecse.scoring import METHODS
 from sparsecse.sources import ModelOptions
 
@@ -246,6 +247,18 @@ def test_every_scoring_method(call, sentence_folder, pairs_file, tmp_path, name)
     assert weight == (0.4 if "objective" in METHODS[name].uses else None)
     assert ("leave-one-out.jsonl" in record["outputs"]) == METHODS[name].resumes
     assert call("prune", "--sparsity", "0.25")[0] == 0
+
+
+@pytest.mark.parametrize(("data", "tasks"), [("demo", "demo"), ("stsb", "sts")])
+def test_run_evaluates_what_goes_with_the_data(call, monkeypatch, sentence_folder, data, tasks):
+    planned = []
+
+    def stop(workdir, plan, **_):
+        planned.append(plan.tasks)
+        raise InputError("Stopped.")
+
+    monkeypatch.setattr("sparsecse.stages.run", stop)
+    assert call("run", sentence_folder, "--data", data)[0] == 2 and planned == [tasks]
 
 
 @pytest.mark.parametrize("command", ["score", "run"])

@@ -77,6 +77,12 @@ def test_budgets_in_which_heads_and_neurons_compete_choose_well(dense, scores):
         assert spearman(Runtime(cut), pairs) > spearman(Runtime(equal), pairs) - 0.3
 
 
+def test_the_demo_retrieval_set_leaves_room_on_both_sides(dense):
+    """Hard enough that a better model can show it, easy enough that a worse one can."""
+    result = evaluate(Runtime(dense), "demo-retrieval").retrieval["demo-retrieval"]
+    assert 75 < result.ndcg_at_10 < 83 and result.recall_at_100 > 97
+
+
 def test_the_pruned_model_computes_what_the_gated_one_does(dense):
     pairs = load_pairs("demo")
     texts = pairs.sentences()[:64]

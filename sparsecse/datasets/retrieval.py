@@ -1,4 +1,4 @@
-"""Retrieval sets in BEIR's layout: `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv` in one folder.
+"""Retrieval sets in BEIR's layout: `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv` in one folder; the demo's.
 
 Each file may be compressed (`corpus.jsonl.gz`). The layout and the text of a document (title, space, text) are those of
 BEIR (Thakur et al. 2021, https://github.com/beir-cellar/beir), which MTEB shares.
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sparsecse.datasets.builtin import demo_retrieval
 from sparsecse.datasets.pairs import SetNotFoundError
 from sparsecse.datasets.sentences import draw_sentences
 from sparsecse.datasets.sets import RetrievalSet
@@ -67,6 +68,8 @@ def locate_retrieval(path: Path) -> tuple[Path, str] | None:
 def load_retrieval(folder: str | Path, *, split: str = SPLIT) -> RetrievalSet:
     """Read a folder in BEIR's layout; its name is the folder's, followed by `-SPLIT` for any split but test.
 
+    The text `demo` is the built-in set, `demo-retrieval`, with the splits test and dev.
+
     A line of `corpus.jsonl` has `_id`, `text` and maybe `title`; one of `queries.jsonl` has `_id` and `text`. The first
     line of `qrels/SPLIT.tsv` is `query-id`, `corpus-id`, `score`, separated by tabs; the scores are whole numbers, and
     above 0 is relevant. Only queries with judgements are kept.
@@ -76,7 +79,14 @@ def load_retrieval(folder: str | Path, *, split: str = SPLIT) -> RetrievalSet:
         InputError: a file is missing or has a broken line, an id twice or two grades of one document for one query; a
             query is blank; no document has text, or no kept query has a relevant document with text.
     """
+    if folder == "demo":
+        with demo_retrieval() as path:
+            return replace(_read(path, split, "demo-retrieval"), source=f"the built-in demo ({split})")
     folder = Path(folder)
+    return _read(folder, split, folder.resolve().name)
+
+
+def _read(folder: Path, split: str, name: str) -> RetrievalSet:
     corpus, queries = (_file(folder / f"{name}.jsonl") for name in ("corpus", "queries"))
     qrels = _qrels_file(folder, split)
     documents = dict(_documents(corpus))
@@ -92,7 +102,6 @@ def load_retrieval(folder: str | Path, *, split: str = SPLIT) -> RetrievalSet:
         raise InputError(f"{qrels} has no relevant document (a score above 0) for any query; restore it.")
     if not any(grade > 0 and name in filled for grades in judgements.values() for name, grade in grades.items()):
         raise InputError(f"{qrels}: no relevant document has a text in {corpus.name}; give files of the same set.")
-    name = folder.resolve().name
     return RetrievalSet(
         name=name if split == SPLIT else f"{name}-{split}",
         split=split,

@@ -7,12 +7,13 @@ from sparsecse.evaluation.labelled import Clustering, FewShot, LabelledResult
 from sparsecse.evaluation.reranking import RerankingResult, reranking
 from sparsecse.evaluation.retrieval import RetrievalResult, retrieval
 from sparsecse.evaluation.similarity import Subset, TaskResult, spearman
-from sparsecse.evaluation.tasks import GROUPS, RETRIEVAL, TASKS, TRANSFER_TASKS, Tasks, load_tasks
+from sparsecse.evaluation.tasks import GROUPS, RETRIEVAL, RETRIEVAL_TASKS, TASKS, TRANSFER_TASKS, Tasks, load_tasks
 from sparsecse.evaluation.transfer import TransferResult, transfer
 
 __all__ = [
     "GROUPS",
     "RETRIEVAL",
+    "RETRIEVAL_TASKS",
     "TASKS",
     "TRANSFER_TASKS",
     "Agreement",

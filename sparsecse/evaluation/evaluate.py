@@ -122,8 +122,8 @@ def evaluate(
     Args:
         encoder: its embeddings are normalised here for the similarity, retrieval and reranking tasks, and taken as
             they are for the others.
-        tasks: names of `TASKS`, `TRANSFER_TASKS` or `GROUPS`, `retrieval`, folders in BEIR's layout, or paths of own
-            data (see `load_tasks`), in a list or separated by commas.
+        tasks: names of `TASKS`, `TRANSFER_TASKS`, `RETRIEVAL_TASKS` or `GROUPS`, `retrieval`, folders in BEIR's layout,
+            or paths of own data (see `load_tasks`), in a list or separated by commas.
         data_dir: the SentEval folder (see `sparsecse.datasets.load_pairs`), or the one of the retrieval sets.
         positive_minimum: the gold score, from 0 to 5, from which a pair is positive.
         batch_size: sentences the encoder takes at a time.

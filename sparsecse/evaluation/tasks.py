@@ -37,6 +37,12 @@ TASKS: dict[str, tuple[str, str]] = {
     "demo-test": ("demo", "test"),
 }
 
+# Retrieval task -> the built-in set's name and split.
+RETRIEVAL_TASKS: dict[str, tuple[str, str]] = {
+    "demo-retrieval": ("demo", "test"),
+    "demo-retrieval-dev": ("demo", "dev"),
+}
+
 # A set's own name means its test set.
 ALIASES: dict[str, str] = {"stsb": "stsb-test", "sickr": "sickr-test"}
 
@@ -45,10 +51,11 @@ TRANSFER_TASKS: tuple[str, ...] = tuple(TRANSFER_SETS)
 _STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb-test", "sickr-test")
 
 # `sts` is the seven test sets whose mean is published; `all` adds the two development sets, the transfer tasks and what
-# `RETRIEVAL` finds.
+# `RETRIEVAL` finds. `demo` is what the built-in demo tests.
 GROUPS: dict[str, tuple[str, ...]] = {
     "sts": _STS,
     "transfer": TRANSFER_TASKS,
+    "demo": ("demo-test", "demo-retrieval"),
     "all": (*_STS, "stsb-dev", "sickr-dev", *TRANSFER_TASKS),
 }
 
@@ -100,7 +107,7 @@ def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None
             a retrieval set with the name of another task.
     """
     names = [name.strip() for name in (tasks.split(",") if isinstance(tasks, str) else tasks) if name.strip()]
-    known = [*GROUPS, *TASKS, *TRANSFER_TASKS, RETRIEVAL]
+    known = [*GROUPS, *TASKS, *TRANSFER_TASKS, *RETRIEVAL_TASKS, RETRIEVAL]
     if not names:
         raise InputError(f"No task was named; name some of {', '.join(known)}.")
     if all(name.lower() == NO_TASKS for name in names):
@@ -148,6 +155,9 @@ def _add_named(found: Tasks, name: str, wanted: Collection[object], data_dir: st
             if task in TASKS:
                 pair_set, split = TASKS[task]
                 found.pairs[task] = load_pairs(pair_set, split=split, data_dir=data_dir)
+            elif task in RETRIEVAL_TASKS:
+                retrieval_set, split = RETRIEVAL_TASKS[task]
+                found.retrieval[task] = load_retrieval(retrieval_set, split=split)
             elif classification.available():
                 found.transfer[task] = load_transfer(task, data_dir=data_dir)
             else:
@@ -182,7 +192,8 @@ def _add_retrieval_group(found: Tasks, data_dir: str | Path | None) -> tuple[str
 def _add_retrieval(found: Tasks, folder: Path, split: str = SPLIT) -> None:
     task = load_retrieval(folder, split=split)
     other = found.retrieval.get(task.name)
-    if other is None and (task.name in TASKS or task.name in TRANSFER_TASKS or task.name in found):
+    named = task.name in (*TASKS, *TRANSFER_TASKS, *RETRIEVAL_TASKS)
+    if named or (other is None and task.name in found):
         raise InputError(f"{folder} has the name of another task, {task.name!r}; rename the folder.")
     if other is not None and Path(other.source).resolve() != folder.resolve():
         raise InputError(f"{other.source} and {folder} have the same name, {task.name!r}; rename one folder.")
