@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparsecse import forking
 from sparsecse.encoders import embedding
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
@@ -177,6 +178,7 @@ class Encoder(nn.Module):
     def _finish(self, vectors: torch.Tensor) -> torch.Tensor:
         return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
+    @forking.past_fork
     def encode_ids(
         self,
         token_ids: Sequence[Sequence[int]],
@@ -203,6 +205,7 @@ class Encoder(nn.Module):
         # A plain tensor: callers differentiate through what they compute from it.
         return vectors.clone()
 
+    @forking.past_fork
     def encode(
         self,
         sentences: str | Iterable[str],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparsecse import forking, processors
 from sparsecse.encoders import Encoder, embedding, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.runtime import gpu, native
@@ -25,7 +26,7 @@ class Runtime:
     The weights are copied when it is made, on the CPU into the native encoder's own layout, and later changes of the
     model are not seen. Where the native encoder cannot run (no compiled extension, an activation it does not have) the
     same methods compute with PyTorch in float32, and a warning says so once. On a GPU they compute with PyTorch and the
-    Triton kernels. Several threads may use one Runtime at a time.
+    Triton kernels. Several threads may use one Runtime at a time, and so may forked processes.
 
     Args:
         model: an `Encoder`, or what `load_encoder` takes: a folder or a hub id.
@@ -34,7 +35,8 @@ class Runtime:
             sentences, have a mean cosine of `AUTO_COSINE` or more to float32's. "auto" times them, so that it takes a
             moment longer to load. On a GPU "float32", "bfloat16" or "float16", and "auto" is bfloat16 from compute
             capability 8.0 on and float32 below it.
-        threads: processor threads; by default `torch.get_num_threads()` at the time of each call.
+        threads: processor threads; by default `torch.get_num_threads()` at the time of each call, but no more than the
+            process has processors by its affinity mask and its control group's quota.
         device: "cpu", "cuda" or "cuda:1" and so on; by default the one that the model is on.
         load_options: options of `load_encoder`, where `model` is not an `Encoder`.
 
@@ -56,10 +58,8 @@ class Runtime:
         device: str | torch.device | None = None,
         **load_options: Any,
     ):
-        if threads is not None and threads < 1:
-            raise InputError(f"`threads` {threads} is less than 1; give a positive number, or leave it out.")
-        self.encoder = model if isinstance(model, Encoder) else load_encoder(model, **load_options)
-        self._threads = threads
+        self._threads = processors.check_threads(threads)
+        self.encoder = model if isinstance(model, Encoder) else forking.apart(load_encoder, model, **load_options)
         self._tokenize = Tokenize(self.encoder)
         self._native: Any = None
         self._gpu: gpu.GpuEncoder | None = None
@@ -74,7 +74,7 @@ class Runtime:
             self.encoder = copy.deepcopy(self.encoder).to(self.device)
         self._obstacle = native.obstacle(self.encoder.model)
         if self._obstacle is None:
-            choice = choose(self.encoder, precision, self.threads)
+            choice = forking.apart(choose, self.encoder, precision, self.threads)
             self.precision, self.reason, self._native = choice.precision, choice.reason, choice.encoder
             return
         if precision not in ("auto", "float32"):
@@ -86,13 +86,14 @@ class Runtime:
     @property
     def threads(self) -> int:
         """The threads that the next call will use."""
-        return self._threads or torch.get_num_threads()
+        return self._threads or processors.default_threads(torch.get_num_threads())
 
     @property
     def dimension(self) -> int:
         """The size of a sentence vector."""
         return self.encoder.model.config.hidden_size
 
+    @forking.past_fork
     def encode(
         self,
         sentences: str | Iterable[str],
@@ -143,6 +144,7 @@ class Runtime:
             whole = whole[0]
         return whole if convert_to_tensor else whole.numpy()
 
+    @forking.past_fork
     def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Sentence vectors, float32 [N, hidden_size], of token ids with their special tokens.
 
@@ -161,6 +163,7 @@ class Runtime:
         vectors = self._run(token_ids, _POOLING[settings.pooling], settings.normalize and not with_pooler)
         return self._through_pooler(vectors) if with_pooler else vectors
 
+    @forking.past_fork
     def hidden_states(self, token_ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The last layer's token vectors of each sentence, float32 [length, hidden_size].
 

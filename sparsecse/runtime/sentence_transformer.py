@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from sparsecse import forking, processors
 from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel
 from sparsecse.encoders.checkpoints import from_stock, to_stock
 from sparsecse.errors import InputError
@@ -45,8 +46,7 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
         InputError: a model of another kind, on another device, or with hooks; or a precision that this machine does
             not have.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"`threads` {threads} is less than 1; give a positive number, or leave it out.")
+    threads = processors.check_threads(threads)
     module, name = _transformer(model)
     found = getattr(module, name)
     ours = _convert(found)
@@ -65,7 +65,8 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
     # A shallow copy, since an Encoder turns its model's native pass off.
     encoder = Encoder(copy.copy(ours), module.tokenizer, settings, "the model").eval()
     try:
-        choice = choose(encoder, precision, threads or torch.get_num_threads())
+        count = threads or processors.default_threads(torch.get_num_threads())
+        choice = forking.apart(choose, encoder, precision, count)
     finally:
         ours.train(was_training)
     forward = NativeForward(choice.precision, choice.reason, threads, choice.scales)
