@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +20,11 @@ from sentence_transformers import SentenceTransformer
 
 from sparsecse import forking
 from sparsecse.encoders import Encoder
+from sparsecse.errors import InputError
 from sparsecse.kernels import native, reference
 from sparsecse.kernels.dispatch import native_extension
 from sparsecse.runtime import Runtime, accelerate
+from sparsecse.runtime.precision import available
 
 pytestmark = pytest.mark.skipif(
     native_extension() is None or not hasattr(os, "fork"), reason="needs the extension and fork"
@@ -112,3 +117,46 @@ def test_loading_leaves_no_team_behind(sentence_folder: Path) -> None:
         in_child(lambda: float(LARGE.mul(2).sum()))  # on a team that a fork has broken this hangs
 
     forking.apart(load_and_fork)
+
+
+@pytest.mark.parametrize("precision", available())
+def test_copies_of_a_runtime(bert: Encoder, sentences: list[str], precision: str) -> None:
+    runtime = Runtime(bert, precision, threads=1)
+    runtime.reason = "as measured there"
+    for same in (copy.deepcopy(runtime), copy.copy(runtime), pickle.loads(pickle.dumps(runtime))):
+        assert (same.precision, same.reason, same.threads) == (precision, "as measured there", 1)
+        assert np.array_equal(same.encode(sentences), runtime.encode(sentences))
+
+
+def test_a_copy_where_the_precision_is_missing(bert: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "int8" not in available():
+        pytest.skip("this processor does not compute int8")
+    pickled = pickle.dumps(Runtime(bert, "int8"))
+    monkeypatch.setenv("SPARSECSE_CPU", "portable")
+    with pytest.raises(InputError, match="int8 is not computed natively by this processor"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.slow
+def test_spawned_processes(bert: Encoder, sentence_folder: Path, sentences: list[str]) -> None:
+    runtime = Runtime(bert, "float32", threads=2)
+    model = accelerate(SentenceTransformer(str(sentence_folder), device="cpu"), "float32", threads=2)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        for function in (runtime.encode, model.encode):
+            result = pool.submit(function, sentences).result(timeout=600)
+            assert np.array_equal(result, function(sentences))
+
+
+@pytest.mark.parametrize("kind", ["runtime", "accelerated", "encoder"])
+def test_threads_that_share_a_model(kind: str, bert: Encoder, sentence_folder: Path, sentences: list[str]) -> None:
+    model: Any = bert
+    if kind == "runtime":
+        model = Runtime(bert, "float32", threads=2)
+    if kind == "accelerated":
+        model = accelerate(SentenceTransformer(str(sentence_folder), device="cpu"), "float32", threads=2)
+    by_hand = dict(zip(sentences, bert.encode(sentences).numpy(), strict=True))
+    parts = [sentences[start:] * (start + 1) for start in range(3)]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        found = list(pool.map(model.encode, parts))
+    for part, vectors in zip(parts, found, strict=True):
+        np.testing.assert_allclose(vectors, [by_hand[sentence] for sentence in part], atol=5e-6)

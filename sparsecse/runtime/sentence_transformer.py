@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsecse import forking, processors
 from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel
-from sparsecse.encoders.checkpoints import from_stock, to_stock
+from sparsecse.encoders.checkpoints import check_weights, from_stock, to_stock
 from sparsecse.errors import InputError
 from sparsecse.kernels import dispatch
 from sparsecse.runtime import native
@@ -43,8 +43,8 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
         precision, threads: as for `Runtime`. `model[0].auto_model.native_forward` says which was taken and why.
 
     Raises:
-        InputError: a model of another kind, on another device, or with hooks; or a precision that this machine does
-            not have.
+        InputError: a model of another kind, on another device, with hooks, or with weights that are not finite; or a
+            precision that this machine does not have.
     """
     threads = processors.check_threads(threads)
     module, name = _transformer(model)
@@ -57,6 +57,7 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
         if dispatch.native_extension() is not None:  # else it has been said
             native.warn_once(obstacle)
         return model
+    check_weights(ours, "The model")
     limit = ours.config.max_position_embeddings - ours.config.position_offset
     length = min(model.max_seq_length or limit, limit)
     prompts = {name: prompt or "" for name, prompt in model.prompts.items()}
