@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,16 @@ class Runtime:
         self.precision, self.reason = "float32", f"float32 through PyTorch, as {self._obstacle}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_native": None, "_gpu": None}
+        # The encoder as bytes: multiprocessing would move its tensors into shared memory and free what they had, while
+        # the native encoder reads its embeddings where they lie.
+        rebuilt = ("_native", "_gpu", "_tokenize")
+        kept = {name: value for name, value in vars(self).items() if name not in rebuilt}
+        return {**kept, "encoder": pickle.dumps(self.encoder)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self.encoder = pickle.loads(state["encoder"])
+        self._tokenize = Tokenize(self.encoder)
         # Another machine may lack the device or the precision, and says so.
         self.device = gpu.choose_device(self.device, self.encoder.device)
         self._build(self.precision)
