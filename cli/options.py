@@ -49,7 +49,13 @@ Dev = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sentences of average length per forward pass.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; by default what torch takes.", rich_help_panel=_RUN)
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="CPU threads; by default what torch takes, within a container's quota.",
+        rich_help_panel=_RUN,
+    ),
 ]
 Tasks = Annotated[
     str,

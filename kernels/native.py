@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsecse import forking, processors
 from sparsecse.kernels.dispatch import cpu_level, native_extension
 
 # The extension works in whole blocks: it wants gradients padded to multiples of this in both dimensions.
@@ -13,19 +14,19 @@ PADDING = 32
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
-    value = _extension().uniformity(_operand(x), t, None, torch.get_num_threads(), cpu_level())
+    value = _extension().uniformity(_operand(x), t, None, _threads(), cpu_level())
     return torch.tensor(value, dtype=torch.float32)
 
 
 def uniformity_value_and_grad(x: Tensor, t: float = 2.0) -> tuple[Tensor, Tensor]:
     grad = _padded_like(x)
-    value = _extension().uniformity(_operand(x), t, grad, torch.get_num_threads(), cpu_level())
+    value = _extension().uniformity(_operand(x), t, grad, _threads(), cpu_level())
     return torch.tensor(value, dtype=torch.float32), _unpadded(grad, x)
 
 
 def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
     lse = torch.empty(len(a))
-    _extension().row_logsumexp(_operand(a), _operand(b), scale, lse, torch.get_num_threads(), cpu_level())
+    _extension().row_logsumexp(_operand(a), _operand(b), scale, lse, _threads(), cpu_level())
     return lse
 
 
@@ -39,7 +40,7 @@ def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scal
         upstream.detach().float().contiguous(),
         grad_a,
         grad_b,
-        torch.get_num_threads(),
+        _threads(),
         cpu_level(),
     )
     return _unpadded(grad_a, a), _unpadded(grad_b, b)
@@ -70,7 +71,7 @@ def attention_forward(
             seed % 2**64,
             out,
             lse,
-            torch.get_num_threads(),
+            _threads(),
             cpu_level(),
         )
     out = out.to(query.dtype)
@@ -117,7 +118,7 @@ def attention_backward(
             _operand(upstream),
             *grads,
             grad_bias,
-            torch.get_num_threads(),
+            _threads(),
             cpu_level(),
         )
     grad_q, grad_k, grad_v = (grad.to(query.dtype) for grad in grads)
@@ -139,6 +140,11 @@ def _attention_operands(query: Tensor, key: Tensor, value: Tensor) -> list[Tenso
 
 def _attention_bias(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach().float().contiguous()
+
+
+def _threads() -> int:
+    """One where a fork has left this thread without its team; see `forking`."""
+    return 1 if forking.is_survivor() else processors.default_threads(torch.get_num_threads())
 
 
 def _extension() -> ModuleType:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig
@@ -150,6 +152,23 @@ def _from_pretrained(model_class: Any, source: str, folder: str, with_missing: b
     return (model, missing) if with_missing else model
 
 
+def check_weights(model: SparseCSEModel, source: str) -> None:
+    """Raise `InputError` for weights, or a configuration, of which no finite vector can come."""
+    eps = model.config.layer_norm_eps
+    if not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
+        raise InputError(f"{source}: layer_norm_eps in its config.json is {eps!r}, but must be a number from 0 up.")
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().float().cpu().numpy()
+        # A sum costs one pass on one thread, and is finite where all are, but for overflow.
+        with np.errstate(all="ignore"):
+            suspect = not math.isfinite(values.sum())
+        if suspect and (broken := int((~np.isfinite(values)).sum())):
+            raise InputError(
+                f"{source}: {name} has {broken} values of {values.size} that are not finite; copy the model "
+                "again, or take a checkpoint from before its training diverged."
+            )
+
+
 def _resolve_settings(
     source: str,
     found: FolderSettings,
@@ -235,7 +254,8 @@ def load_encoder(
         prompt: text put before every sentence, "" for none; by default the folder's own default prompt.
 
     Raises:
-        InputError: no such model, an unsupported family, unreadable or incomplete weights, or no known pooling.
+        InputError: no such model, an unsupported family, unreadable or incomplete weights or such that are not finite,
+            or no known pooling.
     """
     source = named_source(source)
     if Path(source).exists() and not Path(source).is_dir():
@@ -246,6 +266,7 @@ def load_encoder(
     config = _read_config(files, folder)
     found = read_settings(files, modules, config)
     model = _load_model(source, folder, config)
+    check_weights(model, source)
     tokenizer = load_tokenizer(files, folder, model.config, found.lower_case)
     limit = model.config.max_position_embeddings - model.config.position_offset
     settings = _resolve_settings(

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sparsecse import forking
 from sparsecse.encoders import embedding
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
@@ -179,6 +180,7 @@ class Encoder(nn.Module):
     def _finish(self, vectors: torch.Tensor) -> torch.Tensor:
         return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
+    @forking.past_fork
     def encode_ids(
         self,
         token_ids: Sequence[Sequence[int]],
@@ -190,7 +192,15 @@ class Encoder(nn.Module):
 
         batch_size: sentences of average length that are taken at a time; see `batches`.
         progress: called with (sentences done, sentences in all) after each batch.
+
+        Raises:
+            InputError: ids that are no whole numbers of the vocabulary, a sentence without ids or with more than there
+                are positions, or a vector that is not finite.
         """
+        flat, lengths = embedding.read_token_ids(token_ids)
+        if len(lengths):
+            embedding.check_token_ids(flat, lengths, self.model.config, self.source)
+        token_ids = [part.tolist() for part in np.split(flat, lengths.cumsum()[:-1])] if len(lengths) else []
         was_training = self.training
         self.eval()
         vectors = torch.empty(len(token_ids), self.model.config.hidden_size, device=self.device)
@@ -202,9 +212,12 @@ class Encoder(nn.Module):
                 if progress is not None:
                     progress(done, len(token_ids))
         self.train(was_training)
+        if not bool(vectors.isfinite().all()):
+            embedding.check_finite(vectors.cpu().numpy(), self.source)
         # A plain tensor: callers differentiate through what they compute from it.
         return vectors.clone()
 
+    @forking.past_fork
     def encode(
         self,
         sentences: str | Iterable[str],
@@ -237,7 +250,8 @@ class Encoder(nn.Module):
             progress: called with (sentences done, sentences in all) after each batch.
 
         Raises:
-            InputError: an item that is not a string, an unknown `prompt_name`, a size out of range.
+            InputError: an item that is not a string, an unknown `prompt_name`, a size out of range, or a vector that is
+                not finite.
         """
         texts, single = embedding.read_sentences(sentences)
         embedding.check_batch_size(batch_size)
