@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sparsecse import processors
 from sparsecse.cli.output import note
 from sparsecse.errors import InputError
+from sparsecse.processors import cgroup_quota, check_threads, default_threads
 from sparsecse.settings import split_list
 from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.workdir import Workdir
@@ -19,11 +19,11 @@ DEFAULT_WORKDIR = Path("sparsecse-run")
 
 def set_threads(threads: int | None) -> None:
     """Give torch that many CPU threads; None leaves its own choice, but no more than this process has time for."""
-    threads = processors.check_threads(threads)
-    if threads is not None or processors.cgroup_quota() is not None:
+    threads = check_threads(threads)
+    if threads is not None or cgroup_quota() is not None:
         import torch
 
-        torch.set_num_threads(threads or processors.default_threads(torch.get_num_threads()))
+        torch.set_num_threads(threads or default_threads(torch.get_num_threads()))
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsecse import forking, processors
+from sparsecse.forking import is_survivor
 from sparsecse.kernels.dispatch import cpu_level, native_extension
+from sparsecse.processors import default_threads
 
 # The extension works in whole blocks: it wants gradients padded to multiples of this in both dimensions.
 PADDING = 32
@@ -144,7 +145,7 @@ def _attention_bias(bias: Tensor | None) -> Tensor | None:
 
 def _threads() -> int:
     """One where a fork has left this thread without its team; see `forking`."""
-    return 1 if forking.is_survivor() else processors.default_threads(torch.get_num_threads())
+    return 1 if is_survivor() else default_threads(torch.get_num_threads())
 
 
 def _extension() -> ModuleType:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 
-from sparsecse import processors
+import sparsecse.processors as processors
 from sparsecse.benchmarking import machine, versions
 from sparsecse.kernels import dispatch
 from sparsecse.kernels.triton_support import triton_installed

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsecse import processors
 from sparsecse.benchmarking.machine import machine, versions
 from sparsecse.benchmarking.report import BenchModel, BenchReport, BenchRow
 from sparsecse.benchmarking.runtimes import PRECISIONS, RUNTIMES, Setup, Skipped, combinations, function
 from sparsecse.benchmarking.worker import ORDERS, TokenIds, Worker
 from sparsecse.errors import InputError
 from sparsecse.files import weight_bytes
+from sparsecse.processors import check_threads, default_threads
 
 if TYPE_CHECKING:
     from sparsecse.encoders import Encoder
@@ -92,7 +92,7 @@ def benchmark(
     # Not at the top of the module: every worker imports this package, and not every runtime needs torch in its memory.
     import torch
 
-    threads = threads or processors.default_threads(torch.get_num_threads())
+    threads = threads or default_threads(torch.get_num_threads())
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     options = dict(load_options or {})
     prepared = {name: _prepare(name, sentences, options) for name in names}
@@ -174,7 +174,7 @@ def _check_counts(num_sentences: int, batch_sizes: Sequence[int], rounds: int, t
     for option, count in (*(("batch_sizes", size) for size in batch_sizes), ("rounds", rounds)):
         if count < 1:
             raise InputError(f"`{option}` {count} is less than 1; give a positive number.")
-    processors.check_threads(threads)
+    check_threads(threads)
     if max(batch_sizes) > num_sentences:
         raise InputError(
             f"`batch_sizes` {max(batch_sizes)} is more than the {num_sentences} sentences to embed; "

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparsecse import forking
 from sparsecse.encoders import embedding
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
 from sparsecse.encoders.settings import EncoderSettings
+from sparsecse.forking import past_fork
 from sparsecse.kernels import attention, shared_token_maps
 
 
@@ -180,7 +180,7 @@ class Encoder(nn.Module):
     def _finish(self, vectors: torch.Tensor) -> torch.Tensor:
         return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
-    @forking.past_fork
+    @past_fork
     def encode_ids(
         self,
         token_ids: Sequence[Sequence[int]],
@@ -217,7 +217,7 @@ class Encoder(nn.Module):
         # A plain tensor: callers differentiate through what they compute from it.
         return vectors.clone()
 
-    @forking.past_fork
+    @past_fork
     def encode(
         self,
         sentences: str | Iterable[str],

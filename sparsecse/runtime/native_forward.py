@@ -27,8 +27,9 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.activations import ACT2FN
 
-from sparsecse import forking, processors
 from sparsecse.encoders import SparseCSEModel, modeling_sparsecse
+from sparsecse.forking import hold_torch, is_survivor, past_fork
+from sparsecse.processors import default_threads
 from sparsecse.runtime import native
 from sparsecse.runtime.calibration import LayerScales
 
@@ -63,7 +64,7 @@ class NativeForward:
             _packed.pop(model, None)
             return None
         # Before PyTorch can compute: what surrounds this pass runs on the same thread.
-        torch_threads = forking.hold_torch() if forking.is_survivor() else torch.get_num_threads()
+        torch_threads = hold_torch() if is_survivor() else torch.get_num_threads()
         if native.obstacle(model) or _is_watched():
             return None
         if token_type_ids is not None and model.embeddings.has_token_types and _is_nonzero(token_type_ids):
@@ -81,7 +82,7 @@ class NativeForward:
         is_padded = len(ids) < real.size
         tokens = np.empty((len(ids), hidden.shape[-1]), np.float32) if is_padded else hidden.reshape(len(ids), -1)
         try:
-            threads = self.threads or processors.default_threads(torch_threads)
+            threads = self.threads or default_threads(torch_threads)
             _encode(encoder, ids, lengths, "none", False, tokens, threads)
         except ValueError:  # an id or a position that the model does not have: PyTorch says so in its own words
             return None
@@ -89,7 +90,7 @@ class NativeForward:
             hidden[real] = tokens
         return torch.from_numpy(hidden).to(parameters[0].dtype)
 
-    @forking.past_fork
+    @past_fork
     def _encoder(self, model: SparseCSEModel, parameters: list[torch.Tensor], precision: str) -> Any:
         packed = _packed.get(model)
         if packed is None or not packed.is_of(parameters, self, precision):
@@ -101,7 +102,7 @@ class NativeForward:
         return packed.encoder
 
 
-@forking.past_fork
+@past_fork
 def _encode(encoder: Any, *arguments: Any) -> None:
     encoder.encode(*arguments)
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sparsecse import forking, processors
 from sparsecse.encoders import Encoder, embedding, load_encoder
 from sparsecse.encoders.checkpoints import check_weights
 from sparsecse.errors import InputError
+from sparsecse.forking import apart, past_fork
+from sparsecse.processors import check_threads, default_threads
 from sparsecse.runtime import gpu, native
 from sparsecse.runtime.calibration import LayerScales
 from sparsecse.runtime.precision import choose
@@ -63,8 +64,8 @@ class Runtime:
         device: str | torch.device | None = None,
         **load_options: Any,
     ):
-        self._threads = processors.check_threads(threads)
-        self.encoder = model if isinstance(model, Encoder) else forking.apart(load_encoder, model, **load_options)
+        self._threads = check_threads(threads)
+        self.encoder = model if isinstance(model, Encoder) else apart(load_encoder, model, **load_options)
         if isinstance(model, Encoder):
             check_weights(self.encoder.model, self.encoder.source)
         self._tokenize = Tokenize(self.encoder)
@@ -85,7 +86,7 @@ class Runtime:
             self.encoder = copy.deepcopy(self.encoder).to(self.device)
         self._obstacle = native.obstacle(self.encoder.model)
         if self._obstacle is None:
-            choice = forking.apart(choose, self.encoder, precision, self.threads, self._scales)
+            choice = apart(choose, self.encoder, precision, self.threads, self._scales)
             self.precision, self.reason = choice.precision, choice.reason
             self._native, self._scales = choice.encoder, choice.scales
             return
@@ -115,14 +116,14 @@ class Runtime:
     @property
     def threads(self) -> int:
         """The threads that the next call will use."""
-        return self._threads or processors.default_threads(torch.get_num_threads())
+        return self._threads or default_threads(torch.get_num_threads())
 
     @property
     def dimension(self) -> int:
         """The size of a sentence vector."""
         return self.encoder.model.config.hidden_size
 
-    @forking.past_fork
+    @past_fork
     def encode(
         self,
         sentences: str | Iterable[str],
@@ -174,7 +175,7 @@ class Runtime:
             whole = whole[0]
         return whole if convert_to_tensor else whole.numpy()
 
-    @forking.past_fork
+    @past_fork
     def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Sentence vectors, float32 [N, hidden_size], of token ids with their special tokens.
 
@@ -199,7 +200,7 @@ class Runtime:
         vectors = self._run(ids, lengths, _POOLING[settings.pooling], settings.normalize and not with_pooler)
         return embedding.check_finite(self._through_pooler(vectors) if with_pooler else vectors, source, first)
 
-    @forking.past_fork
+    @past_fork
     def hidden_states(self, token_ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The last layer's token vectors of each sentence, float32 [length, hidden_size].
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sparsecse import forking, processors
 from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel
 from sparsecse.encoders.checkpoints import check_weights, from_stock, to_stock
 from sparsecse.errors import InputError
+from sparsecse.forking import apart
 from sparsecse.kernels import dispatch
+from sparsecse.processors import check_threads, default_threads
 from sparsecse.runtime import native
 from sparsecse.runtime.native_forward import NativeForward
 from sparsecse.runtime.precision import choose
@@ -46,7 +47,7 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
         InputError: a model of another kind, on another device, with hooks, or with weights that are not finite; or a
             precision that this machine does not have.
     """
-    threads = processors.check_threads(threads)
+    threads = check_threads(threads)
     module, name = _transformer(model)
     found = getattr(module, name)
     ours = _convert(found)
@@ -66,8 +67,8 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
     # A shallow copy, since an Encoder turns its model's native pass off.
     encoder = Encoder(copy.copy(ours), module.tokenizer, settings, "the model").eval()
     try:
-        count = threads or processors.default_threads(torch.get_num_threads())
-        choice = forking.apart(choose, encoder, precision, count)
+        count = threads or default_threads(torch.get_num_threads())
+        choice = apart(choose, encoder, precision, count)
     finally:
         ours.train(was_training)
     forward = NativeForward(choice.precision, choice.reason, threads, choice.scales)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from sparsecse.encoders import Encoder
+from sparsecse.encoders.embedding import read_token_ids
 from sparsecse.errors import InputError
 from sparsecse.runtime import Runtime, native
 from sparsecse.training.precision import autocast, computes_bfloat16
@@ -106,7 +107,7 @@ class _Tokens:
     def __init__(self, encoder: Encoder, texts: Sequence[str], max_length: int):
         self._tokenizer, self._settings = encoder.tokenizer, encoder.settings
         parts = [
-            native.pack(encoder.tokenize(texts[start : start + _TOKENIZED_AT_ONCE], max_length))
+            read_token_ids(encoder.tokenize(texts[start : start + _TOKENIZED_AT_ONCE], max_length))
             for start in range(0, len(texts), _TOKENIZED_AT_ONCE)
         ]
         self._ids = np.concatenate([ids for ids, _ in parts])
