@@ -17,6 +17,8 @@ from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sparsecse.evaluation import Tasks
 
 Precision = Annotated[
@@ -100,6 +102,7 @@ def evaluate(
     documents: Documents = None,
     query_prompt: QueryPrompt = None,
     document_prompt: DocumentPrompt = None,
+    aligned: options.Aligned = False,
     loading: ModelOptions,
     precision: Precision = "float32",
     seed: Seed = 1111,
@@ -121,14 +124,15 @@ def evaluate(
     that.
     """
     from sparsecse import stages
-    from sparsecse.cli.tables import agreement_table, evaluation_notes, evaluation_tables
+    from sparsecse.cli.tables import agreement_table, aligned_tables, evaluation_notes, evaluation_tables
     from sparsecse.evaluation import AgreementText, model_agreement
     from sparsecse.evaluation import evaluate as measure
     from sparsecse.packing.folder import model_name
     from sparsecse.runtime import Runtime
 
-    _check(model, tasks, agreement, reference)
+    _check(model, tasks, agreement, reference, aligned)
     set_threads(threads)
+    more: list[Table] = []
     found = _mteb_tasks(tasks, reading.data_dir, documents) if mteb_dir else None
     text = None
     if agreement:
@@ -183,6 +187,7 @@ def evaluate(
                 query_prompt=query_prompt,
                 document_prompt=document_prompt,
                 agreement_text=text,
+                aligned=aligned,
                 progress=progress,
             )
             if mteb_dir and found:
@@ -197,18 +202,23 @@ def evaluate(
         data = {**record.info["pruned"], "stage": record.info["stage"], "dense": record.info["dense"]}
         if text:
             data["agreement"] = record.info["agreement"]
+        if aligned:
+            data["aligned"] = record.info["aligned"]
+            more = aligned_tables(record.info)
     for line in evaluation_notes(next(iter(results.values()))):
         note(line)
     if documents:
         data = {**data, "documents": documents}
     compared_tables = [agreement_table(data["agreement"], reference or "the dense model")] if text else []
-    show(json, data, *evaluation_tables(results, documents or ""), *compared_tables)
+    show(json, data, *evaluation_tables(results, documents or ""), *more, *compared_tables)
 
 
-def _check(model: str, tasks: str, agreement: str | None, reference: str | None) -> None:
+def _check(model: str, tasks: str, agreement: str | None, reference: str | None, aligned: bool) -> None:
     """Refuse options that do not go together."""
     from sparsecse.evaluation.tasks import NO_TASKS
 
+    if model and aligned:
+        raise InputError("`aligned` compares the models of a run directory; leave MODEL out, or give `documents`.")
     if model and agreement and not reference:
         raise InputError(
             "`agreement` compares a named model with another; give that one as `reference`, or leave MODEL out to "

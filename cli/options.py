@@ -85,12 +85,20 @@ Method = Annotated[
 ]
 # training
 _TRAIN = "training"
+Aligned = Annotated[
+    bool,
+    typer.Option(
+        "--aligned",
+        help="The pruned model is for queries to an index of the dense model's vectors: also search that in the "
+        "retrieval tasks.",
+    ),
+]
 Teacher = Annotated[
     list[str] | None,
     typer.Option(
         "--teacher",
-        help="Model to distil from; given more than once, their mean. By default the dense model (`dense`) "
-        "averaged with cuts of it, as many as are best on dev (train has none).",
+        help="Model to distil from; given more than once, their mean. By default `dense`, the dense model (train has "
+        "none); `cuts` is its mean with lighter cuts of it, as many as are best on dev.",
         rich_help_panel=_TRAIN,
     ),
 ]

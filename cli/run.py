@@ -85,6 +85,7 @@ def run(
     dtype: options.Dtype = "float32",
     bench: Bench = True,
     out: Out = None,
+    aligned: options.Aligned = False,
     loading: ModelOptions,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
@@ -102,6 +103,7 @@ def run(
         from sparsecse.cli.tables import (
             BenchTable,
             agreement_tables,
+            aligned_tables,
             cut_notes,
             cut_tables,
             evaluation_notes,
@@ -126,6 +128,7 @@ def run(
             scoring=scoring,
             rewind_to=rewind_to,
             out=out,
+            aligned=aligned,
             bench_sentences=256 if bench else 0,
             bench={"threads": threads, "orders": ("given",), "rounds": 3},
         )
@@ -149,6 +152,7 @@ def run(
             *cut_tables(done["prune"][0].info),
             *([stages.training_summary(done["finetune"][0])] if repair else []),
             *evaluation_tables({"dense": results["dense"], "pruned": results["pruned"]}),
+            *aligned_tables(results),
             *agreement_tables(results),
         ]
         if "bench" in done:

@@ -264,6 +264,14 @@ def agreement_tables(info: Mapping[str, Any]) -> list[Table]:
     return [agreement_table(info["agreement"])] if "agreement" in info else []
 
 
+def aligned_tables(info: Mapping[str, Any]) -> list[Table]:
+    """Retrieval in the dense model's index, where that was measured; info: of the stage `eval`."""
+    if "aligned" not in info:
+        return []
+    results = {"dense": info["dense"], "pruned queries": info["aligned"]}
+    return [_search_table(results, "Retrieval", _RETRIEVAL, "retrieval_average", "the dense model")]
+
+
 _RETRIEVAL = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
 _RERANKING = {"map_at_1000": "MAP", "mrr_at_10": "MRR@10"}
 

@@ -18,7 +18,7 @@ from sparsecse.evaluation.dev import HELD_OUT, Dev, DevNames, DevSet, listed, lo
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning import surgery
 from sparsecse.pruning.costs import closed_form
-from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, choose_teachers, nothing_leaves
+from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, nothing_leaves
 from sparsecse.pruning.layers import best_layers, search_layers
 from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.pipeline import carry_out
@@ -260,14 +260,12 @@ def compress(
         if steps is not None:
             settings = replace(settings, max_steps=steps)
         judges: list[DevSet | str] = [] if held_out and not named else [*sets]
-        teachers = ensemble.cuts(choose_teachers(ensemble)[0]) if judges else [dense]
         distill(
             pruned,
-            teachers,
+            dense,
             _sentences(pairs if train_data is None else train_data, data_dir),
             settings=settings,
-            dev=[*judges, HELD_OUT] if held_out else judges,
-            dense=dense,
+            dev=[*judges, HELD_OUT] if held_out or dev is None else judges,
             progress=step_progress,
             teacher_progress=progress("Embedding with the teacher"),
         )

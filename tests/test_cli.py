@@ -118,7 +118,7 @@ def test_run_takes_every_training_option(call, sentence_folder, pairs_file, sent
 
 
 def test_the_commands_that_train_share_options_and_have_their_own_defaults():
-    repair = {"objective": "distill", "learning_rate": 1e-4, "warmup_ratio": 0.1, "eval_every": 50, "mlp_head": False}
+    repair = {"objective": "distill", "learning_rate": 2e-4, "warmup_ratio": 0.1, "eval_every": 50, "mlp_head": False}
     dense = {"objective": "unsup", "learning_rate": 3e-5, "warmup_ratio": 0.0, "eval_every": 125, "mlp_head": True}
     for command, wanted in ((train.train, dense), (finetune.finetune, repair), (run.run, repair)):
         parameters = inspect.signature(command).parameters

@@ -152,13 +152,15 @@ def test_rounds_that_cannot_be(bad):
         Recipe(**bad)
 
 
-def test_the_repair_learns_from_the_model_and_its_cuts(run, tmp_path, sentences):
+def test_the_repair_learns_from_the_model_or_from_its_cuts_too(run, tmp_path, sentences):
     text = tmp_path / "sentences.txt"
     text.write_text("\n".join(sentences))
     settings = TrainingSettings(batch_size=4, max_steps=2, eval_every=1)
     stages.prune(run, Recipe(sparsity=0.5))
-    record, _ = stages.finetune(run, DataOptions(str(text)), settings)
+    record, _ = stages.finetune(run, DataOptions(str(text)), settings, teachers=[ModelOptions("cuts")])
     assert record.info["teachers"][0] == 0.0
     assert "score/scores.safetensors" in record.inputs
-    alone, reused = stages.finetune(run, DataOptions(str(text)), settings, teachers=[ModelOptions("dense")])
+    alone, reused = stages.finetune(run, DataOptions(str(text)), settings)
     assert not reused and "teachers" not in alone.info
+    _, reused = stages.finetune(run, DataOptions(str(text)), settings, teachers=[ModelOptions("dense")])
+    assert reused

@@ -443,6 +443,15 @@ def test_eval_of_a_run_directory(call, sentence_folder, pairs_file, folder):
     assert code == 0 and "documents by dense" in out and "change" in out
     record = json.loads(Path("sparsecse-run/eval/record.json").read_text())
     assert record["settings"]["documents"]["name"] and "documents" in record["inputs"]
+    code, out, _ = call("eval", "--tasks", folder, "--aligned", "--json")
+    aligned = json.loads(out)
+    assert code == 0 and aligned["tasks"] == own["tasks"]
+    assert aligned["aligned"]["tasks"] == two["tasks"]  # the pruned model's queries, the dense one's documents
+    code, out, _ = call("eval", "--tasks", folder, "--aligned")
+    assert code == 0 and "documents by the dense model" in out and "pruned queries" in out
+    for wrong in (["--tasks", pairs_file], ["--tasks", folder, "--documents", "dense"], [sentence_folder]):
+        code, _, err = call("eval", *wrong, "--aligned")
+        assert code == 2 and "--aligned" in err
 
 
 def test_eval_of_all_kinds_and_agreement(call, sentence_folder, pairs_file, folder):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.datasets import load_sentences
+from sparsecse.errors import InputError
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
@@ -18,7 +19,7 @@ from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.pack import pack
 from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score
-from sparsecse.stages.train import StepProgress, finetune
+from sparsecse.stages.train import DENSE, StepProgress, finetune
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Record, Workdir
 
@@ -31,6 +32,7 @@ class Plan:
     teachers: of the repair; see `train.finetune`.
     rewind_to: a checkpoint, or None to keep the scored model's weights.
     training: settings of the repair, or None for no repair.
+    aligned: the model is for an index of the dense one's vectors: no other teacher, and `eval` searches such an index.
     bench_sentences: how many of the training sentences are timed; 0 for no benchmark.
     """
 
@@ -47,6 +49,7 @@ class Plan:
     dtype: str = "float32"
     rewind_to: str | None = None
     out: Path | None = None
+    aligned: bool = False
     bench_sentences: int = 256
     bench: Mapping[str, Any] = field(default_factory=dict)
 
@@ -78,6 +81,10 @@ def run(
     A rewind or repair of an earlier plan that this one does not have must not be taken for the newest model: it is
     moved aside (`Workdir.retire`).
     """
+    if plan.aligned and any(one.name != DENSE for one in plan.teachers):
+        raise InputError(
+            f"`aligned` keeps the vectors in the dense model's space; leave `teacher` out, or give {DENSE}."
+        )
     data_dir = plan.data.data_dir
     order = plan.stages()
 
@@ -131,6 +138,7 @@ def run(
         data_dir=data_dir,
         positive_minimum=minimum,
         agreement_text=run_text(workdir, plan.train_data, plan.training),
+        aligned=plan.aligned,
         progress=progress,
     )
     starts("pack")

@@ -29,6 +29,9 @@ from sparsecse.workdir import Record, Workdir
 
 StepProgress = Callable[[StepReport], None]
 
+DENSE, CUTS = "dense", "cuts"
+"""Names among the teachers: the dense model; its mean with lighter cuts of it."""
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -98,17 +101,17 @@ def finetune(
     """Repair the newest pruned or rewound model; the best weights on dev are kept, step 0 included (`guard.Guard`).
 
     Args:
-        dev: what picks the weights; by default as for `prune` (`dev.dev_sets`), and where these are none the agreement
-            with the dense model on held-out training sentences, which the name "agreement" asks for.
-        teachers: the models to distil from, whose unit vectors are averaged; the name "dense" is the dense model. By
-            default the dense model and as many lighter cuts of it as are best on dev (`ensemble.choose_teachers`), or
-            the dense model alone where nothing was scored or no dev set has a name.
+        dev: what picks the weights; by default what `prune` chooses by (`dev.dev_sets`), where there is any, and the
+            agreement with the dense model on held-out training sentences, which has the name "agreement".
+        teachers: the models to distil from, whose unit vectors are averaged; by default "dense", the dense model, in
+            whose space the vectors then stay. "cuts" alone is the dense model averaged with as many lighter cuts of it
+            as are best on dev (`ensemble.choose_teachers`).
     """
     source = "rewind" if workdir.record("rewind") is not None and workdir.stale("rewind") is None else "prune"
     examples, scores = training_data(data, set(settings.objective))
     sets, held_out = _finetune_dev(workdir, dev)
-    if held_out and scores is not None:
-        if sets or dev is not None:
+    if scores is not None and held_out:
+        if dev is not None:
             raise InputError(
                 f"`dev` {HELD_OUT} holds sentences out, and `objective` graded trains on pairs; give a text file."
             )
@@ -121,23 +124,27 @@ def finetune(
     _refuse_training_pairs(sets, examples, scores)
     if sets or held_out:
         inputs["dense"] = dense_hash(workdir)
-    distils = "distill" in settings.objective
-    named = [load_dense(workdir) if one.name == "dense" else one.load() for one in teachers] if distils else []
-    if named:
-        inputs["teacher"] = "+".join(map(fingerprint, named))
-    elif distils:
+    wanted = (teachers or [ModelOptions(DENSE)]) if "distill" in settings.objective else []
+    averaged = [one.name for one in wanted] == [CUTS]
+    named = [] if averaged else [None if one.name == DENSE else one.load() for one in wanted]
+    if averaged:
         # What the choice among its cuts follows from.
         inputs["teacher"] = dense_hash(workdir)
-        if sets and workdir.record("score") is not None:
-            inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
+        if not sets or workdir.record("score") is None:
+            raise InputError(f"`teacher` {CUTS} is chosen by scores and labelled dev sets; leave it out.")
+        inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
+    elif named:
+        inputs["teacher"] = "+".join(dense_hash(workdir) if one is None else fingerprint(one) for one in named)
 
     def prepare() -> _Work:
         dense = load_dense(workdir)
         judge = Dev(sets, dense, settings.tolerance)
-        taught_by: Sequence[Encoder] = named
+        taught_by: Sequence[Encoder] = [dense if one is None else one for one in named]
         info: dict[str, Any] = {}
-        if distils and not named:
-            taught_by, info = _self_ensemble(workdir, dense, judge, teacher_progress)
+        if averaged:
+            ensemble = Ensemble(dense, load_scores(workdir), judge)
+            sparsities, tried = choose_teachers(ensemble, teacher_progress("Choosing the teachers"))
+            taught_by, info = ensemble.cuts(sparsities), {"teachers": sparsities, "teacher_dev": tried}
         left, held = hold_out(examples, settings.seed) if held_out else (examples, None)
         if held is not None:
             judge = judge.also(held)
@@ -234,24 +241,13 @@ def training_summary(record: Record) -> str:
 
 def _finetune_dev(workdir: Workdir, dev: DevOptions | None) -> tuple[list[DevSet], bool]:
     """The dev sets with a name, and whether training sentences are held out for another."""
-    named, held_out = (None, False) if dev is None else dev.without_held_out()
-    if held_out and named is None:
-        return [], True
+    named, held_out = (None, True) if dev is None else dev.without_held_out()
+    if dev is not None and named is None:
+        return [], held_out
     try:
         return dev_sets(workdir, named), held_out
     except NoDevError:
         return [], True
-
-
-def _self_ensemble(
-    workdir: Workdir, dense: Encoder, dev: Dev, progress: Progress
-) -> tuple[Sequence[Encoder], dict[str, Any]]:
-    """The teachers that the scores offer; for the record, their sparsities and the figures of the candidates."""
-    if not dev.sets or workdir.record("score") is None:
-        return [dense], {}
-    ensemble = Ensemble(dense, load_scores(workdir), dev)
-    sparsities, tried = choose_teachers(ensemble, progress("Choosing the teachers"))
-    return ensemble.cuts(sparsities), {"teachers": sparsities, "teacher_dev": tried}
 
 
 def _examples_hash(examples: Sequence[Example], scores: Sequence[float] | None) -> str:

@@ -23,7 +23,7 @@ from sparsecse.files import text_hash
 from sparsecse.kernels import uniformity
 from sparsecse.kernels.dispatch import fast_bfloat16
 from sparsecse.objectives import alignment
-from sparsecse.pruning.ensemble import Ensemble, choose_reconstruction, choose_teachers
+from sparsecse.pruning.ensemble import Ensemble, choose_reconstruction
 from sparsecse.pruning.masks import Budget, Mask, select
 from sparsecse.pruning.surgery import prune
 from sparsecse.runtime import Runtime, native
@@ -150,14 +150,8 @@ class Setup:
 
     @cached_property
     def ensemble(self) -> Ensemble:
-        """The cuts by the paper's scores, for the choice of teachers."""
+        """The cuts by the paper's scores, and what is chosen by."""
         return Ensemble(self.dense, self.scores(), Dev([DevSet.of(self.score_pairs)], self.dense))
-
-    @cached_property
-    def teachers(self) -> Sequence[Encoder]:
-        """The dense model and the cuts that the repair learns from, the same for every cell."""
-        sparsities, _ = choose_teachers(self.ensemble)
-        return self.ensemble.cuts(sparsities)
 
     @staticmethod
     def runtime(model: Encoder | SentenceEncoder, precision: str) -> SentenceEncoder:
@@ -177,7 +171,7 @@ class Setup:
             encoder,
             [(sentence,) for sentence in self.sentences],
             TrainingSettings(**{**asdict(training), "seed": seed}),
-            teacher=self.teachers,
+            teacher=self.dense,
             dev=self.ensemble.dev,
         )
 

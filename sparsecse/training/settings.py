@@ -63,7 +63,7 @@ class TrainingSettings:
         parse=parse_objective,
         text=objective_text,
     )
-    learning_rate: float = setting(1e-4, "Peak learning rate of AdamW.")
+    learning_rate: float = setting(2e-4, "Peak learning rate of AdamW.")
     batch_size: int = setting(64, "Examples per training pass.", "--train-batch-size")
     gradient_accumulation: int = setting(1, "Passes per optimiser step.")
     epochs: float = setting(1.0, "Passes over the data.")
@@ -76,7 +76,7 @@ class TrainingSettings:
     warmup_ratio: float = setting(0.1, "Part of the steps with rising rate.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.")
     max_grad_norm: float = 1.0
-    max_length: int = setting(64, "Tokens kept of a training sentence.", "--train-max-length")
+    max_length: int = setting(128, "Tokens kept of a training sentence.", "--train-max-length")
     temperature: float = setting(0.05, "Temperature of InfoNCE and CoSENT.")
     hard_negative_weight: float = setting(0.0, "Added to the logit of an anchor's own hard negative.")
     momentum: float = setting(0.995, "What moco's and byol's momentum encoder keeps of itself at a step.")
