@@ -8,6 +8,7 @@ TORCH ?= torch==2.13.0
 .PHONY: demo test install lint docs bench asan clean
 
 $(BIN)/sparsecse: pyproject.toml setup.py constraints.txt $(wildcard csrc/*) $(wildcard kernels/*.py) $(wildcard cli/*.py) $(shell find sparsecse -name '*.py')
+	@echo "Installing into $(VENV); this downloads torch and takes minutes, without a word"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q $(TORCH)
 	$(BIN)/pip install -q -c constraints.txt ".[demo,test,dev,docs]"

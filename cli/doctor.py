@@ -15,7 +15,9 @@ def doctor(*, json: options.Json = False) -> None:
     from sparsecse.doctor import examine
 
     facts = examine()
-    show(json, facts, rows_table("This installation", ("what", "found"), _rows(facts)))
+    table = rows_table("This installation", ("what", "found"), _rows(facts))
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
+    show(json, facts, table)
 
 
 def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from sparsecse.datasets import load_sentences
 from sparsecse.errors import InputError
 from sparsecse.progress import Progress, silent
+from sparsecse.pruning.masks import Budget
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
 from sparsecse.sources import DataOptions, DevOptions, ModelOptions
@@ -85,6 +86,8 @@ def run(
         raise InputError(
             f"`aligned` keeps the vectors in the dense model's space; leave `teacher` out, or give {DENSE}."
         )
+    if not plan.recipe.removes:
+        Budget.of(())  # refuses before the scoring, which takes minutes, and says which options there are
     data_dir = plan.data.data_dir
     order = plan.stages()
 
