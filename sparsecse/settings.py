@@ -69,6 +69,12 @@ def choose(name: str, value: str, known: Any) -> None:
         raise InputError(f"`{name}` '{value}' is unknown; choose one of {', '.join(known)}.")
 
 
+def check_fraction(name: str, fraction: float) -> None:
+    """Refuse a fraction to remove that is outside 0 to 1 (1 excluded), NaN too."""
+    if not 0 <= fraction < 1:
+        raise InputError(f"`{name}` {fraction:g} is outside 0 to 1 (1 excluded): it is the fraction that is removed.")
+
+
 def at_least(name: str, value: Any, least: int) -> None:
     """Refuse a number below the least that makes sense."""
     if value < least:

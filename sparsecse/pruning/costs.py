@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from sparsecse.encoders import Encoder, SparseCSEConfig
 from sparsecse.errors import InputError
-from sparsecse.pruning.masks import Mask, check_fraction
+from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.order import Limits, orders
 from sparsecse.pruning.recipe import AVERAGE_LENGTH
 from sparsecse.scoring import Scores
+from sparsecse.settings import check_fraction
 
 _ROUNDING = 1e-12
 

@@ -16,6 +16,7 @@ from sparsecse.errors import InputError
 from sparsecse.files import atomic_file
 from sparsecse.pruning.order import Limits, Order, order_of, orders
 from sparsecse.scoring import Scores
+from sparsecse.settings import check_fraction
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,6 @@ def _removed(kind: str, total: int, sparsity: float | None, own: float | None, k
         return 0
     check_fraction(name, fraction)
     return round(fraction * total)
-
-
-def check_fraction(name: str, fraction: float) -> None:
-    """Refuse a fraction to remove that is outside 0 to 1 (1 excluded), NaN too."""
-    if not 0 <= fraction < 1:
-        raise InputError(f"`{name}` {fraction:g} is outside 0 to 1 (1 excluded): it is the fraction that is removed.")
 
 
 def lowest(layers: Sequence[torch.Tensor], count: int) -> tuple[torch.Tensor, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsecse.errors import InputError
 from sparsecse.guard import check_tolerance, tolerance_setting
-from sparsecse.settings import at_least, choose, documented, setting, split_list
+from sparsecse.settings import at_least, check_fraction, choose, documented, setting, split_list
 
 COSTS = ("structures", "parameters", "multiply-adds", "latency")
 """What a sparsity can be a fraction of; "structures" counts heads and neurons apart (`masks.Budget`)."""
@@ -130,6 +130,9 @@ class Recipe:
 
     def _check_budget(self) -> None:
         choose("cost", self.cost, COSTS)
+        for name in ("sparsity", "head_sparsity", "neuron_sparsity"):
+            if (fraction := getattr(self, name)) is not None:
+                check_fraction(name, fraction)
         at_least("align", self.align, 1)
         at_least("average_length", self.average_length, 1)
         if self.vocab_size is not None:
@@ -162,6 +165,10 @@ class Recipe:
     @property
     def needs_scores(self) -> bool:
         return self.auto or bool(self.budget)
+
+    @property
+    def removes_nothing(self) -> bool:
+        return not self.needs_scores and self.layers is None and not self.vocab
 
     @property
     def budget_settings(self) -> dict[str, Any]:
