@@ -159,7 +159,11 @@ def test_what_is_no_dev_set(tmp_path, pairs):
 def test_training_has_no_dense_model_to_agree_with(tmp_path, sentence_folder, documents, dev):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(documents))
-    data, names = DataOptions(str(text)), DevOptions((dev.format(text=text),))
+    model, data, names = (
+        ModelOptions(str(sentence_folder)),
+        DataOptions(str(text)),
+        DevOptions((dev.format(text=text),)),
+    )
     with pytest.raises(InputError, match="no dense model to agree with"):
         stages.train_dense(
             Workdir(tmp_path / "run"), ModelOptions(str(sentence_folder)), data, TrainingSettings(), names
