@@ -165,9 +165,7 @@ def test_training_has_no_dense_model_to_agree_with(tmp_path, sentence_folder, do
         DevOptions((dev.format(text=text),)),
     )
     with pytest.raises(InputError, match="no dense model to agree with"):
-        stages.train_dense(
-            Workdir(tmp_path / "run"), ModelOptions(str(sentence_folder)), data, TrainingSettings(), names
-        )
+        stages.train_dense(Workdir(tmp_path / "run"), model, data, TrainingSettings(), names)
 
 
 def test_of_a_large_collection_a_fixed_sample_is_taken(collection, monkeypatch):
