@@ -22,7 +22,7 @@ from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, atomic_file
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.training.examples import training_data
 from sparsecse.workdir import Workdir
@@ -94,6 +94,7 @@ def test_the_newest_model_follows_from_the_stages_before_it(run, text_file, tmp_
     [
         ({"recipe": Recipe()}, "Nothing says how much to prune"),
         ({"tasks": "nonsense"}, "no task 'nonsense'"),
+        ({"dev": DevOptions(("nowhere.txt",))}, "nowhere.txt is none of graded pairs"),
         ({"aligned": True}, "`aligned` takes a retrieval task"),
         ({"aligned": True, "tasks": "demo", "teachers": [ModelOptions("cuts")]}, "leave `teacher` out"),
     ],

@@ -161,3 +161,6 @@ def _refuse(plan: Plan) -> None:
     if plan.recipe.removes_nothing:
         Budget.of(())  # says which options there are
     check_aligned(load_tasks(plan.tasks, data_dir=plan.data.data_dir), plan.aligned)
+    named = None if plan.dev is None else plan.dev.without_held_out()[0]
+    if named is not None:
+        named.load()
