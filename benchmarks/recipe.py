@@ -22,7 +22,7 @@ import sparsecse
 from sparsecse.benchmarking import machine, versions
 from sparsecse.datasets import load_retrieval, load_sentences
 from sparsecse.evaluation import evaluate
-from sparsecse.evaluation.agreement import AgreementText, model_agreement
+from sparsecse.evaluation.agreement import model_agreement
 from sparsecse.evaluation.retrieval import retrieval
 
 TASKS = "sts12,sts14,sts15,stsb-test"
@@ -49,7 +49,7 @@ class Measure:
     def __init__(self, dense: sparsecse.Encoder, arguments: argparse.Namespace, held_out: list[str]):
         self.arguments = arguments
         self.dense = sparsecse.Runtime(dense, "float32")
-        self.text = AgreementText(held_out, "held out")
+        self.held_out = held_out
         self.sets = [load_retrieval(folder) for folder in arguments.retrieval]
 
     def __call__(self, encoder: sparsecse.Encoder) -> dict[str, Any]:
@@ -57,12 +57,13 @@ class Measure:
         found = evaluate(runtime, TASKS, data_dir=self.arguments.data_dir)
         result: dict[str, Any] = {name: task.spearman for name, task in found.tasks.items()}
         result["similarity"] = found.average
-        for index, label in ((None, ""), (self.dense, " aligned")):
+        own = encoder is self.dense.encoder  # its own index and the dense model's are the same
+        for index, label in ((None, ""), *([] if own else [(self.dense, " aligned")])):
             values = {task.name: retrieval(task, runtime, index).ndcg_at_10 for task in self.sets}
             result |= {f"{name}{label}": value for name, value in values.items()}
             if values:
                 result[f"retrieval{label}"] = sum(values.values()) / len(values)
-        result["agreement"] = model_agreement(runtime, self.dense, self.text.sentences).to_json()
+        result["agreement"] = model_agreement(runtime, self.dense, self.held_out).to_json()
         return result
 
 

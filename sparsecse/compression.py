@@ -36,21 +36,32 @@ from sparsecse.vocabulary import Corpus
 Data = str | Path | PairSet | Sequence[str]
 
 
+def _named(data: str | Path, data_dir: str | Path | None) -> DataOptions:
+    return DataOptions(str(data), data_dir=None if data_dir is None else str(data_dir))
+
+
 def _pairs(data: Data, scoring: ScoringSettings, data_dir: str | Path | None) -> PairSet:
     if isinstance(data, PairSet):
         return data
     if isinstance(data, (str, Path)):
-        return scored_set(DataOptions(str(data), data_dir=None if data_dir is None else str(data_dir)), scoring)
+        return scored_set(_named(data, data_dir), scoring)
     return views_of(
         list(dict.fromkeys(data)), "sentences", limit=scoring.limit, dropout=scoring.dropout, seed=scoring.seed
     )
 
 
+def _graded(data: Data, data_dir: str | Path | None) -> PairSet | None:
+    """The gold scores of the data, whatever it is scored by."""
+    if isinstance(data, (str, Path)):
+        return _named(data, data_dir).graded()
+    return data if isinstance(data, PairSet) and data.scores is not None else None
+
+
 def _sentences(data: Data, data_dir: str | Path | None) -> list[str]:
     if isinstance(data, PairSet):
-        return data.sentences()
+        return list(dict.fromkeys(data.sentences()))  # dropout views have each twice
     if isinstance(data, (str, Path)):
-        examples, _ = training_data(DataOptions(str(data), data_dir=None if data_dir is None else str(data_dir)), set())
+        examples, _ = training_data(_named(data, data_dir), set())
         return [sentence for (sentence,) in examples]
     return list(dict.fromkeys(data))
 
@@ -218,12 +229,12 @@ def compress(
         raise InputError(f"steps {steps} is less than 1; give a whole number above 0, or repair=False.")
     wanted = Recipe(**{"sparsity": sparsity, "reconstruct": True, **recipe})
     pairs = _pairs(data, scoring, data_dir)
-    graded = pairs if pairs.scores is not None else None
     named, held_out = listed(dev)
     if named:
         sets = load_dev(named, data_dir)
     else:
-        sets = [DevSet.of(one) for one in dev_pairs(graded, data_dir or os.environ.get("SPARSECSE_DATA_DIR"))]
+        beside = data_dir or os.environ.get("SPARSECSE_DATA_DIR")
+        sets = [DevSet.of(one) for one in dev_pairs(_graded(data, data_dir), beside)]
     if not sets:
         if wanted.auto or wanted.layers_compete:
             raise InputError(f"{pairs.source} has no gold scores for sparsity auto and layers auto to choose by.")
@@ -263,7 +274,7 @@ def compress(
         distill(
             pruned,
             dense,
-            _sentences(pairs if train_data is None else train_data, data_dir),
+            _sentences(data if train_data is None else train_data, data_dir),
             settings=settings,
             dev=[*judges, HELD_OUT] if held_out or dev is None else judges,
             progress=step_progress,

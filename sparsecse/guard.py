@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +28,10 @@ def tolerance_setting() -> Any:
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Refuse a tolerance below 0."""
-    if not tolerance >= 0:
-        raise InputError(f"`tolerance` {tolerance:g} is below 0; give how many points, x100, may be lost.")
+    """Refuse a tolerance below 0, and one that no record can hold."""
+    if not 0 <= tolerance < math.inf:
+        wrong = "below 0" if tolerance < 0 else "no finite number"
+        raise InputError(f"`tolerance` {tolerance:g} is {wrong}; give how many points, x100, may be lost.")
 
 
 @dataclass(frozen=True)

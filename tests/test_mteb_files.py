@@ -62,7 +62,7 @@ def test_the_files_of_a_model(written):
         "local/tiny-bert",
         folder.name,
         32,
-        48,
+        40,
     )
     assert meta["n_parameters"] > 1000 and meta["loader"] is None
 

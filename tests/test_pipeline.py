@@ -22,7 +22,7 @@ from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, atomic_file
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.training.examples import training_data
 from sparsecse.workdir import Workdir
@@ -87,6 +87,30 @@ def test_the_newest_model_follows_from_the_stages_before_it(run, text_file, tmp_
     )
     record, _ = stages.pack(run)
     assert record.info["stage"] == "prune"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": Recipe()}, "Nothing says how much to prune"),
+        ({"tasks": "nonsense"}, "no task 'nonsense'"),
+        ({"dev": DevOptions(("nowhere.txt",))}, "nowhere.txt is none of graded pairs"),
+        ({"aligned": True}, "`aligned` takes a retrieval task"),
+        ({"aligned": True, "tasks": "demo", "teachers": [ModelOptions("cuts")]}, "leave `teacher` out"),
+    ],
+)
+def test_what_a_late_stage_refuses_is_refused_before_the_first(tmp_path, changes, message):
+    options = {"recipe": Recipe(sparsity=0.25), "tasks": "demo-test", "training": TrainingSettings(), **changes}
+    plan = stages.Plan(ModelOptions("nowhere"), DataOptions("demo"), DataOptions("demo"), **options)
+    with pytest.raises(InputError, match=message):
+        stages.run(Workdir(tmp_path / "run"), plan)
+
+
+def test_a_model_without_scores_is_repaired_by_agreement(tmp_path, sentence_folder, text_file):
+    workdir = Workdir(tmp_path / "run")
+    stages.prune(workdir, Recipe(layers=(0, 2)), ModelOptions(str(sentence_folder)))
+    record, _ = repair(workdir, text_file, max_steps=1)
+    assert record.settings["held_out"] and record.info["steps"] == 1
 
 
 def test_the_whole_run_is_done_once_and_what_is_missing_again(tmp_path, sentence_folder, pairs_file, text_file):

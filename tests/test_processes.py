@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,16 @@ def in_child(function: Callable[[], object]) -> object:
         process.join()
 
 
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def start_team() -> None:
-    """Have PyTorch compute with two threads on this one."""
-    assert torch.get_num_threads() == 2
+    """Have PyTorch compute with its two threads."""
     LARGE.mul(2)
 
 

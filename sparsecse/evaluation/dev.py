@@ -92,14 +92,15 @@ class DevSet:
         return 100 * similarity_spearman(ours, theirs)
 
 
-DevNames = str | DevSet | DevData | Sequence[str | DevSet | DevData]
+DevNames = str | Path | DevSet | DevData | Sequence[str | Path | DevSet | DevData]
 """Dev sets as a user gives them: names and paths, several with commas or in a list, or the data itself."""
 
 
 def listed(dev: DevNames | None) -> tuple[list[str | DevSet | DevData], bool]:
     """The dev sets one by one, and whether `HELD_OUT` was among them."""
-    whole = [dev] if isinstance(dev, str | DevSet | DevData) else list(dev or ())
-    every = [one for part in whole for one in (split_list(part) if isinstance(part, str) else (part,))]
+    whole = [dev] if isinstance(dev, str | Path | DevSet | DevData) else list(dev or ())
+    named = [str(part) if isinstance(part, Path) else part for part in whole]
+    every = [one for part in named for one in (split_list(part) if isinstance(part, str) else (part,))]
     return [one for one in every if one != HELD_OUT], HELD_OUT in every
 
 

@@ -129,10 +129,10 @@ class Recipe:
             )
 
     def _check_budget(self) -> None:
+        choose("cost", self.cost, COSTS)
         for name in ("sparsity", "head_sparsity", "neuron_sparsity"):
             if (fraction := getattr(self, name)) is not None:
                 check_fraction(name, fraction)
-        choose("cost", self.cost, COSTS)
         at_least("align", self.align, 1)
         at_least("average_length", self.average_length, 1)
         if self.vocab_size is not None:
@@ -167,9 +167,8 @@ class Recipe:
         return self.auto or bool(self.budget)
 
     @property
-    def removes(self) -> bool:
-        """Whether anything leaves."""
-        return self.needs_scores or self.layers is not None or bool(self.vocab)
+    def removes_nothing(self) -> bool:
+        return not self.needs_scores and self.layers is None and not self.vocab
 
     @property
     def budget_settings(self) -> dict[str, Any]:

@@ -8,23 +8,26 @@ from sparsecse.sources import DataOptions
 from sparsecse.stages.score import score_set
 from sparsecse.training import TrainingSettings
 from sparsecse.training.examples import training_data
+from sparsecse.training.held_out import hold_out
 from sparsecse.training.loop import unseen_rows
 from sparsecse.workdir import Workdir
 
 RUN_LIMIT = 1000  # sentences: embedding them takes a small part of the time of the other stages
 
 
-def run_text(workdir: Workdir, data: DataOptions, training: TrainingSettings | None) -> AgreementText | None:
+def run_text(
+    workdir: Workdir, data: DataOptions, training: TrainingSettings | None, *, held_out: bool = False
+) -> AgreementText | None:
     """At most `RUN_LIMIT` sentences for the agreement of a run's models, or None where there are too few.
 
-    They are those of the training data that no step of the repair takes; where these are fewer than a block of the
-    similarities, or nothing is repaired, those that the scores were taken on.
+    They are those of the training data that no step of the repair takes, and that do not pick its weights; where these
+    are fewer than a block of the similarities, or nothing is repaired, those that the scores were taken on.
 
-    data, training: of the repair.
+    data, training: of the repair. held_out: whether it held out sentences to pick its weights (`held_out.hold_out`).
     """
-    held_out = _held_out(data, training) if training else []
-    if len(held_out) >= BLOCK:
-        return AgreementText(draw_sentences(held_out, RUN_LIMIT), f"{data.name}, not trained on")
+    untouched = _untouched(data, training, held_out) if training else []
+    if len(untouched) >= BLOCK:
+        return AgreementText(draw_sentences(untouched, RUN_LIMIT), f"{data.name}, not trained on")
     scored = score_set(workdir)
     sentences = list(dict.fromkeys(scored.sentences()))
     if len(sentences) < least_sentences():
@@ -32,8 +35,10 @@ def run_text(workdir: Workdir, data: DataOptions, training: TrainingSettings | N
     return AgreementText(draw_sentences(sentences, RUN_LIMIT), f"{scored.source}, scored on")
 
 
-def _held_out(data: DataOptions, training: TrainingSettings) -> list[str]:
+def _untouched(data: DataOptions, training: TrainingSettings, held_out: bool) -> list[str]:
     examples, _ = training_data(data, set(training.objective))
+    if held_out:
+        examples, _ = hold_out(examples, training.seed)
     unseen = set(unseen_rows(len(examples), training))
     trained_on = {text for row, example in enumerate(examples) if row not in unseen for text in example}
     left = dict.fromkeys(text for row, example in enumerate(examples) if row in unseen for text in example)

@@ -83,7 +83,7 @@ def resolve(workdir: Workdir, recipe: Recipe, model: ModelOptions | None) -> Dec
         decided = Decision(recipe, dense.model.config.layer_sizes(), dense=dense)
         decided.inputs["model"] = fingerprint(dense)
         decided.settings["model"] = model.settings()
-    if not recipe.removes:
+    if recipe.removes_nothing:
         Budget.of(decided.sizes)  # refuses, and says which options there are
     if recipe.vocab:
         decided.corpus = Corpus(recipe.vocab)

@@ -11,17 +11,19 @@ from sparsecse.workdir import Workdir
 
 
 class NoDevError(InputError):
-    """Nothing to choose by: no dev set was named, and the scores were taken on sentences alone."""
+    """Nothing to choose by: no dev set was named, and no scores were taken, or those on sentences alone."""
 
 
 def dev_sets(workdir: Workdir, dev: DevOptions | None = None) -> list[DevSet]:
     """What choices are made on: `dev`, or the graded pairs of the scores and the dev sets that lie beside them.
 
     Raises:
-        NoDevError: no `dev`, and no gold scores.
+        NoDevError: no `dev`, and no gold scores or nothing scored.
     """
     if dev is not None:
         return dev.load()
+    if workdir.record("score") is None:  # whole layers or the vocabulary alone have left
+        raise NoDevError(f"{workdir.path} has no scores, and so no graded pairs to choose by; give dev sets as `dev`.")
     data = score_data(workdir)
     graded = dev_pairs(data.graded(), data.data_dir)
     if not graded:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
-from sparsecse.evaluation import AgreementText, agreement, evaluate, load_tasks
+from sparsecse.evaluation import AgreementText, Tasks, agreement, evaluate, load_tasks
 from sparsecse.evaluation.agreement import embed_text
 from sparsecse.evaluation.retrieval import retrieval
 from sparsecse.evaluation.transfer import SEED
@@ -18,6 +18,14 @@ from sparsecse.runtime import Runtime
 from sparsecse.sources import ModelOptions
 from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input
 from sparsecse.workdir import Record, Workdir
+
+
+def check_aligned(tasks: Tasks, aligned: bool, documents: ModelOptions | None = None) -> None:
+    """Refuse `aligned` without a retrieval task, and beside other `documents`."""
+    if aligned and (documents is not None or not tasks.retrieval):
+        raise InputError(
+            "`aligned` takes a retrieval task among `tasks`, and no `documents`: these are the dense model's."
+        )
 
 
 def evaluate_run(
@@ -54,10 +62,7 @@ def evaluate_run(
     """
     stage, _ = workdir.newest_model()
     found = load_tasks(tasks, data_dir=data_dir)
-    if aligned and (documents is not None or not found.retrieval):
-        raise InputError(
-            "`aligned` takes a retrieval task among `tasks`, and no `documents`: these are the dense model's."
-        )
+    check_aligned(found, aligned, documents)
     inputs = {
         "model": dense_hash(workdir),
         **model_input(workdir, stage),

@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsecse.datasets import load_sentences
 from sparsecse.errors import InputError
+from sparsecse.evaluation import load_tasks
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.masks import Budget
 from sparsecse.pruning.recipe import Recipe
@@ -16,7 +17,7 @@ from sparsecse.scoring import ScoringSettings
 from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.stages.agreement import run_text
 from sparsecse.stages.bench import bench_run
-from sparsecse.stages.evaluate import evaluate_run
+from sparsecse.stages.evaluate import check_aligned, evaluate_run
 from sparsecse.stages.pack import pack
 from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score
@@ -82,12 +83,7 @@ def run(
     A rewind or repair of an earlier plan that this one does not have must not be taken for the newest model: it is
     moved aside (`Workdir.retire`).
     """
-    if plan.aligned and any(one.name != DENSE for one in plan.teachers):
-        raise InputError(
-            f"`aligned` keeps the vectors in the dense model's space; leave `teacher` out, or give {DENSE}."
-        )
-    if not plan.recipe.removes:
-        Budget.of(())  # refuses before the scoring, which takes minutes, and says which options there are
+    _refuse(plan)
     data_dir = plan.data.data_dir
     order = plan.stages()
 
@@ -119,6 +115,7 @@ def run(
     else:
         starts("rewind")
         done["rewind"] = rewind(workdir, plan.rewind_to)
+    held_out = False
     if plan.training is None:
         workdir.retire("finetune")
     else:
@@ -133,6 +130,7 @@ def run(
             teacher_progress=progress,
             note=note,
         )
+        held_out = done["finetune"][0].settings["held_out"]
     minimum = plan.scoring.objective.positive_minimum
     starts("eval")
     done["eval"] = evaluate_run(
@@ -140,7 +138,7 @@ def run(
         plan.tasks,
         data_dir=data_dir,
         positive_minimum=minimum,
-        agreement_text=run_text(workdir, plan.train_data, plan.training),
+        agreement_text=run_text(workdir, plan.train_data, plan.training, held_out=held_out),
         aligned=plan.aligned,
         progress=progress,
     )
@@ -152,3 +150,17 @@ def run(
         sentences = load_sentences(data.name, columns=data.columns, split=data.split, data_dir=data.data_dir)
         done["bench"] = bench_run(workdir, sentences[: plan.bench_sentences], progress=progress, **plan.bench)
     return done
+
+
+def _refuse(plan: Plan) -> None:
+    """Refuse before the first stage what a later one would refuse after hours."""
+    if plan.aligned and any(one.name != DENSE for one in plan.teachers):
+        raise InputError(
+            f"`aligned` keeps the vectors in the dense model's space; leave `teacher` out, or give {DENSE}."
+        )
+    if plan.recipe.removes_nothing:
+        Budget.of(())  # says which options there are
+    check_aligned(load_tasks(plan.tasks, data_dir=plan.data.data_dir), plan.aligned)
+    named = None if plan.dev is None else plan.dev.without_held_out()[0]
+    if named is not None:
+        named.load()

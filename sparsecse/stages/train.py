@@ -68,8 +68,9 @@ def train_dense(
     """
     encoder = model.load()
     examples, scores = training_data(data, set(settings.objective))
-    sets = [] if dev is None else dev.load()
-    if any(one.kind == AGREEMENT for one in sets):
+    named, held_out = (None, False) if dev is None else dev.without_held_out()
+    sets = [] if named is None else named.load()
+    if held_out or any(one.kind == AGREEMENT for one in sets):
         raise InputError("`dev` has plain sentences, and here is no dense model to agree with; give labelled dev sets.")
     inputs = {"model": fingerprint(encoder), "data": _examples_hash(examples, scores), **_dev_input(sets)}
     _refuse_training_pairs(sets, examples, scores)
@@ -130,7 +131,7 @@ def finetune(
     if averaged:
         # What the choice among its cuts follows from.
         inputs["teacher"] = dense_hash(workdir)
-        if not sets or workdir.record("score") is None:
+        if all(one.kind == AGREEMENT for one in sets) or workdir.record("score") is None:
             raise InputError(f"`teacher` {CUTS} is chosen by scores and labelled dev sets; leave it out.")
         inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
     elif named:

@@ -84,14 +84,14 @@ def cells(setup: Setup) -> list[Cell]:
         return measured("other", {"name": other.name}, other.load(), other.key)
 
     found = [Cell("dense", lambda: measured("dense", {}, setup.dense, "dense"))]
+    for other in setup.settings.others:  # first: one that cannot be loaded is told at once
+        found.append(Cell(other.key, partial(beside, other)))
     for kept in range(total - 1, 0, -1):
         found.append(Cell(f"layers-{kept}", partial(fewer, kept, f"layers-{kept}")))
     for sparsity in setup.settings.sparsities or SPARSITIES:
         for kind, measure in (("both", both), ("pruned", structures)):
             key = f"{kind}-{sparsity:g}"
             found.append(Cell(key, partial(measure, sparsity, key)))
-    for other in setup.settings.others:
-        found.append(Cell(other.key, partial(beside, other)))
     return found
 
 

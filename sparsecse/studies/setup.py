@@ -150,8 +150,9 @@ class Setup:
 
     @cached_property
     def ensemble(self) -> Ensemble:
-        """The cuts by the paper's scores, and what is chosen by."""
-        return Ensemble(self.dense, self.scores(), Dev([DevSet.of(self.score_pairs)], self.dense))
+        """The cuts by the paper's scores, and what is chosen by, with the tolerance of the training."""
+        training = self.settings.training or TrainingSettings()
+        return Ensemble(self.dense, self.scores(), Dev([DevSet.of(self.score_pairs)], self.dense, training.tolerance))
 
     @staticmethod
     def runtime(model: Encoder | SentenceEncoder, precision: str) -> SentenceEncoder:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from sparsecse.errors import InputError
 from sparsecse.guard import check_tolerance, tolerance_setting
@@ -101,6 +102,9 @@ class TrainingSettings:
             if not holds:
                 raise InputError(f"`{name}` {getattr(self, name)} is not {wanted}.")
 
+        for field in fields(self):
+            value = getattr(self, field.name)
+            check(not isinstance(value, float) or math.isfinite(value), field.name, "a finite number")
         check(self.learning_rate > 0, "learning_rate", "above 0")
         check(self.batch_size >= 2, "batch_size", "at least 2")
         check(self.gradient_accumulation >= 1, "gradient_accumulation", "at least 1")
