@@ -228,7 +228,13 @@ def test_the_command_line(folder, sentence_folder, capsys, monkeypatch, tmp_path
 
 @pytest.mark.slow
 @needs_senteval
-def test_minilm(minilm):
-    result = evaluate(Runtime(load_encoder(minilm), "float32"), "mrpc", data_dir=SENTEVAL)
-    assert 71 < result.transfer["mrpc"].accuracy < 75
-    assert result.transfer["mrpc"].f1 is not None and 79 < result.transfer["mrpc"].f1 < 84
+def test_minilm(minilm, tmp_path):
+    """A part of MRPC: of the whole, whose accuracy is 73 and whose F1 81, the training alone takes minutes."""
+    part = tmp_path / "downstream/MRPC"
+    part.mkdir(parents=True)
+    for path in (SENTEVAL / "downstream/MRPC").iterdir():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        (part / path.name).write_text("".join(lines[:501]), encoding="utf-8")
+    result = evaluate(Runtime(load_encoder(minilm), "float32"), "mrpc", data_dir=tmp_path)
+    assert 65 < result.transfer["mrpc"].accuracy < 82
+    assert result.transfer["mrpc"].f1 is not None and 74 < result.transfer["mrpc"].f1 < 88
