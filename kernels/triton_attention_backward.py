@@ -130,6 +130,7 @@ def query_gradient_kernel(
     M: tl.constexpr,
     N: tl.constexpr,
 ):
+    """Gradients of the queries, and what the other kernels need by query. Grid: as in forward_kernel."""
     head = tl.program_id(0) % heads
     first = tl.program_id(0) // heads * M
     rows, real, row_begin, row_end, row_sentence, low, high = tiles.tile(first, tokens, sentence, begin, end, M)
@@ -281,6 +282,7 @@ def key_gradient_kernel(
     M: tl.constexpr,
     N: tl.constexpr,
 ):
+    """Gradients of keys and values, after query_gradient_kernel. Grid: tiles of N keys times heads."""
     head = tl.program_id(0) % heads
     first = tl.program_id(0) // heads * N
     rows, real, row_begin, row_end, _, low, high = tiles.tile(first, tokens, sentence, begin, end, N)
@@ -356,6 +358,7 @@ def bias_gradient_kernel(
     M: tl.constexpr,
     N: tl.constexpr,  # equal to M
 ):
+    """Parts of the bias's gradient, after query_gradient_kernel. Grid: chunks times heads."""
     head = tl.program_id(0) % heads
     chunk = tl.program_id(0) // heads
     chunks = tl.num_programs(0) // heads
@@ -414,6 +417,7 @@ def gate_gradient_kernel(
     heads,
     N: tl.constexpr,
 ):
+    """The sums of gate_rows over the tokens of each sentence. Grid: sentences times heads."""
     head = tl.program_id(0) % heads
     sentence = tl.program_id(0) // heads
     low = tl.load(cu_lengths + sentence)

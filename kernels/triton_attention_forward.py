@@ -90,6 +90,7 @@ def forward_kernel(
     M: tl.constexpr,
     N: tl.constexpr,
 ):
+    """Grid: tiles of M queries times heads, the heads of a tile side by side."""
     # Heads of one tile run side by side: they share the rows' cache lines.
     head = tl.program_id(0) % heads
     first = tl.program_id(0) // heads * M

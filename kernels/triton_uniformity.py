@@ -72,6 +72,7 @@ def nearest_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """Does nothing where no exponent can be below SAFE. Grid: (column tiles, row tiles)."""
     row_tile = tl.program_id(1)
     column_tile = tl.program_id(0)
     if (column_tile >= row_tile) & (tl.load(lowest) < SAFE):
