@@ -1,10 +1,12 @@
 """Score and training step: the loops that people write, with padding, against sparsecse's, on the same sentences.
 
 python benchmarks/scoring.py --data-dir SENTEVAL [--sentences N] [--threads T] [--rounds R] [--json FILE] [--check]
+python benchmarks/scoring.py --data-dir SENTEVAL --alone [--model DIR] ...
 
 Each peer is written out below: batches of 64 sentences in the order they come, padded, float32, PyTorch's own
 operators; scores by gates for every sentence and autograd (which computes no gradient of a weight for either side).
-Peer and sparsecse take turns, the best time of all rounds counts.
+Peer and sparsecse take turns, the best time of all rounds counts. With --alone there are no peers: one score in float32
+and the peak memory of the process after it, which is what a base model needs on a small machine.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import datetime
 import json
 import os
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -163,6 +166,18 @@ def measure_score(encoder: Encoder, pairs: PairSet, rounds: int) -> list[dict[st
     ]
 
 
+def measure_alone(encoder: Encoder, pairs: PairSet) -> dict[str, Any]:
+    start = time.perf_counter()
+    contributions(encoder, pairs, precision="float32")
+    return {
+        "what": "score, alone",
+        "precision": "float32",
+        "tokens": sum(map(len, encoder.tokenize(pairs.sentences()))),
+        "seconds": time.perf_counter() - start,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # Linux counts in KiB
+    }
+
+
 def measure_training(source: str, sentences: list[str], steps: int, rounds: int) -> list[dict[str, Any]]:
     teacher = load_encoder(source)
     random.Random(0).shuffle(sentences)
@@ -210,6 +225,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8, help="training steps in a round")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3, help="the best time counts")
+    parser.add_argument("--alone", action="store_true", help="only the score, once, and its peak memory")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     parser.add_argument("--check", action="store_true", help="exit 1 where the score misses a floor")
     options = parser.parse_args()
@@ -229,6 +245,13 @@ def main() -> int:
         "load_before": os.getloadavg()[0],
     }
     print("  ".join(f"{key}: {value}" for key, value in about.items()))
+    if options.alone:
+        row = measure_alone(encoder, pairs)
+        shown = {key: f"{value:.0f}" if isinstance(value, float) else value for key, value in row.items()}
+        print("  ".join(f"{key}: {value}" for key, value in shown.items()))
+        if options.json:
+            options.json.write_text(json.dumps({"about": about, "rows": [row]}, indent=1) + "\n")
+        return 0
     print(f"{'':<24}{'precision':<10}{'padded s':>10}{'ours s':>10}{'ratio':>8}{'rank correlation':>20}")
     rows = measure_score(encoder, pairs, options.rounds)
     rows += measure_training(source, pairs.sentences(), options.steps, options.rounds)

@@ -11,6 +11,7 @@ import typer
 
 from sparsecse.cli import (
     bench,
+    doctor,
     evaluate,
     export,
     finetune,
@@ -54,6 +55,7 @@ for command, name in (
     (evaluate.evaluate, "eval"),
     (bench.bench, "bench"),
     (inspect.inspect, "inspect"),
+    (doctor.doctor, "doctor"),
     (export.export, "export"),
     (push.push, "push"),
     (study.study, "study"),

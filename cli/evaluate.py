@@ -1,9 +1,9 @@
-"""`sparsecse eval`: similarity, transfer and retrieval tasks, own labelled data, agreement with another model."""
+"""`sparsecse eval`: tasks of every kind, own labelled data, agreement with another model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,11 @@ from sparsecse.errors import InputError
 from sparsecse.scoring.settings import Objective
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sparsecse.evaluation import Tasks
 
 Precision = Annotated[
     str,
@@ -72,6 +77,15 @@ DocumentPrompt = Annotated[
     ),
 ]
 
+MtebDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--mteb-dir",
+        help="Folder in which the results are also written as MTEB writes its own: MODEL/REVISION/TASK.json.",
+        rich_help_panel="run directory and output",
+    ),
+]
+
 
 @takes(
     reading=Only(DataOptions(), ("data_dir",)),
@@ -88,12 +102,14 @@ def evaluate(
     documents: Documents = None,
     query_prompt: QueryPrompt = None,
     document_prompt: DocumentPrompt = None,
+    aligned: options.Aligned = False,
     loading: ModelOptions,
     precision: Precision = "float32",
     seed: Seed = 1111,
     agreement: AgreementData = None,
     agreement_limit: AgreementLimit = 4000,
     reference: Reference = None,
+    mteb_dir: MtebDir = None,
     device: Device = "cpu",
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
@@ -103,17 +119,21 @@ def evaluate(
 
     Transfer tasks (mr, cr, subj, mpqa, sst2, trec, mrpc) train logistic regression on the vectors and need a SentEval
     folder and scikit-learn (the extra `transfer`). A folder in BEIR's layout (corpus.jsonl, queries.jsonl,
-    qrels/test.tsv) is a retrieval task. With --agreement the model is also compared with the dense one on sentences
-    without labels; `--tasks none` leaves it at that.
+    qrels/test.tsv) is a retrieval task, a table of query, positive, negative (lists of texts) a reranking task. With
+    --agreement the model is also compared with the dense one on sentences without labels; `--tasks none` leaves it at
+    that.
     """
     from sparsecse import stages
-    from sparsecse.cli.tables import agreement_table, evaluation_notes, evaluation_tables
+    from sparsecse.cli.tables import agreement_table, aligned_tables, evaluation_notes, evaluation_tables
     from sparsecse.evaluation import AgreementText, model_agreement
     from sparsecse.evaluation import evaluate as measure
+    from sparsecse.packing.folder import model_name
     from sparsecse.runtime import Runtime
 
-    _check(model, tasks, agreement, reference)
+    _check(model, tasks, agreement, reference, aligned)
     set_threads(threads)
+    more: list[Table] = []
+    found = _mteb_tasks(tasks, reading.data_dir, documents) if mteb_dir else None
     text = None
     if agreement:
         text = AgreementText.load(agreement, limit=agreement_limit, seed=seed, data_dir=reading.data_dir)
@@ -136,6 +156,9 @@ def evaluate(
         ).to_json()
         results = {"model": result}
         data = result
+        if mteb_dir and found:
+            written = stages.write_mteb(mteb_dir, model, encoder.encoder, precision, result, found)
+            note(f"Wrote MTEB's files in {written}")
         if text and reference:
             other = named_model(Workdir(workdir), reference, loading)
             note_prompts(other)
@@ -164,24 +187,38 @@ def evaluate(
                 query_prompt=query_prompt,
                 document_prompt=document_prompt,
                 agreement_text=text,
+                aligned=aligned,
                 progress=progress,
             )
+            if mteb_dir and found:
+                source = stages.dense_options(run).name
+                for name, loaded, label in (
+                    (source, stages.load_dense(run), "dense"),
+                    (f"{model_name(source)}-pruned", stages.load_model(run, record.info["stage"]), "pruned"),
+                ):
+                    written = stages.write_mteb(mteb_dir, name, loaded, precision, record.info[label], found)
+                    note(f"Wrote MTEB's files in {written}")
         results = {"dense": record.info["dense"], record.info["stage"]: record.info["pruned"]}
         data = {**record.info["pruned"], "stage": record.info["stage"], "dense": record.info["dense"]}
         if text:
             data["agreement"] = record.info["agreement"]
+        if aligned:
+            data["aligned"] = record.info["aligned"]
+            more = aligned_tables(record.info)
     for line in evaluation_notes(next(iter(results.values()))):
         note(line)
     if documents:
         data = {**data, "documents": documents}
     compared_tables = [agreement_table(data["agreement"], reference or "the dense model")] if text else []
-    show(json, data, *evaluation_tables(results, documents or ""), *compared_tables)
+    show(json, data, *evaluation_tables(results, documents or ""), *more, *compared_tables)
 
 
-def _check(model: str, tasks: str, agreement: str | None, reference: str | None) -> None:
+def _check(model: str, tasks: str, agreement: str | None, reference: str | None, aligned: bool) -> None:
     """Refuse options that do not go together."""
     from sparsecse.evaluation.tasks import NO_TASKS
 
+    if model and aligned:
+        raise InputError("`aligned` compares the models of a run directory; leave MODEL out, or give `documents`.")
     if model and agreement and not reference:
         raise InputError(
             "`agreement` compares a named model with another; give that one as `reference`, or leave MODEL out to "
@@ -193,6 +230,18 @@ def _check(model: str, tasks: str, agreement: str | None, reference: str | None)
         raise InputError("`reference` needs sentences to compare on; give them as `agreement`.")
     if tasks == NO_TASKS and not agreement:
         raise InputError(f"Nothing is measured with `tasks` {NO_TASKS}; name tasks, or give sentences as `agreement`.")
+
+
+def _mteb_tasks(tasks: str, data_dir: str | None, documents: str | None) -> Tasks:
+    """The data of the tasks, once it is clear that MTEB's files can be written."""
+    from sparsecse.evaluation import load_tasks
+    from sparsecse.evaluation.mteb import task_names
+
+    if documents:
+        raise InputError("`mteb_dir` gets the results of one model, and `documents` is another; leave one of them out.")
+    found = load_tasks(tasks, data_dir=data_dir)
+    task_names(found)
+    return found
 
 
 def _documents_model(run: Workdir, name: str | None) -> ModelOptions | None:

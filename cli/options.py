@@ -36,17 +36,34 @@ ScoreData = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+Dev = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dev",
+        help="What choices are made on, several with commas: graded pairs (stsb, or a table), a folder in BEIR's "
+        "layout (small: at most 2000 of its documents are drawn), text (agreement with the dense model), or "
+        "agreement: that on held-out training sentences. By default the graded pairs of the scores and the dev sets of "
+        "STS-B and SICK-R in their --data-dir, else agreement; train has none.",
+        rich_help_panel=_DATA,
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sentences of average length per forward pass.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; by default what torch takes.", rich_help_panel=_RUN)
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="CPU threads; by default what torch takes, within a container's quota.",
+        rich_help_panel=_RUN,
+    ),
 ]
 Tasks = Annotated[
     str,
     typer.Option(
         "--tasks",
-        help="Tasks to evaluate: a comma list (mr,subj), a group (sts, transfer, retrieval, all), or paths of your own "
-        "data: a table of graded pairs, a table of labelled sentences, a folder with train.* and test.* of them, a "
-        "folder in BEIR's layout.",
+        help="Tasks to evaluate: a comma list (mr,subj), a group (sts, transfer, retrieval, demo, all), or paths of "
+        "your own data: a table of graded pairs, a table of labelled sentences, a folder with train.* and test.* of "
+        "them, a folder in BEIR's layout, a table of query, positive, negative to rerank.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -57,16 +74,6 @@ Dtype = Annotated[
 ]
 
 # pruning
-_PRUNE = "pruning"
-ChoiceDev = Annotated[
-    str | None,
-    typer.Option(
-        "--dev",
-        help="Graded pairs that --sparsity auto and --reconstruct choose by; by default those of the scores, and the "
-        "dev sets of STS-B and SICK-R in their --data-dir.",
-        rich_help_panel=_PRUNE,
-    ),
-]
 CutModel = Annotated[str, typer.Argument(help="Model to cut where nothing was scored, for --layers and --vocab alone.")]
 Method = Annotated[
     str,
@@ -78,16 +85,20 @@ Method = Annotated[
 ]
 # training
 _TRAIN = "training"
+Aligned = Annotated[
+    bool,
+    typer.Option(
+        "--aligned",
+        help="The pruned model is for queries to an index of the dense model's vectors: also search that in the "
+        "retrieval tasks.",
+    ),
+]
 Teacher = Annotated[
     list[str] | None,
     typer.Option(
         "--teacher",
-        help="Model to distil from; given more than once, their mean. By default the dense model (`dense`) "
-        "averaged with cuts of it, as many as are best on dev (train has none).",
+        help="Model to distil from; given more than once, their mean. By default `dense`, the dense model (train has "
+        "none); `cuts` is its mean with lighter cuts of it, as many as are best on dev.",
         rich_help_panel=_TRAIN,
     ),
-]
-Dev = Annotated[
-    str | None,
-    typer.Option("--dev", help="Graded pairs whose score picks the best weights.", rich_help_panel=_TRAIN),
 ]

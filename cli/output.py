@@ -13,7 +13,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from sparsecse.progress import Progress
+from sparsecse.guard import figures_text
+from sparsecse.progress import Progress, duration
 
 if TYPE_CHECKING:
     from sparsecse.training import StepReport
@@ -71,18 +72,25 @@ def progress(label: str, since: float | None = None) -> Callable[[int, int], Non
 
         return update
     last = time.monotonic()
+    first: tuple[float, int] | None = None
 
     def line(done: int, total: int) -> None:
-        nonlocal last
-        if done >= total or time.monotonic() - last >= _PLAIN_LINE_EVERY:
-            last = time.monotonic()
+        nonlocal last, first
+        now = time.monotonic()
+        # From the first report on: before it models are loaded, and an interrupted run begins in the middle.
+        began, before = first = first or (now, done)
+        if done >= total:
             note(f"{label}: {done} of {total}")
+        elif now - last >= _PLAIN_LINE_EVERY:
+            last = now
+            left = (now - began) / (done - before) * (total - done) if done > before else None
+            note(f"{label}: {done} of {total}" + (f", about {duration(left)} left" if left else ""))
 
     return line
 
 
 def step_progress(label: str, open_bar: Progress | None = None) -> Callable[[StepReport], None]:
-    """Progress of a training run; a dev score is always told.
+    """Progress of a training run; dev figures are always told.
 
     open_bar: opens the bar at the first step; by default one that counts from now.
     """
@@ -93,7 +101,8 @@ def step_progress(label: str, open_bar: Progress | None = None) -> Callable[[Ste
         nonlocal update
         update = update or open_bar(label)
         if report.dev is not None:
-            note(f"{label}: step {report.step}, loss {report.loss:.4f}, dev {report.dev:.2f} (best {report.best:.2f})")
+            dev = figures_text(report.dev)
+            note(f"{label}: step {report.step}, loss {report.loss:.4f}, dev {dev} (best: step {report.best_step})")
         update(report.step, report.steps)
 
     return step

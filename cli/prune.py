@@ -7,7 +7,7 @@ from dataclasses import asdict
 from sparsecse.cli import options
 from sparsecse.cli.groups import Only, takes
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_model, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_dev, named_model, session
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.sources import DataOptions, ModelOptions
 
@@ -17,7 +17,7 @@ def prune(
     model: options.CutModel = "",
     *,
     pruning: Recipe,
-    dev: options.ChoiceDev = None,
+    dev: options.Dev = None,
     reading: DataOptions,
     loading: ModelOptions,
     threads: options.Threads = None,
@@ -27,15 +27,15 @@ def prune(
     """Prune the scored model; scores are read, not computed again."""
     with session(workdir, threads) as run:
         from sparsecse import stages
-        from sparsecse.cli.tables import cut_tables, vocabulary_warnings
+        from sparsecse.cli.tables import cut_notes, cut_tables
 
         chosen = named_model(run, model, loading) if model else None
-        record, reused = stages.prune(run, pruning, chosen, dev=named_data(dev, reading), progress=progress)
+        record, reused = stages.prune(run, pruning, chosen, dev=named_dev(dev, reading), progress=progress)
         if reused:
             note(f"{run.path} already holds this cut.")
         info = record.info
-        for warning in vocabulary_warnings(info):
-            note(warning)
+        for line in cut_notes(info):
+            note(line)
         share = info["parameters"] / info["dense_parameters"]
         summary = f"{info['parameters']:,} of {info['dense_parameters']:,} parameters stay ({share:.1%})"
         show(json, asdict(record), *cut_tables(info), summary)

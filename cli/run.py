@@ -12,7 +12,15 @@ from rich.console import RenderableType
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
 from sparsecse.cli.output import StageTimes, note, show, step_progress
-from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_model, note_prompts, session, set_threads
+from sparsecse.cli.session import (
+    DEFAULT_WORKDIR,
+    named_data,
+    named_dev,
+    named_model,
+    note_prompts,
+    session,
+    set_threads,
+)
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring.settings import ScoringSettings
 from sparsecse.sources import DataOptions, ModelOptions
@@ -23,15 +31,6 @@ TrainData = Annotated[
     typer.Option(
         "--train-data",
         help="Sentences for the repair (text, .gz, a table, a pair set, demo); by default those of --data.",
-        rich_help_panel="data",
-    ),
-]
-RunDev = Annotated[
-    str | None,
-    typer.Option(
-        "--dev",
-        help="Graded pairs that all choices are made on; by default those of --data, and for the pruning also the dev "
-        "sets of STS-B and SICK-R in --data-dir.",
         rich_help_panel="data",
     ),
 ]
@@ -54,7 +53,9 @@ Out = Annotated[
 RunTasks = Annotated[
     str | None,
     typer.Option(
-        "--tasks", help="Tasks to evaluate; by default demo-test for --data demo, else sts.", rich_help_panel="data"
+        "--tasks",
+        help="Tasks to evaluate; by default demo (its similarity and its retrieval) for --data demo, else sts.",
+        rich_help_panel="data",
     ),
 ]
 
@@ -76,7 +77,7 @@ def run(
     method: options.Method = "taylor",
     scoring: ScoringSettings,
     pruning: Recipe,
-    dev: RunDev = None,
+    dev: options.Dev = None,
     rewind_to: RewindTo = None,
     repair: Repair = True,
     training: TrainingSettings,
@@ -84,6 +85,7 @@ def run(
     dtype: options.Dtype = "float32",
     bench: Bench = True,
     out: Out = None,
+    aligned: options.Aligned = False,
     loading: ModelOptions,
     threads: options.Threads = None,
     workdir: options.Workdir = DEFAULT_WORKDIR,
@@ -91,7 +93,7 @@ def run(
 ) -> None:
     """Score, prune, rewind, fine-tune, evaluate, pack and time a model; goes on where an earlier call stopped.
 
-    Without gold scores in --data nothing is reconstructed, and the repair keeps the weights that agree
+    Without --dev and gold scores in --data nothing is reconstructed, and the repair keeps the weights that agree
     best with the dense model on held-out sentences.
     """
     with session(workdir) as run_directory:
@@ -101,11 +103,12 @@ def run(
         from sparsecse.cli.tables import (
             BenchTable,
             agreement_tables,
+            aligned_tables,
+            cut_notes,
             cut_tables,
             evaluation_notes,
             evaluation_tables,
             size_table,
-            vocabulary_warnings,
         )
 
         pairs = replace(reading, name=data)
@@ -116,15 +119,16 @@ def run(
             data=pairs,
             train_data=named_data(train_data, reading) or pairs,
             recipe=pruning,
-            dev=named_data(dev, reading),
+            dev=named_dev(dev, reading),
             teachers=[ModelOptions(name) for name in teacher or ()],
             dtype=dtype,
-            tasks=tasks or ("demo-test" if data == "demo" else "sts"),
+            tasks=tasks or ("demo" if data == "demo" else "sts"),
             training=training if repair else None,
             method=method,
             scoring=scoring,
             rewind_to=rewind_to,
             out=out,
+            aligned=aligned,
             bench_sentences=256 if bench else 0,
             bench={"threads": threads, "orders": ("given",), "rounds": 3},
         )
@@ -135,19 +139,20 @@ def run(
             progress=times.progress,
             step_progress=step_progress("Fine-tuning", times.progress),
             begin=times.begin,
+            note=note,
         )
         seconds = times.end()
         for stage, (_, reused) in done.items():
             note(f"{stage}: {'already there' if reused else f'{seconds[stage]:.0f} s'}")
-        if reason := done["prune"][0].info.get("reconstruction", {}).get("left_out"):
-            note(f"Nothing was reconstructed: {reason}")
-        for warning in vocabulary_warnings(done["prune"][0].info):
-            note(warning)
+        for line in cut_notes(done["prune"][0].info):
+            note(line)
         results = done["eval"][0].info
         packed = done["pack"][0].info
         tables: list[RenderableType] = [
             *cut_tables(done["prune"][0].info),
+            *([stages.training_summary(done["finetune"][0])] if repair else []),
             *evaluation_tables({"dense": results["dense"], "pruned": results["pruned"]}),
+            *aligned_tables(results),
             *agreement_tables(results),
         ]
         if "bench" in done:

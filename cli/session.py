@@ -9,18 +9,21 @@ from pathlib import Path
 
 from sparsecse.cli.output import note
 from sparsecse.errors import InputError
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.processors import cgroup_quota, check_threads, default_threads
+from sparsecse.settings import split_list
+from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
 DEFAULT_WORKDIR = Path("sparsecse-run")
 
 
 def set_threads(threads: int | None) -> None:
-    """Give torch that many CPU threads; None leaves its own choice."""
-    if threads is not None:
+    """Give torch that many CPU threads; None leaves its own choice, but no more than this process has time for."""
+    threads = check_threads(threads)
+    if threads is not None or cgroup_quota() is not None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads or default_threads(torch.get_num_threads()))
 
 
 @contextlib.contextmanager
@@ -47,6 +50,11 @@ def named_model(run: Workdir, name: str, loading: ModelOptions) -> ModelOptions:
 def named_data(name: str | None, reading: DataOptions) -> DataOptions | None:
     """Another data set that is looked for in the same folder; None without a name."""
     return DataOptions(name, data_dir=reading.data_dir) if name else None
+
+
+def named_dev(names: list[str] | None, reading: DataOptions) -> DevOptions | None:
+    """Dev sets whose names are looked for in the same folder; None without names."""
+    return DevOptions(split_list(",".join(names)), reading.data_dir) if names else None
 
 
 def note_prompts(model: ModelOptions, besides: str = "") -> None:

@@ -10,7 +10,6 @@ import typer
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.run import RunTasks
 from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, set_threads
 from sparsecse.errors import InputError
 from sparsecse.settings import split_list
@@ -27,6 +26,14 @@ TrainData = Annotated[
         rich_help_panel="data",
     ),
 ]
+StudyTasks = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks",
+        help="Similarity tasks to measure; by default demo-test for --data demo, else sts.",
+        rich_help_panel="data",
+    ),
+]
 Sparsities = Annotated[
     str | None,
     typer.Option("--sparsities", help="Comma-separated fractions, in place of the study's.", rich_help_panel="study"),
@@ -36,6 +43,15 @@ Methods = Annotated[
     typer.Option("--methods", help="Comma-separated scoring methods.", rich_help_panel="study"),
 ]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="How many seeds.", rich_help_panel="study")]
+Others = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        help="Another model on the plot of frontier, as it is: folder, hub id or run directory; may be repeated. What "
+        "only sentence-transformers loads, as static embeddings, is measured through it.",
+        rich_help_panel="study",
+    ),
+]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder for NAME.json, NAME.md and NAME.png.", rich_help_panel="run directory")
 ]
@@ -64,11 +80,12 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
         *,
         data: options.Data = "stsb",
         reading: DataOptions,
-        tasks: RunTasks = None,
+        tasks: StudyTasks = None,
         train_data: TrainData = None,
         sparsities: Sparsities = None,
         methods: Methods = None,
         seeds: Seeds = None,
+        others: Others = None,
         training: TrainingSettings,
         loading: ModelOptions,
         threads: options.Threads = None,
@@ -79,11 +96,16 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
         from sparsecse.cli.tables import rows_table
         from sparsecse.datasets import load_sentences
         from sparsecse.evaluation import load_tasks
+        from sparsecse.packing.folder import model_name
+        from sparsecse.stages import resolve_model
+        from sparsecse.studies.others import Other
         from sparsecse.studies.setup import Setup, StudySettings
         from sparsecse.studies.study import can_draw, run_study, write_report
 
         if name not in studies:
             raise InputError(f"There is no study '{name}'; the studies are {', '.join(studies)}.")
+        if others and name != "frontier":
+            raise InputError(f"--with is for the study frontier; leave it out of {name}.")
         chosen = studies[name].load()
         if not can_draw():
             note('No plot will be drawn: matplotlib is not installed; `pip install "sparsecse[plot]"` brings it.')
@@ -91,6 +113,10 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
         found = load_tasks(tasks or ("demo-test" if data == "demo" else "sts"), data_dir=reading.data_dir)
         for task, reason in found.missing.items():
             note(f"Left out {task}: {reason}")
+        if not found.pairs:
+            raise InputError("Studies measure similarity tasks; name at least one in `tasks`.")
+        if found.retrieval and name != "frontier":
+            note(f"Left out {', '.join(found.retrieval)}: retrieval sets are measured by the study frontier alone")
         sentences = load_sentences(train_data, data_dir=reading.data_dir) if train_data else []
         setup = Setup(
             name=model,
@@ -105,7 +131,9 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
                 methods=split_list(methods) if methods else None,
                 seeds=seeds,
                 training=training if train_data else None,
+                others=tuple(Other(model_name(other), resolve_model(other)) for other in others or ()),
             ),
+            retrieval=found.retrieval,
             progress=progress,
         )
 

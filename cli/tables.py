@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsecse.benchmarking import RUNTIMES
+from sparsecse.guard import figures_text
 from sparsecse.pruning.masks import lowest
 from sparsecse.scoring import Scores
 
@@ -75,11 +76,11 @@ def cut_tables(info: Mapping[str, Any]) -> list[Table | str]:
 
 
 def layers_table(tried: Sequence[Mapping[str, Any]]) -> Table:
-    """The sets of layers that were tried, the best on dev first; tried: `layers_tried` of the stage `prune`."""
-    table = _table("Layers tried (Spearman x100 on dev)", ["layers that stay", "cut", "reconstructed"])
-    for one in sorted(tried, key=lambda one: -one["dev"]):
-        after = f"{one['dev']:.2f}" if one["dev"] != one["dev_cut"] else ""
-        table.add_row(", ".join(map(str, one["layers"])), f"{one['dev_cut']:.2f}", after)
+    """The sets of layers that were tried, the largest figures first; tried: `layers_tried` of the stage `prune`."""
+    table = _table("Layers tried (dev, x100)", ["layers that stay", "cut", "reconstructed"])
+    for one in sorted(tried, key=lambda one: -sum(one["dev"].values())):
+        after = figures_text(one["dev"]) if one["dev"] != one["dev_cut"] else ""
+        table.add_row(", ".join(map(str, one["layers"])), figures_text(one["dev_cut"]), after)
     return table
 
 
@@ -101,10 +102,16 @@ def budget_line(info: Mapping[str, Any]) -> list[str]:
     return [f"Asked: {', '.join(wanted)}. Removed from the layers: {', '.join(parts)}."]
 
 
-def vocabulary_warnings(info: Mapping[str, Any]) -> list[str]:
-    """What a cut of the vocabulary takes from text in other languages, if anything; info: of the stage `prune`."""
-    warning = info.get("vocabulary", {}).get("warning")
-    return [f"Warning: {warning}"] if warning else []
+def cut_notes(info: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a cut; info: of the stage `prune`."""
+    notes = []
+    if warning := info.get("auto", {}).get("warning"):
+        notes.append(warning)
+    if reason := info.get("reconstruction", {}).get("left_out"):
+        notes.append(f"Nothing was reconstructed: {reason}")
+    if warning := info.get("vocabulary", {}).get("warning"):
+        notes.append(f"Warning: {warning}")
+    return notes
 
 
 def vocabulary_table(report: Mapping[str, Any]) -> Table:
@@ -124,15 +131,16 @@ def vocabulary_table(report: Mapping[str, Any]) -> Table:
 
 
 def evaluation_tables(results: Mapping[str, Mapping[str, Any]], documents: str = "") -> list[Table]:
-    """Spearman x100 per similarity task, accuracy per transfer task, nDCG per retrieval task, and what own data gave.
+    """A table for each kind of tasks that there are, with their average.
 
-    Of these the tables that there are tasks for.
+    Spearman x100 per similarity task, accuracy per transfer task, nDCG per retrieval task, MAP per reranking task, and
+    what own labelled data gave.
 
     One column per model, and the change where there are two.
 
     results: label -> `Evaluation.to_json()`; the first is the one that changes are counted from. A single model needs
         no label: its column is named after the measure.
-    documents: the model that embedded the documents of the retrieval tasks, where that was another one.
+    documents: the model that embedded the documents of the retrieval and reranking tasks, where that was another one.
     """
     first = next(iter(results.values()))
     tables = []
@@ -141,14 +149,16 @@ def evaluation_tables(results: Mapping[str, Mapping[str, Any]], documents: str =
     if first["transfer_average"] is not None:
         tables.append(_transfer_table(results))
     if first.get("retrieval_average") is not None:
-        tables.append(_retrieval_table(results, documents))
+        tables.append(_search_table(results, "Retrieval", _RETRIEVAL, "retrieval_average", documents))
+    if first.get("reranking_average") is not None:
+        tables.append(_search_table(results, "Reranking", _RERANKING, "reranking_average", documents))
     if any("measures" in task for task in first["tasks"].values()):
         tables.append(_own_table(results))
     return tables
 
 
 def evaluation_notes(result: Mapping[str, Any]) -> list[str]:
-    """One line for each task that was left out, and about each retrieval set: its prompts, what could not be used.
+    """One line for each task that was left out, and about each retrieval or reranking set: prompts, what was not used.
 
     result: `Evaluation.to_json()`.
     """
@@ -157,6 +167,8 @@ def evaluation_notes(result: Mapping[str, Any]) -> list[str]:
         counts = {
             "documents without text": values.get("empty_documents"),
             "judged queries without text": values.get("unknown_queries"),
+            "queries without candidates of both kinds": values.get("left_out_queries"),
+            "candidates without text": values.get("missing_documents"),
         }
         prompts = {"queries": values.get("query_prompt"), "documents": values.get("document_prompt")}
         if used := [f"before {what} {text!r}" for what, text in prompts.items() if text]:
@@ -225,6 +237,9 @@ def _own_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             count = str(result["examples"]) if number == 0 else ""
             name = f"{task}: {measure.replace('_', ' ')}"
             _add_result(table, name, count, [model["tasks"][task]["measures"][measure] for model in models])
+    for kind, measure in (("classification", "accuracy 8 shot"), ("clustering", "v measure")):
+        if models[0].get(f"{kind}_average") is not None:
+            _add_result(table, f"average {kind}: {measure}", "", [model[f"{kind}_average"] for model in models])
     return table
 
 
@@ -249,20 +264,35 @@ def agreement_tables(info: Mapping[str, Any]) -> list[Table]:
     return [agreement_table(info["agreement"])] if "agreement" in info else []
 
 
-def _retrieval_table(results: Mapping[str, Mapping[str, Any]], documents: str) -> Table:
-    title = "Retrieval, x100" + (f"; documents by {documents}" if documents else "")
-    table = _results_table(title, "queries", "nDCG@10", list(results))
+def aligned_tables(info: Mapping[str, Any]) -> list[Table]:
+    """Retrieval in the dense model's index, where that was measured; info: of the stage `eval`."""
+    if "aligned" not in info:
+        return []
+    results = {"dense": info["dense"], "pruned queries": info["aligned"]}
+    return [_search_table(results, "Retrieval", _RETRIEVAL, "retrieval_average", "the dense model")]
+
+
+_RETRIEVAL = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
+_RERANKING = {"map_at_1000": "MAP", "mrr_at_10": "MRR@10"}
+
+
+def _search_table(
+    results: Mapping[str, Mapping[str, Any]], title: str, measures: Mapping[str, str], average: str, documents: str
+) -> Table:
+    """measures: key -> name; the first is the one to judge by, and the tasks that have it are those of the table."""
+    (main, name), *others = measures.items()
+    by = f"; documents by {documents}" if documents else ""
+    table = _results_table(f"{title}, x100{by}", "queries", name, list(results))
     models = list(results.values())
     for task, result in models[0]["tasks"].items():
-        if "ndcg_at_10" not in result:
+        if main not in result:
             continue
-        for key, name, count in (
-            ("ndcg_at_10", f"{task}, nDCG@10" if len(models) > 1 else task, str(result["queries"])),
-            ("recall_at_100", "  recall@100", ""),
-            ("mrr_at_10", "  MRR@10", ""),
+        for key, label, count in (
+            (main, f"{task}, {name}" if len(models) > 1 else task, str(result["queries"])),
+            *((key, f"  {other}", "") for key, other in others),
         ):
-            _add_result(table, name, count, [model["tasks"][task][key] for model in models])
-    _add_result(table, "average nDCG@10", "", [model["retrieval_average"] for model in models])
+            _add_result(table, label, count, [model["tasks"][task][key] for model in models])
+    _add_result(table, f"average {name}", "", [model[average] for model in models])
     return table
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
 from sparsecse.cli.output import note, progress, show, step_progress
-from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_model, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_dev, named_model, session
 from sparsecse.errors import InputError
 from sparsecse.settings import split_numbers
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.training.settings import SIMCSE, TrainingSettings
+
+if TYPE_CHECKING:
+    from sparsecse.workdir import Record, Workdir
 
 TrainData = Annotated[
     str,
@@ -30,6 +33,28 @@ KeepSteps = Annotated[
     str,
     typer.Option("--keep-steps", help="Steps whose weights are kept to rewind to: 50,100.", rich_help_panel="training"),
 ]
+
+
+def aids(label: str, reading: DataOptions, dev: list[str] | None, teacher: list[str] | None) -> dict[str, Any]:
+    """What a stage that trains takes besides its data and settings."""
+    return {
+        "dev": named_dev(dev, reading),
+        "teachers": [ModelOptions(name) for name in teacher or ()],
+        "progress": step_progress(label),
+        "teacher_progress": progress,
+        "note": note,
+    }
+
+
+def tell(run: Workdir, outcome: tuple[Record, bool], json: bool, following: str) -> None:
+    """Print what a stage that trains did."""
+    from sparsecse.stages import training_summary
+
+    record, reused = outcome
+    if reused:
+        note(f"{run.path} already holds this training run.")
+    show(json, asdict(record), training_summary(record))
+    note(f"Wrote {run.folder(record.stage)}; next: {following}")
 
 
 @takes(reading=DataOptions(), training=SIMCSE, loading=ModelOptions())
@@ -49,7 +74,7 @@ def train(
 ) -> None:
     """Train a dense encoder by SimCSE (unsup, sup), MoCo, BYOL, graded pairs, a teacher, or a weighted sum of these.
 
-    The defaults are SimCSE's for BERT-base. With --dev the weights of the best dev score are kept, else the last.
+    The defaults are SimCSE's for BERT-base. With --dev the weights that are best on it are kept, else the last.
     """
     with session(workdir, threads) as run:
         from sparsecse import stages
@@ -57,17 +82,11 @@ def train(
         if training.patience and not dev:
             raise InputError(f"`patience` {training.patience} counts dev scores, and there is no dev set; give `dev`.")
         kept = split_numbers("keep_steps", keep_steps) if keep_steps else ()
-        record, reused = stages.train_dense(
+        done = stages.train_dense(
             run,
             named_model(run, model, loading),
             replace(reading, name=data),
             replace(training, keep_steps=kept),
-            named_data(dev, reading),
-            teachers=[ModelOptions(name) for name in teacher or ()],
-            progress=step_progress("Training"),
-            teacher_progress=progress,
+            **aids("Training", reading, dev, teacher),
         )
-        if reused:
-            note(f"{run.path} already holds this training run.")
-        show(json, asdict(record), stages.training_summary(record))
-        note(f"Wrote {run.folder('train')}; next: sparsecse score --data stsb")
+        tell(run, done, json, "sparsecse score --data stsb")

@@ -7,27 +7,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsecse.forking import is_survivor
 from sparsecse.kernels.dispatch import cpu_level, native_extension
 from sparsecse.kernels.reference import AttentionInputs, Gradients
+from sparsecse.processors import default_threads
 
 # The extension works in whole blocks: it wants gradients padded to multiples of this in both dimensions.
 PADDING = 32
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
-    value = _extension().uniformity(_operand(x), t, None, torch.get_num_threads(), cpu_level())
+    value = _extension().uniformity(_operand(x), t, None, _threads(), cpu_level())
     return torch.tensor(value, dtype=torch.float32)
 
 
 def uniformity_value_and_grad(x: Tensor, t: float = 2.0) -> tuple[Tensor, Tensor]:
     grad = _padded_like(x)
-    value = _extension().uniformity(_operand(x), t, grad, torch.get_num_threads(), cpu_level())
+    value = _extension().uniformity(_operand(x), t, grad, _threads(), cpu_level())
     return torch.tensor(value, dtype=torch.float32), _unpadded(grad, x)
 
 
 def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
     lse = torch.empty(len(a))
-    _extension().row_logsumexp(_operand(a), _operand(b), scale, lse, torch.get_num_threads(), cpu_level())
+    _extension().row_logsumexp(_operand(a), _operand(b), scale, lse, _threads(), cpu_level())
     return lse
 
 
@@ -41,7 +43,7 @@ def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scal
         upstream.detach().float().contiguous(),
         grad_a,
         grad_b,
-        torch.get_num_threads(),
+        _threads(),
         cpu_level(),
     )
     return _unpadded(grad_a, a), _unpadded(grad_b, b)
@@ -51,7 +53,7 @@ def attention_forward(x: AttentionInputs) -> tuple[Tensor, Tensor]:
     operands = _attention_operands(x)
     out, lse = torch.empty(x.query.shape, dtype=operands[0].dtype), torch.empty(x.query.shape[:2])
     if out.numel():
-        _extension().attention_forward(*operands, out, lse, torch.get_num_threads(), cpu_level())
+        _extension().attention_forward(*operands, out, lse, _threads(), cpu_level())
     out = out.to(x.query.dtype)
     return out if x.gate is None else (out * _of_tokens(x.gate, x.cu_lengths)).to(x.query.dtype), lse
 
@@ -70,7 +72,7 @@ def attention_backward(x: AttentionInputs, out: Tensor, lse: Tensor, upstream: T
     grad_bias = None if x.bias is None else torch.zeros(x.bias.shape)
     if out.numel():
         results = _operand(out), lse.detach().contiguous(), _operand(upstream)
-        _extension().attention_backward(*operands, *results, *grads, grad_bias, torch.get_num_threads(), cpu_level())
+        _extension().attention_backward(*operands, *results, *grads, grad_bias, _threads(), cpu_level())
     grads = [grad.to(x.query.dtype) for grad in grads]
     return Gradients(*grads, torch.empty(0) if grad_bias is None else grad_bias, grad_gate)
 
@@ -91,6 +93,11 @@ def _attention_operands(x: AttentionInputs) -> tuple[Any, ...]:
         operands = [y.contiguous() for y in operands]
     bias = None if x.bias is None else x.bias.detach().float().contiguous()
     return *operands, x.cu_lengths.contiguous(), bias, x.scale, x.dropout, x.seed % 2**64
+
+
+def _threads() -> int:
+    """One where a fork has left this thread without its team; see `forking`."""
+    return 1 if is_survivor() else default_threads(torch.get_num_threads())
 
 
 def _extension() -> ModuleType:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sparsecse.compression import compress, distill, prune, score
     from sparsecse.encoders import Encoder, load_encoder
     from sparsecse.errors import InputError
-    from sparsecse.evaluation import evaluate
+    from sparsecse.evaluation.evaluate import evaluate
     from sparsecse.packing import pack
     from sparsecse.pruning.masks import Budget, Mask
     from sparsecse.runtime import Runtime, accelerate

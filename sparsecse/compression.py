@@ -14,10 +14,11 @@ from sparsecse.datasets.pairs import dev_pairs
 from sparsecse.datasets.views import views_of
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
+from sparsecse.evaluation.dev import HELD_OUT, Dev, DevNames, DevSet, listed, load_dev
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning import surgery
 from sparsecse.pruning.costs import closed_form
-from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, choose_teachers
+from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, nothing_leaves
 from sparsecse.pruning.layers import best_layers, search_layers
 from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.pipeline import carry_out
@@ -26,10 +27,10 @@ from sparsecse.pruning.selection import select_by_recipe
 from sparsecse.scoring import Scores, ScoringSettings, resolved_precision, scoring_method
 from sparsecse.scoring.data import scored_set
 from sparsecse.sources import DataOptions
-from sparsecse.training import StepReport, TrainingResult, TrainingSettings
+from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings
 from sparsecse.training import train as run_training
 from sparsecse.training.examples import training_data
-from sparsecse.training.judges import judge_of
+from sparsecse.training.held_out import hold_out
 from sparsecse.vocabulary import Corpus
 
 Data = str | Path | PairSet | Sequence[str]
@@ -108,9 +109,9 @@ def prune(encoder: Encoder, by: Mask | Scores, sparsity: float | None = None, **
             raise InputError("A Mask says itself what stays; leave sparsity and the rest out, or give Scores.")
         return surgery.prune(encoder, by)
     wanted = Recipe(sparsity=sparsity, **recipe)
-    if wanted.auto_tolerance is not None or wanted.layers_compete or wanted.reconstruct or wanted.rounds > 1:
-        raise InputError("prune makes no choice on dev data; use compress for auto_tolerance, layers_compete, "
-                         "reconstruct and rounds.")  # fmt: skip
+    if wanted.auto or wanted.layers_compete or wanted.reconstruct or wanted.rounds > 1:
+        raise InputError("prune makes no choice on dev data; use compress for sparsity auto, layers auto, reconstruct "
+                         "and rounds.")  # fmt: skip
     costs = closed_form(encoder, wanted.average_length)
     if wanted.cost != "structures" and wanted.cost not in costs:
         raise InputError(f"cost '{wanted.cost}' is measured by the stage `prune` of a run directory; use another one.")
@@ -123,7 +124,7 @@ def distill(
     sentences: Data,
     *,
     settings: TrainingSettings | None = None,
-    dev: PairSet | None = None,
+    dev: DevNames | None = None,
     dense: Encoder | None = None,
     progress: Callable[[StepReport], None] | None = None,
     teacher_progress: Callable[[int, int], None] | None = None,
@@ -131,12 +132,12 @@ def distill(
     """Train an encoder, in place, towards the vectors of one or several others.
 
     Args:
-        student: the pruned model; it ends with the weights of the best dev score, those before included.
+        student: the pruned model; it ends with the weights that are best on dev, those before included.
         teachers: the dense model, or several models whose unit vectors are averaged; the student's hidden size.
         sentences: training text, without labels: a list, a file, or a named set.
         settings: by default those of `sparsecse finetune`, one pass over the sentences.
-        dev: graded pairs to pick the weights by. dense: the model whose agreement on held-out sentences picks them
-            where there is no `dev`, or `settings.select` says so; by default the first teacher.
+        dev: what picks the weights: see `compress`. By default the agreement on held-out sentences.
+        dense: the model that dev figures are compared with; by default the first teacher.
         progress, teacher_progress: called after every step, and while the teachers embed the sentences.
 
     Raises:
@@ -144,15 +145,18 @@ def distill(
     """
     settings = settings or TrainingSettings()
     reference = dense or (teachers if isinstance(teachers, Encoder) else teachers[0])
-    examples, judge = judge_of(
-        settings, [(sentence,) for sentence in _sentences(sentences, None)], dev, lambda: reference
-    )
+    named, held_out = listed(dev)
+    judge = Dev(load_dev(named), reference, settings.tolerance)
+    examples: Sequence[Example] = [(sentence,) for sentence in _sentences(sentences, None)]
+    if held_out or not judge.sets:
+        examples, held = hold_out(examples, settings.seed)
+        judge = judge if held is None else judge.also(held)
     return run_training(
         student,
         examples,
         settings,
         teacher=teachers,
-        dev_score=judge,
+        dev=judge if judge.sets else None,
         progress=progress,
         teacher_progress=teacher_progress,
     )
@@ -165,7 +169,7 @@ def compress(
     data: Data = "stsb",
     train_data: Data | None = None,
     data_dir: str | Path | None = None,
-    dev: Sequence[PairSet] | None = None,
+    dev: DevNames | None = None,
     steps: int | None = None,
     method: str = "taylor",
     scoring: ScoringSettings | None = None,
@@ -178,8 +182,8 @@ def compress(
 ) -> Encoder:
     """A smaller encoder: scored, pruned and repaired in memory, as `sparsecse run` does it.
 
-    With graded pairs the reconstruction, the teachers and the weights that are kept are chosen by Spearman on them;
-    with sentences alone nothing is reconstructed, and the weights are picked by agreement with the dense model.
+    What can be chosen is chosen on `dev`, by the rule of `sparsecse.guard.Guard`. Without it, and with sentences alone
+    as `data`, nothing is reconstructed, and the weights are picked by agreement with the dense model.
 
     Args:
         model: an `Encoder` (left as it is), or what `load_encoder` takes; "demo" is the demo extra's MiniLM.
@@ -189,15 +193,18 @@ def compress(
         data: what to score on; see `score`.
         train_data: text for the repair, no labels; by default the sentences of `data`.
         data_dir: the SentEval folder in which named sets are looked for.
-        dev: graded pairs that the choices are made on; by default those of `data`, and the dev sets of STS-B and SICK-R
-            in `data_dir`.
+        dev: what the choices are made on: names of graded pairs, and paths of graded pairs, of retrieval sets in BEIR's
+            layout or of text (agreement with the dense model), several with commas or in a list, or the data itself;
+            "agreement" is that on training sentences which are held out. By default the graded pairs of `data`, and the
+            dev sets of STS-B and SICK-R in `data_dir`.
         steps: optimiser steps of the repair; by default one pass over `train_data`.
         method, scoring: see `score`.
-        training: all settings of the repair, in place of the defaults; `steps` counts over its `max_steps`.
+        training: all settings of the repair, in place of the defaults, `tolerance` included; `steps` counts over its
+            `max_steps`.
         repair: False leaves the training out.
         progress: opens a progress line by label; see `sparsecse.progress`. step_progress: called after every step.
         load_options: options of `load_encoder`, such as {"pooling": "mean"}.
-        recipe: other fields of `sparsecse.pruning.recipe.Recipe`, such as auto_tolerance, layers, vocab.
+        recipe: other fields of `sparsecse.pruning.recipe.Recipe`, such as tolerance, layers, vocab.
 
     Returns:
         the smaller encoder; `encode` embeds with it, `sparsecse.Runtime` faster, `sparsecse.pack` writes it.
@@ -212,27 +219,33 @@ def compress(
     wanted = Recipe(**{"sparsity": sparsity, "reconstruct": True, **recipe})
     pairs = _pairs(data, scoring, data_dir)
     graded = pairs if pairs.scores is not None else None
-    dev = dev_pairs(graded, data_dir or os.environ.get("SPARSECSE_DATA_DIR")) if dev is None else list(dev)
-    if not dev:
-        if wanted.auto_tolerance is not None or wanted.layers_compete:
-            raise InputError(f"{pairs.source} has no gold scores for auto_tolerance and layers_compete to choose by.")
+    named, held_out = listed(dev)
+    if named:
+        sets = load_dev(named, data_dir)
+    else:
+        sets = [DevSet.of(one) for one in dev_pairs(graded, data_dir or os.environ.get("SPARSECSE_DATA_DIR"))]
+    if not sets:
+        if wanted.auto or wanted.layers_compete:
+            raise InputError(f"{pairs.source} has no gold scores for sparsity auto and layers auto to choose by.")
         wanted = replace(wanted, reconstruct=False)
     scores = score(dense, pairs, method=method, settings=scoring, progress=progress("Scoring"))
-    ensemble = Ensemble(dense, scores, dev)
-    if wanted.auto_tolerance is not None:
-        chosen, _ = choose_sparsity(ensemble, wanted.auto_tolerance, progress("Looking for the sparsity"))
-        wanted = replace(wanted, sparsity=chosen, auto_tolerance=None)
+    ensemble = Ensemble(dense, scores, Dev(sets, dense, wanted.tolerance))
+    if wanted.auto:
+        chosen, _ = choose_sparsity(ensemble, progress("Looking for the sparsity"))
+        if not chosen:
+            warnings.warn(nothing_leaves(ensemble.dev), stacklevel=2)
+        wanted = replace(wanted, sparsity=chosen, auto=False)
     costs = closed_form(dense, wanted.average_length)
     if wanted.cost not in ("structures", *costs):
         raise InputError(f"cost '{wanted.cost}' is measured by the stage `prune` of a run directory; use another one.")
     if wanted.layers_compete:
-        wanted = replace(wanted, layers=best_layers(search_layers(ensemble, wanted, costs, progress)))
+        wanted = replace(wanted, layers=best_layers(search_layers(ensemble, wanted, costs, progress), ensemble.dev))
     carried_out = carry_out(
         wanted,
         select_by_recipe(wanted, scores, scores.sizes(), costs),
         dense,
         scores,
-        dev=dev,
+        dev=sets,
         corpus=Corpus(wanted.vocab) if wanted.vocab else None,
         rescore=lambda encoder: score(encoder, pairs, method=method, settings=scoring),
         calibration=pairs,
@@ -243,20 +256,16 @@ def compress(
         warnings.warn(warning, stacklevel=2)
     pruned = carried_out.encoder
     if repair:
-        settings = training or TrainingSettings()
+        settings = training or TrainingSettings(tolerance=wanted.tolerance)
         if steps is not None:
             settings = replace(settings, max_steps=steps)
-        judge = graded or (dev[0] if dev else None)
-        # The weights and the teachers are picked on one set, as `finetune` does.
-        own = Ensemble(dense, scores, [judge]) if judge else None
-        teachers = [own.encoder(part) for part in choose_teachers(own)[0]] if own else [dense]
+        judges: list[DevSet | str] = [] if held_out and not named else [*sets]
         distill(
             pruned,
-            teachers,
+            dense,
             _sentences(pairs if train_data is None else train_data, data_dir),
             settings=settings,
-            dev=judge,
-            dense=dense,
+            dev=[*judges, HELD_OUT] if held_out or dev is None else judges,
             progress=step_progress,
             teacher_progress=progress("Embedding with the teacher"),
         )

@@ -1,4 +1,4 @@
-"""How long work reports its progress."""
+"""How long work reports its progress, and how a time is said."""
 
 from collections.abc import Callable
 
@@ -9,3 +9,11 @@ Progress = Callable[[str], Callable[[int, int], None]]
 def silent(_: str) -> Callable[[int, int], None]:
     """No progress display."""
     return lambda done, total: None
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it: `40 seconds`, `12 minutes`, `2.5 hours`."""
+    units = (("second", 1), ("minute", 60), ("hour", 3600))
+    unit, size = next((one for one in units if seconds < 90 * one[1]), units[-1])
+    count = f"{seconds / size:.1f}".removesuffix(".0") if unit == "hour" else str(max(1, round(seconds / size)))
+    return f"{count} {unit}" if count == "1" else f"{count} {unit}s"

@@ -10,6 +10,7 @@ from sparsecse.settings import documented, setting, split_list
 if TYPE_CHECKING:
     from sparsecse.datasets import PairSet
     from sparsecse.encoders import Encoder
+    from sparsecse.evaluation.dev import DevSet
 
 # The command line makes its options of these classes, so that what they load is imported when it is loaded.
 
@@ -70,3 +71,23 @@ class DataOptions:
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class DevOptions:
+    """Dev sets by names and paths; see `evaluation.dev.load_dev`."""
+
+    names: tuple[str, ...]
+    data_dir: str | None = None
+
+    def load(self) -> list[DevSet]:
+        from sparsecse.evaluation.dev import load_dev
+
+        return load_dev(self.names, self.data_dir)
+
+    def without_held_out(self) -> tuple[DevOptions | None, bool]:
+        """The sets to load, None where there are none, and whether training sentences are to be held out."""
+        from sparsecse.evaluation.dev import HELD_OUT
+
+        names = tuple(name for name in self.names if name != HELD_OUT)
+        return DevOptions(names, self.data_dir) if names else None, HELD_OUT in self.names

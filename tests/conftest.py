@@ -19,13 +19,15 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from sparsecse import stages
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, load_encoder
+from sparsecse.evaluation.dev import Dev, DevSet
 from sparsecse.kernels.dispatch import native_extension
 from sparsecse.pruning.ensemble import Ensemble
 from sparsecse.scoring import contributions
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
-torch.set_num_threads(2)
+# pytest-xdist starts a worker a core; two threads each would wait for one another.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet")
 _WORDS = "the a cat dog sat ran on mat hill under over blue red old new house river bird sings loudly and then sleeps"
@@ -164,7 +166,7 @@ def minilm() -> Path:
 def ensemble(sentence_folder: Path, pairs: PairSet) -> Ensemble:
     """A tiny scored model, three layers of the same size, with its cuts."""
     encoder = load_encoder(sentence_folder)
-    return Ensemble(encoder, contributions(encoder, pairs), [pairs])
+    return Ensemble(encoder, contributions(encoder, pairs), Dev([DevSet.of(pairs)], encoder))
 
 
 @pytest.fixture

@@ -386,6 +386,19 @@ def test_layers_that_leave_take_no_part(run):
     assert record.info["budget"]["removed"]["parameters"] >= 0.4
 
 
+def test_the_record_names_what_decides_the_mask_and_differs_from_the_default():
+    """A default in the records would make every earlier stage of a run directory stale."""
+    assert Recipe(sparsity=0.2).budget_settings == {}
+    recipe = Recipe(sparsity=0.2, cost="multiply-adds", average_length=40, align=8, protect=("0",))
+    assert recipe.budget_settings == {
+        "budget": "multiply-adds",
+        "sparsity": 0.2,
+        "align": 8,
+        "protect": ["0"],
+        "average_length": 40,
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,6 +12,7 @@ import pytest
 
 from sparsecse.cli import finetune, main, run, train
 from sparsecse.encoders import POOLING_MODES
+from sparsecse.errors import InputError
 from sparsecse.scoring import METHODS
 from sparsecse.sources import ModelOptions
 
@@ -117,7 +118,7 @@ def test_run_takes_every_training_option(call, sentence_folder, pairs_file, sent
 
 
 def test_the_commands_that_train_share_options_and_have_their_own_defaults():
-    repair = {"objective": "distill", "learning_rate": 1e-4, "warmup_ratio": 0.1, "eval_every": 50, "mlp_head": False}
+    repair = {"objective": "distill", "learning_rate": 2e-4, "warmup_ratio": 0.1, "eval_every": 50, "mlp_head": False}
     dense = {"objective": "unsup", "learning_rate": 3e-5, "warmup_ratio": 0.0, "eval_every": 125, "mlp_head": True}
     for command, wanted in ((train.train, dense), (finetune.finetune, repair), (run.run, repair)):
         parameters = inspect.signature(command).parameters
@@ -246,6 +247,18 @@ def test_every_scoring_method(call, sentence_folder, pairs_file, tmp_path, name)
     assert weight == (0.4 if "objective" in METHODS[name].uses else None)
     assert ("leave-one-out.jsonl" in record["outputs"]) == METHODS[name].resumes
     assert call("prune", "--sparsity", "0.25")[0] == 0
+
+
+@pytest.mark.parametrize(("data", "tasks"), [("demo", "demo"), ("stsb", "sts")])
+def test_run_evaluates_what_goes_with_the_data(call, monkeypatch, sentence_folder, data, tasks):
+    planned = []
+
+    def stop(workdir, plan, **_):
+        planned.append(plan.tasks)
+        raise InputError("Stopped.")
+
+    monkeypatch.setattr("sparsecse.stages.run", stop)
+    assert call("run", sentence_folder, "--data", data)[0] == 2 and planned == [tasks]
 
 
 @pytest.mark.parametrize("command", ["score", "run"])

@@ -15,6 +15,7 @@ from sparsecse.datasets import (
     SetNotFoundError,
     hub,
     load_pairs,
+    load_retrieval,
     load_sentences,
     load_triplets,
 )
@@ -425,3 +426,32 @@ def test_demo_sentences():
     assert len(sentences) >= 2000
     assert sentences == [line.strip() for line in raw]  # no duplicates, no blank lines
     assert load_sentences("demo", split="test") == load_pairs("demo", split="test").sentences()
+    lengths = [len(sentence.split()) for sentence in sentences]
+    assert sum(length >= 30 for length in lengths) >= 150 and sum(length <= 12 for length in lengths) >= 500
+
+
+def test_demo_retrieval():
+    tasks = {split: load_retrieval("demo", split=split) for split in ("test", "dev")}
+    assert [task.name for task in tasks.values()] == ["demo-retrieval", "demo-retrieval-dev"]
+    documents = tasks["test"].documents
+    assert tasks["dev"].documents == documents and 400 <= len(documents) <= 450
+    assert len(set(documents.values())) == len(documents)
+    assert all(30 <= len(text.split()) <= 80 and text == " ".join(text.split()) for text in documents.values())
+    for split, least in {"test": 150, "dev": 50}.items():
+        task = tasks[split]
+        assert len(task) >= least and task.source == f"the built-in demo ({split})"
+        assert task.unknown_queries == task.unknown_documents == task.irrelevant_queries == task.empty_documents == 0
+        assert all(1 <= len(grades) <= 3 and set(grades.values()) == {1} for grades in task.judgements.values())
+    assert not tasks["test"].queries.keys() & tasks["dev"].queries.keys()
+    queries = [query for task in tasks.values() for query in task.queries.values()]
+    assert len(set(queries)) == len(queries) and not set(queries) & set(load_sentences("demo"))
+
+
+def test_the_demo_trains_on_no_passage_it_searches():
+    """Not even on seven words in a row of one."""
+
+    def runs(texts):
+        split = (text.lower().split() for text in texts)
+        return {tuple(words[start : start + 7]) for words in split for start in range(len(words) - 6)}
+
+    assert not runs(load_retrieval("demo").documents.values()) & runs(load_sentences("demo"))

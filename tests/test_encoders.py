@@ -198,5 +198,5 @@ def test_broken_folders(checkpoints, tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         load_encoder(folder, pooling="mean")
     (folder / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"broken config\.json"):
+    with pytest.raises(InputError, match=r"config\.json is not valid JSON"):
         load_encoder(folder, pooling="mean")

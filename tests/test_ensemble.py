@@ -12,9 +12,7 @@ from sparsecse.evaluation import spearman
 from sparsecse.pruning.ensemble import (
     GRID,
     choose_reconstruction,
-    choose_sparsity,
     choose_teachers,
-    within_tolerance,
 )
 from sparsecse.pruning.iterative import fractions, prune_iteratively
 from sparsecse.pruning.masks import Budget, select
@@ -26,47 +24,21 @@ from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
 
-def curve(*means: float, other: tuple[float, ...] | None = None) -> list[dict]:
-    other = other or means
-    return [
-        {"sparsity": i / 10, "mean": mean, "dev": {"a": mean, "b": second}}
-        for i, (mean, second) in enumerate(zip(means, other, strict=True))
-    ]
-
-
-def test_the_rule_of_auto():
-    assert within_tolerance(curve(80.0, 80.5, 80.45, 80.3, 79.0), 0.0) == 0.1
-    assert within_tolerance(curve(80.0, 80.5, 80.45, 80.3, 79.0), 0.1) == 0.2
-    assert within_tolerance(curve(80.0, 80.5, 80.45, 80.3, 79.0), 0.3) == 0.3
-    # The second set falls by more than 0.5 from 20 % on.
-    assert within_tolerance(curve(80.0, 80.5, 80.45, 80.3, 79.0, other=(70.0, 69.6, 69.4, 69.0, 60.0)), 0.3) == 0.1
-    assert within_tolerance(curve(80.0, 79.0), 0.3) == 0.0
-
-
-def test_auto_takes_a_point_of_its_curve(ensemble):
-    sparsity, measured = choose_sparsity(ensemble, 0.5)
-    assert sparsity in GRID
-    assert measured[0]["sparsity"] == 0 and measured[0]["mean"] == pytest.approx(ensemble.dev_scores(0.0)[0])
-    best = max(point["mean"] for point in measured if point["mean"] >= measured[0]["mean"] - 0.5)
-    assert next(p["mean"] for p in measured if p["sparsity"] == sparsity) >= best - 0.5
-    with pytest.raises(InputError, match="tolerance"):
-        choose_sparsity(ensemble, -1.0)
-
-
 def test_dev_scores_are_those_of_the_mean_of_unit_vectors(ensemble, pairs):
     class Mean:
         def encode(self, sentences, *, batch_size):
             parts = [ensemble.encoder(sparsity).encode(sentences) for sparsity in (0.0, 0.4)]
             return sum(torch.nn.functional.normalize(part, dim=-1) for part in parts)
 
-    assert ensemble.dev_scores(0.0, 0.4)[0] == pytest.approx(spearman(Mean(), pairs), abs=0.2)
+    assert ensemble.figures(0.0, 0.4)["similarity"] == pytest.approx(spearman(Mean(), pairs), abs=0.2)
 
 
 def test_the_teachers_are_the_best_chain(ensemble):
     chosen, tried = choose_teachers(ensemble)
     assert chosen[0] == 0.0
     assert list(tried) == ["0", "0+0.2", "0+0.2+0.4", "0+0.2+0.4+0.6"]
-    assert tried["+".join(f"{x:g}" for x in chosen)] == max(tried.values())
+    best = max(figures["similarity"] for figures in tried.values())
+    assert tried["+".join(f"{x:g}" for x in chosen)] == {"similarity": best}
 
 
 def test_reconstruction_is_taken_only_where_dev_gains(ensemble, pairs):
@@ -75,11 +47,11 @@ def test_reconstruction_is_taken_only_where_dev_gains(ensemble, pairs):
     before = {name: tensor.clone() for name, tensor in cut.model.state_dict().items()}
     chosen, info = choose_reconstruction(ensemble, mask, cut)
     assert all(torch.equal(before[name], tensor) for name, tensor in cut.model.state_dict().items())
-    assert info["dev"] == pytest.approx(spearman(chosen, pairs), abs=0.2)
+    assert info["dev"]["similarity"] == pytest.approx(spearman(chosen, pairs), abs=0.2)
     if info["strength"] is None:
         assert chosen is cut and info["dev"] == info["dev_before"]
     else:
-        assert info["dev"] > info["dev_before"]
+        assert info["dev"]["similarity"] > info["dev_before"]["similarity"]
 
 
 @pytest.mark.parametrize(("loss", "left"), [(1000.0, True), (-1000.0, False)])
@@ -118,11 +90,11 @@ def test_reconstruction_needs_scores(tmp_path, sentence_folder):
 
 
 def test_auto_prunes_what_the_curve_allows(run):
-    record, reused = stages.prune(run, Recipe(auto_tolerance=0.5))
+    record, reused = stages.prune(run, Recipe(sparsity="auto", tolerance=0.5))
     chosen = run.need("choose").info["sparsity"]
     assert not reused and record.settings["tolerance"] == 0.5
     assert record.settings["removed_neurons"] == round(chosen * sum(neurons for _, neurons in record.info["sizes"]))
-    assert stages.prune(run, Recipe(auto_tolerance=0.5))[1]
+    assert stages.prune(run, Recipe(sparsity="auto", tolerance=0.5))[1]
     assert run.newest_model() == ("prune", [])
     stages.choose(run, 0.7)
     if run.need("choose").outputs["curve.json"] != record.inputs["choose/curve.json"]:
@@ -180,13 +152,15 @@ def test_rounds_that_cannot_be(bad):
         Recipe(**bad)
 
 
-def test_the_repair_learns_from_the_model_and_its_cuts(run, tmp_path, sentences):
+def test_the_repair_learns_from_the_model_or_from_its_cuts_too(run, tmp_path, sentences):
     text = tmp_path / "sentences.txt"
     text.write_text("\n".join(sentences))
     settings = TrainingSettings(batch_size=4, max_steps=2, eval_every=1)
     stages.prune(run, Recipe(sparsity=0.5))
-    record, _ = stages.finetune(run, DataOptions(str(text)), settings)
+    record, _ = stages.finetune(run, DataOptions(str(text)), settings, teachers=[ModelOptions("cuts")])
     assert record.info["teachers"][0] == 0.0
     assert "score/scores.safetensors" in record.inputs
-    alone, reused = stages.finetune(run, DataOptions(str(text)), settings, teachers=[ModelOptions("dense")])
+    alone, reused = stages.finetune(run, DataOptions(str(text)), settings)
     assert not reused and "teachers" not in alone.info
+    _, reused = stages.finetune(run, DataOptions(str(text)), settings, teachers=[ModelOptions("dense")])
+    assert reused

@@ -134,12 +134,15 @@ def test_demo_needs_no_files():
     result = evaluate(BagOfWords(), "demo-dev, demo-test")
     assert list(result.tasks) == ["demo-dev", "demo-test"]
     assert result.align_uniform_task == "demo-test"
+    result = evaluate(BagOfWords(), "demo, demo-retrieval-dev")
+    assert list(result.tasks) == ["demo-test"]
+    assert list(result.retrieval) == ["demo-retrieval", "demo-retrieval-dev"]
 
 
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("sts,nope", "no task 'nope'; the known ones are sts, transfer, all, sts12"),
+        ("sts,nope", "no task 'nope'; the known ones are sts, transfer, demo, all, sts12"),
         (" , ", "No task was named"),
         ([], "No task was named"),
     ],

@@ -32,6 +32,7 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation import load_tasks
 from sparsecse.files import atomic_directory, atomic_file, weight_bytes
 from sparsecse.packing import CardFacts, model_card, pack, source_license
+from sparsecse.progress import duration
 from sparsecse.training import StepReport
 from sparsecse.vocabulary import choose_vocabulary, count_tokens
 from sparsecse.vocabulary.scripts import lost_scripts, scripts_warning
@@ -204,7 +205,9 @@ def test_run_tells_its_stages_as_they_begin(call, sentence_folder, pairs_file, s
     names = ["score", "prune", "finetune", "eval", "pack"]
     told = [line for line in lines if line.startswith("Stage ")]
     assert told == [f"Stage {number} of 5: {name}" for number, name in enumerate(names, 1)]
-    assert lines.index("Stage 3 of 5: finetune") < lines.index("Choosing the teachers: 4 of 4")
+    assert lines.index("Stage 3 of 5: finetune") < next(
+        place for place, line in enumerate(lines) if line.startswith("Embedding with the teacher: ")
+    )
     assert all(any(line.startswith(f"{name}: ") and line.endswith(" s") for line in lines) for name in names)
     lines = call("run", sentence_folder, *options)[2].splitlines()
     assert [f"{name}: already there" in lines for name in names] == [True] * 5
@@ -239,6 +242,23 @@ def test_bars_count_from_the_start_of_their_stage(monkeypatch):
     step(StepReport(2, 2, 0.5, None, None))
     assert times.end() == {"score": 500, "finetune": 65}
     assert "0:01:05" in screen.file.getvalue() and "0:09" not in screen.file.getvalue()
+
+
+def test_plain_lines_tell_the_time_left(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(output, "err", Console(file=io.StringIO()))
+    update = output.progress("Embedding")
+    for seconds, done in ((500, 100), (5, 110), (20, 200), (3575, 1000)):
+        now += seconds
+        update(done, 1000)
+    assert output.err.file.getvalue().splitlines() == [
+        "Embedding: 100 of 1000",
+        "Embedding: 200 of 1000, about 3 minutes left",
+        "Embedding: 1000 of 1000",
+    ]
+    said = {1: "1 second", 89: "89 seconds", 100: "2 minutes", 5399: "90 minutes", 7200: "2 hours", 9000: "2.5 hours"}
+    assert {seconds: duration(seconds) for seconds in said} == said
 
 
 @pytest.mark.parametrize("pooled", [False, True])

@@ -61,7 +61,7 @@ def test_names_are_what_they_are_whatever_was_imported_first():
 
 
 @pytest.mark.parametrize(
-    "wanted", [{"sparsity": 0.25}, {"sparsity": 0.5, "rounds": 2}, {"sparsity": "auto", "auto_tolerance": 0.5}]
+    "wanted", [{"sparsity": 0.25}, {"sparsity": 0.5, "rounds": 2}, {"sparsity": "auto", "tolerance": 0.5}]
 )
 def test_compress_is_run_without_a_directory(tmp_path, sentence_folder, pairs_file, sentences, wanted):
     text = tmp_path / "text.txt"
@@ -107,7 +107,7 @@ def test_score_prune_pack_and_evaluate(tmp_path, sentence_folder, pairs_file, pa
     with pytest.raises(InputError, match="use compress"):
         sparsecse.prune(encoder, scores, 0.5, reconstruct=True)
     result = sparsecse.distill(small, encoder, pairs.sentences(), settings=TRAINING, dev=pairs)
-    assert result.best_score >= result.history[0]["dev"]
+    assert result.best["similarity"] >= result.history[0]["dev"]["similarity"]
     packed = sparsecse.pack(small, tmp_path / "packed")
     assert torch.equal(sparsecse.load_encoder(packed["path"]).encode(["a cat"]), small.encode(["a cat"]))
     assert "demo-test" in sparsecse.evaluate(sparsecse.Runtime(small), "demo-test").to_json()["tasks"]

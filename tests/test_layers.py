@@ -74,15 +74,16 @@ def test_the_search_measures_what_it_cuts(ensemble, pairs):
         mask = select_by_recipe(
             Recipe(sparsity=0.7, layers=one.layers, layers_compete=True), ensemble.scores, ensemble.scores.sizes()
         )
-        assert one.dev == one.dev_cut == pytest.approx(spearman(prune(ensemble.dense, mask), pairs), abs=0.2)
-    assert best_layers(tried) == max(tried, key=lambda one: one.dev).layers
+        wanted = pytest.approx(spearman(prune(ensemble.dense, mask), pairs), abs=0.2)
+        assert one.dev == one.dev_cut == {"similarity": wanted}
+    assert best_layers(tried, ensemble.dev) == max(tried, key=lambda one: one.dev["similarity"]).layers
 
 
 def test_reconstruction_decides_between_the_best(ensemble):
     tried = search_layers(ensemble, Recipe(sparsity=0.4, layers_compete=True, reconstruct=True))
     assert len(tried) == 1 + 3
-    assert all(one.dev >= one.dev_cut for one in tried)
-    worst = sorted(tried[1:], key=lambda one: one.dev_cut)[0]
+    assert all(one.dev["similarity"] >= one.dev_cut["similarity"] for one in tried)
+    worst = sorted(tried[1:], key=lambda one: one.dev_cut["similarity"])[0]
     assert worst.dev == worst.dev_cut  # not among the two best without
 
 

@@ -10,7 +10,7 @@ from sparsecse import stages
 from sparsecse.datasets import PairSet, load_pairs
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.encoders.gates import gated
-from sparsecse.evaluation import evaluate, spearman
+from sparsecse.evaluation import Evaluation, evaluate, spearman
 from sparsecse.pruning.costs import multiply_add_cost, select_by_cost
 from sparsecse.pruning.masks import Budget, select
 from sparsecse.pruning.recipe import Recipe
@@ -23,7 +23,7 @@ from sparsecse.workdir import Workdir
 
 pytestmark = pytest.mark.slow
 
-STS = "sts12,sts14,sts15,stsb-test"
+STS = "sts12,stsb-test"
 
 
 @pytest.fixture(scope="module")
@@ -36,46 +36,51 @@ def scores(dense):
     return contributions(dense, load_pairs("stsb", data_dir=SENTEVAL))
 
 
+def sts(encoder: Encoder) -> Evaluation:
+    return evaluate(Runtime(encoder, "float32"), STS, data_dir=SENTEVAL)
+
+
 @pytest.fixture(scope="module")
 def before(dense):
-    return evaluate(dense, STS, data_dir=SENTEVAL)
+    return sts(dense)
 
 
 @needs_senteval
 def test_dense_figures(dense, before):
-    known = {"sts12": 72.37, "sts14": 75.59, "sts15": 85.39, "stsb-test": 82.041}
-    for task, value in known.items():
-        assert before.tasks[task].spearman == pytest.approx(value, abs=0.05), task
-    assert evaluate(dense, "stsb-dev", data_dir=SENTEVAL).average == pytest.approx(86.729, abs=0.05)
+    for task, published in {"sts12": 72.37, "stsb-test": 82.041}.items():
+        assert before.tasks[task].spearman == pytest.approx(published, abs=0.05), task
 
 
 @needs_senteval
-@pytest.mark.parametrize("sparsity", [0.05, 0.1, 0.2])
-def test_removing_what_contributes_least_raises_sts(dense, scores, before, sparsity):
-    mask = select(scores, Budget.of(scores.sizes(), sparsity=sparsity))
-    after = evaluate(prune(dense, mask), STS, data_dir=SENTEVAL)
+def test_removing_what_contributes_least_raises_sts(dense, scores, before):
+    after = sts(prune(dense, select(scores, Budget.of(scores.sizes(), sparsity=0.2))))
     assert after.tasks["stsb-test"].spearman > before.tasks["stsb-test"].spearman
     assert after.average > before.average
 
 
 @needs_senteval
-def test_random_and_magnitude_at_twenty_percent_fall(dense, before):
-    for rival in (random(dense, 0), magnitude(dense)):
-        mask = select(rival, Budget.of(rival.sizes(), sparsity=0.2))
-        after = evaluate(prune(dense, mask), STS, data_dir=SENTEVAL)
-        assert after.average < before.average - 0.5
-        assert after.tasks["stsb-test"].spearman < before.tasks["stsb-test"].spearman
+@pytest.mark.parametrize("rival", [lambda encoder: random(encoder, 0), magnitude], ids=["random", "magnitude"])
+def test_rivals_at_twenty_percent_fall(dense, before, rival):
+    scores = rival(dense)
+    cut = prune(dense, select(scores, Budget.of(scores.sizes(), sparsity=0.2)))
+    pairs = load_pairs("stsb", split="test", data_dir=SENTEVAL)
+    assert spearman(Runtime(cut, "float32"), pairs) < before.tasks["stsb-test"].spearman - 0.5
 
 
 @needs_senteval
-@pytest.mark.parametrize("sparsity", [0.2, 0.5])
-def test_budgets_in_which_heads_and_neurons_compete_choose_well(dense, scores, sparsity):
+def test_budgets_in_which_heads_and_neurons_compete_choose_well(dense, scores):
     """On both dev sets as good as equal shares of the same cost; plain sums of scores lose up to 19 points more."""
-    mask = select_by_cost(scores, multiply_add_cost(dense.model.config), sparsity)
-    cut, equal = (prune(dense, one) for one in (mask, select(scores, Budget.of(scores.sizes(), sparsity=sparsity))))
+    mask = select_by_cost(scores, multiply_add_cost(dense.model.config), 0.5)
+    cut, equal = (prune(dense, one) for one in (mask, select(scores, Budget.of(scores.sizes(), sparsity=0.5))))
     for name in ("stsb", "sickr"):
         pairs = load_pairs(name, split="dev", data_dir=SENTEVAL)
         assert spearman(Runtime(cut), pairs) > spearman(Runtime(equal), pairs) - 0.3
+
+
+def test_the_demo_retrieval_set_leaves_room_on_both_sides(dense):
+    """Hard enough that a better model can show it, easy enough that a worse one can."""
+    result = evaluate(Runtime(dense), "demo-retrieval").retrieval["demo-retrieval"]
+    assert 75 < result.ndcg_at_10 < 83 and result.recall_at_100 > 97
 
 
 def test_the_pruned_model_computes_what_the_gated_one_does(dense):
@@ -119,7 +124,7 @@ def test_a_run_with_distillation_ends_above_dense(minilm, tmp_path):
         train_data=DataOptions(str(SHARED_DATA / "sentences.txt.gz")),
         recipe=Recipe(sparsity=0.2),
         tasks="stsb-test",
-        training=TrainingSettings(max_steps=60, eval_every=30, dropout=0.0),
+        training=TrainingSettings(max_steps=30, eval_every=30, dropout=0.0),
         bench_sentences=0,
     )
     done = stages.run(workdir, plan)

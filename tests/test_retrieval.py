@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from pathlib import Path
 
 import pytest
@@ -253,8 +254,9 @@ def test_groups_and_names(tmp_path, folder):
     assert list(load_tasks([str(folder), str(folder) + "/"]).retrieval) == ["tiny"]
     with pytest.raises(InputError, match="have the same name, 'tiny'"):
         load_tasks([str(folder), str(write(tmp_path / "other/tiny"))])
-    with pytest.raises(InputError, match="has the name of another task, 'mr'"):
-        load_tasks([str(write(tmp_path / "mr"))])
+    for taken in ("mr", "demo-retrieval"):
+        with pytest.raises(InputError, match=f"has the name of another task, '{taken}'"):
+            load_tasks([str(write(tmp_path / taken))])
     with pytest.raises(InputError, match=r"is no task; .* train\.\* and test\.\*.* a folder with corpus\.jsonl"):
         load_tasks([str(data)])
     with pytest.raises(InputError, match=r"no task 'tow'.* One, trained, two, .*Did you mean two\?"):
@@ -383,7 +385,7 @@ def test_documents_by_another_model(folder):
     with pytest.raises(InputError, match=r"`documents` has vectors of 3 numbers, .* of 6; give two models"):
         evaluate(queries, str(folder), documents=BagOfWords(WORDS[:3]))
     for name in ("query_prompt", "document_prompt"):
-        with pytest.raises(InputError, match=f"`{name}` is for retrieval tasks"):
+        with pytest.raises(InputError, match=f"`{name}` is for retrieval and reranking"):
             evaluate(queries, "demo-test", **{name: "a"})
 
 
@@ -416,7 +418,7 @@ def test_eval_of_a_model(call, prompted, tmp_path):
     code, out, _ = call(*arguments, "--query-prompt", "", "--document-prompt", "dog ", "--documents", prompted)
     assert code == 0 and "nDCG@10" in out and "recall@100" in out and f"documents by {prompted}" in out
     code, out, err = call("eval", prompted, "--tasks", "demo-test", "--documents", prompted)
-    assert code == 2 and "--documents is for retrieval tasks, and there is none among --tasks" in err
+    assert code == 2 and "--documents is for retrieval and reranking, and there is none among --tasks" in err
 
 
 def test_eval_refuses_another_size_of_vectors(call, prompted, tmp_path, folder):
@@ -441,6 +443,15 @@ def test_eval_of_a_run_directory(call, sentence_folder, pairs_file, folder):
     assert code == 0 and "documents by dense" in out and "change" in out
     record = json.loads(Path("sparsecse-run/eval/record.json").read_text())
     assert record["settings"]["documents"]["name"] and "documents" in record["inputs"]
+    code, out, _ = call("eval", "--tasks", folder, "--aligned", "--json")
+    aligned = json.loads(out)
+    assert code == 0 and aligned["tasks"] == own["tasks"]
+    assert aligned["aligned"]["tasks"] == two["tasks"]  # the pruned model's queries, the dense one's documents
+    code, out, _ = call("eval", "--tasks", folder, "--aligned")
+    assert code == 0 and "documents by the dense model" in out and "pruned queries" in out
+    for wrong in (["--tasks", pairs_file], ["--tasks", folder, "--documents", "dense"], [sentence_folder]):
+        code, _, err = call("eval", *wrong, "--aligned")
+        assert code == 2 and "--aligned" in err
 
 
 def test_eval_of_all_kinds_and_agreement(call, sentence_folder, pairs_file, folder):
@@ -461,37 +472,28 @@ def test_eval_of_all_kinds_and_agreement(call, sentence_folder, pairs_file, fold
     card = Path("packed/README.md").read_text()
     assert "| tiny |" in card and f"| {pairs_file.name} |" in card
     code, _, err = call("eval", "--tasks", "none", "--agreement", "text.txt", "--documents", "dense")
-    assert code == 2 and "--documents is for retrieval tasks" in err
+    assert code == 2 and "--documents is for retrieval and reranking" in err
 
 
 # --- a real model
 
 
-@pytest.mark.slow
+class HashedWords:
+    """Counts of words in 256 places: fast, and better than chance."""
+
+    def encode(self, sentences, *, batch_size):
+        vectors = torch.zeros(len(sentences), 256)
+        for row, sentence in enumerate(sentences):
+            places = [zlib.crc32(word.encode()) % 256 for word in sentence.lower().split() if len(word) > 3]
+            vectors[row].index_add_(0, torch.tensor(places, dtype=torch.long), torch.ones(len(places)))
+        return vectors
+
+
 @pytest.mark.parametrize("name", ["cisi", "npl"])
-def test_minilm_on_real_collections(minilm, name):
+def test_real_collections_are_measured_as_trec_eval_does(name):
     if not (RETRIEVAL / name).is_dir():
         pytest.skip("the retrieval sets are not on this machine")
-    runtime, kept = Runtime(minilm, "float32"), {}
-
-    class Keeping:
-        def encode(self, sentences, *, batch_size):
-            vectors = runtime.encode(sentences)
-            kept.update(zip(sentences, vectors, strict=True))
-            return vectors
-
-    result = evaluate(Keeping(), str(RETRIEVAL / name)).retrieval[name]
-    assert 20 < result.ndcg_at_10 < 60
-    task = load_retrieval(RETRIEVAL / name)
-    documents, queries = (
-        torch.stack([torch.as_tensor(kept[text]) for text in texts.values()])
-        for texts in (task.documents, task.queries)
-    )
-    for digits in (7, 1):  # with one digit many documents are equal to a query to the same degree
-        compare_with_trec_eval(
-            list(task.documents),
-            documents.round(decimals=digits),
-            list(task.queries),
-            queries.round(decimals=digits),
-            task.judgements,
-        )
+    task, model = load_retrieval(RETRIEVAL / name), HashedWords()
+    assert evaluate(model, str(RETRIEVAL / name)).retrieval[name].ndcg_at_10 > 5
+    documents, queries = (model.encode(list(texts.values()), batch_size=32) for texts in (task.documents, task.queries))
+    compare_with_trec_eval(list(task.documents), documents, list(task.queries), queries, task.judgements)

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, SENTEVAL, needs_senteval, tiny_tokenizer
+from sentence_transformers import SentenceTransformer
 
 from sparsecse.datasets import load_pairs
-from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel, load_encoder
+from sparsecse.encoders import (
+    Encoder,
+    EncoderSettings,
+    SparseCSEConfig,
+    SparseCSEModel,
+    embedding,
+    load_encoder,
+    save_encoder,
+)
 from sparsecse.errors import InputError
 from sparsecse.kernels import dispatch
 from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.surgery import prune
-from sparsecse.runtime import AUTO_COSINE, PRECISIONS, Runtime
+from sparsecse.runtime import AUTO_COSINE, PRECISIONS, Runtime, accelerate, native
 
 EXTENSION = dispatch.native_extension()
 pytestmark = pytest.mark.skipif(EXTENSION is None, reason="the extension is not built")
@@ -170,10 +182,15 @@ def test_hidden_states(precision: str) -> None:
 def test_a_nan_stays_in_its_sentence(precision: str) -> None:
     encoder = make_encoder()
     with torch.no_grad():
-        encoder.model.embeddings.word_embeddings.weight[7, 3] = torch.nan
-    vectors = Runtime(encoder, precision).encode_ids([[8, 9, 10], [8, 7, 10], [11, 12]])
+        # Finite, but its LayerNorm overflows.
+        encoder.model.embeddings.word_embeddings.weight[7] = 3e38
+    runtime, token_ids = Runtime(encoder, precision), [[8, 9, 10], [8, 7, 10], [11, 12]]
+    vectors = runtime._run(*embedding.read_token_ids(token_ids), "mean", True)
     assert np.isnan(vectors[1]).all()
     assert np.isfinite(vectors[[0, 2]]).all()
+    for call in (runtime.encode_ids, runtime.hidden_states, encoder.encode_ids):
+        with pytest.raises(InputError, match="the vector of sentence 1 is not finite"):
+            call(token_ids)
 
 
 def test_denormal_and_large_weights(precision: str) -> None:
@@ -262,11 +279,59 @@ def test_precisions_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         ([[5] * 81], "a sentence has more tokens than there are positions"),
         ([[5, 10_000]], "an id is outside the vocabulary"),
         ([[5, -1]], "an id is outside the vocabulary"),
+        ([[5, 6], [5, 5.7]], "Sentence 1 has the token id 5.7; token ids are whole numbers"),
+        ([[5, 2**31]], "Sentence 0 has the token id 2147483648"),
+        ([[5, None]], "Sentence 0 has the token id None"),
+        (["ab"], "Sentence 0 is a str"),
+        ([5, 6], r"Sentence 0 is a int \(5\), not a list of token ids"),
+        ([[[5, 6]]], r"Sentence 0 has the token id \[5, 6\]"),
+        (None, "`token_ids` is a NoneType"),
+        ("ab", "`token_ids` is a str"),
+        (np.array(5), "`token_ids` is a single number"),
+        (np.array([[5.0, 6.0]]), "Sentence 0 has the token id 5.0"),
     ],
 )
-def test_ids_that_the_model_does_not_have(token_ids: list[list[int]], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Runtime(make_encoder(), "float32").encode_ids(token_ids)
+def test_ids_that_the_model_does_not_have(token_ids: Any, message: str) -> None:
+    encoder = make_encoder()
+    runtime = Runtime(encoder, "float32")
+    for call in (runtime.encode_ids, runtime.hidden_states, encoder.encode_ids):
+        with pytest.raises(InputError, match=message):
+            call(token_ids)
+
+
+def test_ids_of_any_collection() -> None:
+    encoder = make_encoder()
+    runtime = Runtime(encoder, "float32", threads=1)
+    rows = [[5, 6, 7], [8, 9, 10]]
+    expected = runtime.encode_ids(rows)
+    for collected in (np.array(rows), torch.tensor(rows), tuple(map(tuple, rows)), map(np.array, rows)):
+        np.testing.assert_array_equal(runtime.encode_ids(collected), expected)
+    np.testing.assert_allclose(encoder.encode_ids(np.array(rows)), expected, atol=2e-6)
+    for nothing in ([], (), np.empty((0, 3), int), torch.empty(0, 3, dtype=torch.int64)):
+        assert runtime.encode_ids(nothing).shape == encoder.encode_ids(nothing).shape == (0, 48)
+    assert runtime.hidden_states([]) == []
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_weights_that_are_not_finite(bad: float, sentence_folder: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(sentence_folder)
+    with torch.no_grad():
+        encoder.model.encoder.layer[1].output.dense.weight[3, 2] = bad
+    with pytest.raises(InputError, match=r"layer\.1\.output\.dense\.weight has 1 values of 768 that are not finite"):
+        Runtime(encoder, "float32")
+    save_encoder(encoder, tmp_path)
+    with pytest.raises(InputError, match="that are not finite"):
+        load_encoder(tmp_path)
+    with pytest.raises(InputError, match="that are not finite"):
+        accelerate(SentenceTransformer(str(tmp_path), device="cpu"))
+
+
+def test_a_negative_layer_norm_eps(sentence_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sentence_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "layer_norm_eps": -1.0}))
+    with pytest.raises(InputError, match=r"layer_norm_eps in its config.json is -1.0, but must be a number from 0 up"):
+        load_encoder(folder)
 
 
 def test_without_the_extension_pytorch_computes(monkeypatch: pytest.MonkeyPatch, sentences: list[str]) -> None:
@@ -297,6 +362,12 @@ def test_an_activation_without_a_native_version(sentences: list[str]) -> None:
     with pytest.warns(RuntimeWarning, match="the activation tanh has no native version"):
         runtime = Runtime(encoder)
     assert distance(runtime.encode(sentences), padded(encoder, encoder.tokenize(sentences))) < 2e-6
+
+
+def test_weights_on_another_device_have_no_native_pass() -> None:
+    model = make_encoder().model
+    assert native.obstacle(model) is None
+    assert native.obstacle(model.to("meta")) == "the model is on meta"
 
 
 @pytest.mark.slow

@@ -96,6 +96,17 @@ def test_scores_do_not_depend_on_the_memory(encoder, pairs, monkeypatch):
     assert_same(scores(30 * bytes_per_token(encoder.model)), everything, rtol=1e-5)
 
 
+def test_a_pass_of_long_sentences_has_fewer(bert, pairs, monkeypatch):
+    whole = contributions(bert, pairs, precision="float32")
+    lengths = [len(ids) for ids in bert.tokenize(pairs.sentences())]
+    monkeypatch.setattr("sparsecse.scoring.memory.PASS", 2 * max(lengths) * bytes_per_token(bert.model))
+    tokens = []
+    own = bert.forward_packed
+    bert.forward_packed = lambda batch: tokens.append(len(batch.input_ids)) or own(batch)
+    assert_same(contributions(bert, pairs, precision="float32"), whole, rtol=1e-5)
+    assert max(tokens) <= 2 * max(lengths) and sum(tokens) == sum(lengths)
+
+
 def test_what_a_pass_keeps_is_what_is_reckoned(encoder, sentences):
     encoder = prune(encoder, select(random(encoder, 0), Budget(4, 30))).eval().requires_grad_(False)
     batch = encoder.pack(encoder.tokenize(sentences))
@@ -121,6 +132,8 @@ def test_there_is_room_and_never_more_than_a_container_leaves(monkeypatch):
     monkeypatch.setattr("sparsecse.scoring.memory._left_in_container", lambda: 4096)
     monkeypatch.setattr("sparsecse.scoring.memory._available", lambda: 8192)
     assert room(torch.device("cpu")) == 1024
+    monkeypatch.setattr("sparsecse.scoring.memory.KEPT", 512)
+    assert room(torch.device("cpu")) == 512
     assert room(torch.device("meta")) == 0
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
+import weakref
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from sparsecse.training import TrainingSettings, parse_objective, train
 from sparsecse.training.loop import _rows, _visited
 from sparsecse.training.losses import BatchLoss
 from sparsecse.training.momentum import KeyQueue, MomentumNetwork
+from sparsecse.training.planning import Pace, Work, plan
 from sparsecse.training.teacher import Teacher
 
 
@@ -221,11 +225,37 @@ def test_only_what_the_steps_visit_is_embedded(count, size, positions):
 
 def test_the_teacher_embeds_once_and_only_the_sentences_of_the_steps(checkpoints, bert, examples):
     teacher = load_encoder(checkpoints["bert"], pooling="mean")
-    asked = []
-    own = teacher.encode_ids
-    teacher.encode_ids = lambda ids, **options: asked.append(len(ids)) or own(ids, **options)
-    train(bert, examples, settings(max_steps=2, eval_every=1), teacher=teacher)
-    assert asked == [16]
+    told = []
+    train(
+        bert, examples, settings(max_steps=2, eval_every=1), teacher=teacher, teacher_progress=lambda *x: told.append(x)
+    )
+    assert told == [(16, 16)]
+
+
+def test_teachers_are_made_one_by_one_and_share_tokens(checkpoints, bert, examples, monkeypatch):
+    """Blocks of a few tokens, and more than one of them, change no vector."""
+    dense = load_encoder(checkpoints["bert"], pooling="mean")
+    texts = [text for (text,) in examples]
+    expected = Teacher([dense, dense.copy()], bert, settings(precision="float32"))
+    expected.embed(texts)
+    alive: list[weakref.ref] = []
+    tokenized = []
+
+    class Made(Sequence):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            assert not any(one() for one in alive)
+            alive.append(weakref.ref(made := dense.copy()))
+            return made
+
+    own = type(dense).tokenize
+    monkeypatch.setattr(type(dense), "tokenize", lambda self, *args: tokenized.append(1) or own(self, *args))
+    monkeypatch.setattr("sparsecse.training.teacher._BLOCK_TOKENS", 20)
+    found = Teacher(Made(), bert, settings(precision="float32"))
+    assert found.embed(texts) > 0 and tokenized == [1] and len(alive) == 2
+    torch.testing.assert_close(found(texts), expected(texts), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("where", ["hidden", "attention"])
@@ -290,6 +320,19 @@ class Stop(Exception):
     pass
 
 
+class Scripted:
+    """Dev figures as they are given."""
+
+    def __init__(self, figures):
+        self.figures = iter(figures)
+
+    def __call__(self, encoder):
+        return {"similarity": next(self.figures)}
+
+    def rank(self, figures):
+        return True, figures["similarity"]
+
+
 @pytest.mark.parametrize("objective", ["unsup", "moco", "byol", "distill=1,moco=0.1,byol=0.5"])
 def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(checkpoints, examples, pairs, tmp_path, objective):
     teacher = load_encoder(checkpoints["mpnet"], pooling="mean")
@@ -310,11 +353,9 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(checkpoints, exa
             queue_size=20,
         )
         # Rising, so that the last weights are the ones that are compared.
-        dev = lambda e: spearman(e, pairs) + 1000 * next(count)  # noqa: E731
         count = itertools.count(0 if checkpoint.name == "whole.pt" or stop_at else 3)
-        result = train(
-            encoder, examples, chosen, teacher=teacher, dev_score=dev, checkpoint=checkpoint, progress=progress
-        )
+        dev = Scripted(spearman(encoder, pairs) + 1000 * number for number in count)
+        result = train(encoder, examples, chosen, teacher=teacher, dev=dev, checkpoint=checkpoint, progress=progress)
         assert result.best_step == 8
         return encoder, result
 
@@ -330,28 +371,76 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(checkpoints, exa
         run(tmp_path / "parts.pt")
 
 
+def test_a_time_budget_plans_fewer_steps_and_a_resumed_run_keeps_them(checkpoints, examples, tmp_path, monkeypatch):
+    """What was tried for the estimate leaves no trace: the run is that of so many steps without a budget."""
+    teacher = load_encoder(checkpoints["bert"], pooling="mean")
+    chosen = settings(
+        objective=parse_objective("distill=1,moco=0.1,byol=0.5"), max_steps=40, queue_size=12, dropout=0.3
+    )
+    monkeypatch.setattr("sparsecse.training.loop.plan", lambda work, pace, wanted, *_, **__: (wanted - 37, "said"))
+
+    def run(chosen, checkpoint=None, stop_at=None, note=None):
+        def progress(report):
+            if report.step == stop_at:
+                raise Stop
+
+        encoder = load_encoder(checkpoints["bert"], pooling="mean")
+        result = train(encoder, examples, chosen, teacher=teacher, checkpoint=checkpoint, progress=progress, note=note)
+        return encoder.model.state_dict(), result
+
+    expected, _ = run(dataclasses.replace(chosen, max_steps=3))
+    budget = dataclasses.replace(chosen, time_budget=1.0)
+    said = []
+    with pytest.raises(Stop):
+        run(budget, tmp_path / "checkpoint.pt", stop_at=1, note=said.append)
+    monkeypatch.delattr("sparsecse.training.loop.plan")  # nothing is planned twice
+    found, result = run(budget, tmp_path / "checkpoint.pt", note=said.append)
+    assert said == ["said"] and (result.steps, result.planned) == (3, 3)
+    for name, tensor in expected.items():
+        assert tensor.equal(found[name]), name
+
+
+def test_how_many_steps_fit():
+    work = Work(examples=1000, columns=2, per_step=64, eval_every=50, taught=True)
+    pace = Pace(step=2.0, text=0.1, ready=10.0, dev=5.0)
+    assert work.seconds(10, pace) == pytest.approx(10 + 128 + 20 + 5)
+    assert work.seconds(120, pace) == pytest.approx(10 + 200 + 240 + 15)
+    assert plan(work, pace, 120, settings()) == (
+        120,
+        "Training: about 8 minutes for 120 steps of 64 examples, teacher pass included",
+    )
+    assert plan(work, Pace(0.01), 120, settings()) == (120, None)
+    steps, said = plan(work, pace, 120, settings(time_budget=6.0), spent=20.0)
+    assert work.seconds(steps, pace) <= 340 < work.seconds(steps + 1, pace)
+    assert said.startswith(f"Training: about 6 minutes for {steps} steps") and "and the budget is 6 minutes" in said
+    assert "120 would take 8 minutes" in said
+    assert plan(work, pace, 120, settings(time_budget=30.0))[0] == 120
+    with pytest.raises(InputError, match="20 steps, the fewest planned, take about 4 minutes"):
+        plan(work, pace, 120, settings(time_budget=2.0))
+    with pytest.raises(InputError, match="`time_budget` 0"):
+        settings(time_budget=0.0)
+
+
 def test_the_best_weights_are_kept_the_start_included(bert, examples, sentences):
     before = bert.encode(sentences)
-    scores = iter([5.0, 4.0, 3.0, 2.0])
-    result = train(bert, examples, settings(objective={"unsup": 1.0}), dev_score=lambda _: next(scores))
-    assert (result.best_step, result.best_score) == (0, 5.0)
+    result = train(bert, examples, settings(objective={"unsup": 1.0}), dev=Scripted([5.0, 4.0, 3.0, 2.0]))
+    assert (result.best_step, result.best) == (0, {"similarity": 5.0})
     assert bert.encode(sentences).equal(before)
-    scores = iter([1.0, 2.0, 6.0, 3.0])
-    result = train(bert, examples, settings(objective={"unsup": 1.0}), dev_score=lambda _: next(scores))
-    assert (result.best_step, result.best_score) == (4, 6.0)
+    result = train(bert, examples, settings(objective={"unsup": 1.0}), dev=Scripted([1.0, 2.0, 6.0, 3.0]))
+    assert (result.best_step, result.best) == (4, {"similarity": 6.0})
 
 
 def test_patience_ends_training_and_keeps_the_best(bert, examples):
     # Scores at steps 0, 2, 4, ...: the best at 2, an equal one is no new best, and the third failure is at 8.
-    scores = iter([1.0, 5.0, 4.0, 5.0, 3.0])
+    dev = Scripted([1.0, 5.0, 4.0, 5.0, 3.0])
     reports, weights = [], {}
     chosen = settings(objective={"unsup": 1.0}, max_steps=20, patience=3, keep_steps=(2,))
 
     def keep(step, encoder):
         weights.update({name: tensor.clone() for name, tensor in encoder.model.state_dict().items()})
 
-    result = train(bert, examples, chosen, dev_score=lambda _: next(scores), keep=keep, progress=reports.append)
-    assert (result.steps, result.planned, result.best_step, result.best_score) == (8, 20, 2, 5.0)
+    result = train(bert, examples, chosen, dev=dev, keep=keep, progress=reports.append)
+    assert (result.steps, result.planned, result.best_step, result.best) == (8, 20, 2, {"similarity": 5.0})
     for name, tensor in bert.model.state_dict().items():
         assert tensor.equal(weights[name]), name
     # A progress display is told that the work is done.
@@ -366,15 +455,8 @@ def test_patience_counts_from_the_start_and_across_a_resumption(bert, examples, 
             if report.step == stop_at:
                 raise Stop
 
-        scores = iter(scores)
-        return train(
-            bert,
-            examples,
-            chosen,
-            dev_score=lambda _: next(scores),
-            checkpoint=tmp_path / "checkpoint.pt",
-            progress=progress,
-        )
+        checkpoint = tmp_path / "checkpoint.pt"
+        return train(bert, examples, chosen, dev=Scripted(scores), checkpoint=checkpoint, progress=progress)
 
     before = {name: tensor.clone() for name, tensor in bert.model.state_dict().items()}
     with pytest.raises(Stop):

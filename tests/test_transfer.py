@@ -229,7 +229,6 @@ def test_the_command_line(folder, sentence_folder, capsys, monkeypatch, tmp_path
 @pytest.mark.slow
 @needs_senteval
 def test_minilm(minilm):
-    result = evaluate(Runtime(load_encoder(minilm), "float32"), "mpqa,mrpc", data_dir=SENTEVAL)
-    assert 87 < result.transfer["mpqa"].accuracy < 90
+    result = evaluate(Runtime(load_encoder(minilm), "float32"), "mrpc", data_dir=SENTEVAL)
     assert 71 < result.transfer["mrpc"].accuracy < 75
     assert result.transfer["mrpc"].f1 is not None and 79 < result.transfer["mrpc"].f1 < 84

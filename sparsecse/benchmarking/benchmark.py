@@ -18,6 +18,7 @@ from sparsecse.benchmarking.runtimes import PRECISIONS, RUNTIMES, Setup, Skipped
 from sparsecse.benchmarking.worker import ORDERS, TokenIds, Worker
 from sparsecse.errors import InputError
 from sparsecse.files import weight_bytes
+from sparsecse.processors import check_threads, default_threads
 
 if TYPE_CHECKING:
     from sparsecse.encoders import Encoder
@@ -67,7 +68,7 @@ def benchmark(
         batch_sizes: sentences in a batch; what is left of the last batch counts for the throughput, not the latency.
         orders: "given" fills the batches with sentences as they come, "sorted" by number of tokens, longest first.
         rounds: counted rounds.
-        threads: processor threads of every runtime; by default torch's number.
+        threads: processor threads of every runtime; by default torch's number, within `processors.available`.
         precisions: of `PRECISIONS`, or "all": those that a runtime has.
         load_options: options of `load_encoder` (pooling, max_length, ...), the same for every model.
         progress: called with the timings made so far and all that there will be, the warm-up's included.
@@ -91,7 +92,7 @@ def benchmark(
     # Not at the top of the module: every worker imports this package, and not every runtime needs torch in its memory.
     import torch
 
-    threads = threads or torch.get_num_threads()
+    threads = threads or default_threads(torch.get_num_threads())
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     options = dict(load_options or {})
     prepared = {name: _prepare(name, sentences, options) for name in names}
@@ -173,8 +174,7 @@ def _check_counts(num_sentences: int, batch_sizes: Sequence[int], rounds: int, t
     for option, count in (*(("batch_sizes", size) for size in batch_sizes), ("rounds", rounds)):
         if count < 1:
             raise InputError(f"`{option}` {count} is less than 1; give a positive number.")
-    if threads is not None and threads < 1:
-        raise InputError(f"`threads` {threads} is less than 1; give a positive number, or leave it out.")
+    check_threads(threads)
     if max(batch_sizes) > num_sentences:
         raise InputError(
             f"`batch_sizes` {max(batch_sizes)} is more than the {num_sentences} sentences to embed; "

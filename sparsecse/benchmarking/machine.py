@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sparsecse.processors import affinity
 from sparsecse.version import __version__
 
 # Virtual machines often hide the processor's real name; these say what a matrix product can use.
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": affinity(),
         "platform": platform.platform(),
     }
 

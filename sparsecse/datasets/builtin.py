@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
+from pathlib import Path
 
 from sparsecse.datasets.senteval import GradedPairs
 from sparsecse.datasets.tables import read_lines, read_table
@@ -26,3 +28,8 @@ def demo_sentences() -> list[str]:
     """The unlabelled sentences, one a line."""
     with as_file(_FOLDER / "sentences.txt") as path:
         return read_lines(path)
+
+
+def demo_retrieval() -> AbstractContextManager[Path]:
+    """The folder of the retrieval set, in BEIR's layout, with the splits `dev` and `test`."""
+    return as_file(_FOLDER / "retrieval")

@@ -1,4 +1,4 @@
-"""Retrieval sets in BEIR's layout: `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv` in one folder.
+"""Retrieval sets in BEIR's layout: `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv` in one folder; the demo's.
 
 Each file may be compressed (`corpus.jsonl.gz`). The layout and the text of a document (title, space, text) are those of
 BEIR (Thakur et al. 2021, https://github.com/beir-cellar/beir), which MTEB shares.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sparsecse.datasets.builtin import demo_retrieval
 from sparsecse.datasets.pairs import SetNotFoundError
+from sparsecse.datasets.sentences import draw_sentences
 from sparsecse.datasets.sets import RetrievalSet
 from sparsecse.datasets.tables import Table, read_table
 from sparsecse.errors import InputError
@@ -22,7 +25,7 @@ _QRELS = ("query-id", "corpus-id", "score")
 
 def is_retrieval_folder(folder: Path) -> bool:
     """Whether a folder holds `corpus.jsonl`, compressed or not."""
-    return _present(folder / "corpus.jsonl") is not None
+    return present(folder / "corpus.jsonl") is not None
 
 
 def find_retrieval(data_dir: str | Path | None = None) -> dict[str, Path]:
@@ -65,6 +68,8 @@ def locate_retrieval(path: Path) -> tuple[Path, str] | None:
 def load_retrieval(folder: str | Path, *, split: str = SPLIT) -> RetrievalSet:
     """Read a folder in BEIR's layout; its name is the folder's, followed by `-SPLIT` for any split but test.
 
+    The text `demo` is the built-in set, `demo-retrieval`, with the splits test and dev.
+
     A line of `corpus.jsonl` has `_id`, `text` and maybe `title`; one of `queries.jsonl` has `_id` and `text`. The first
     line of `qrels/SPLIT.tsv` is `query-id`, `corpus-id`, `score`, separated by tabs; the scores are whole numbers, and
     above 0 is relevant. Only queries with judgements are kept.
@@ -74,7 +79,14 @@ def load_retrieval(folder: str | Path, *, split: str = SPLIT) -> RetrievalSet:
         InputError: a file is missing or has a broken line, an id twice or two grades of one document for one query; a
             query is blank; no document has text, or no kept query has a relevant document with text.
     """
+    if folder == "demo":
+        with demo_retrieval() as path:
+            return replace(_read(path, split, "demo-retrieval"), source=f"the built-in demo ({split})")
     folder = Path(folder)
+    return _read(folder, split, folder.resolve().name)
+
+
+def _read(folder: Path, split: str, name: str) -> RetrievalSet:
     corpus, queries = (_file(folder / f"{name}.jsonl") for name in ("corpus", "queries"))
     qrels = _qrels_file(folder, split)
     documents = dict(_documents(corpus))
@@ -90,7 +102,6 @@ def load_retrieval(folder: str | Path, *, split: str = SPLIT) -> RetrievalSet:
         raise InputError(f"{qrels} has no relevant document (a score above 0) for any query; restore it.")
     if not any(grade > 0 and name in filled for grades in judgements.values() for name, grade in grades.items()):
         raise InputError(f"{qrels}: no relevant document has a text in {corpus.name}; give files of the same set.")
-    name = folder.resolve().name
     return RetrievalSet(
         name=name if split == SPLIT else f"{name}-{split}",
         split=split,
@@ -105,19 +116,38 @@ def load_retrieval(folder: str | Path, *, split: str = SPLIT) -> RetrievalSet:
     )
 
 
-def _present(path: Path) -> Path | None:
+def draw_retrieval(task: RetrievalSet, documents: int, queries: int, seed: int = 0) -> RetrievalSet:
+    """A smaller set: at most `queries`, their relevant documents all, and others up to `documents`, drawn by the seed.
+
+    The counts of what was left out stay those of the whole set.
+    """
+    judgements = {query: task.judgements[query] for query in draw_sentences(list(task.queries), queries, seed)}
+    relevant = {name for grades in judgements.values() for name, grade in grades.items() if grade > 0}
+    others = [name for name in task.documents if name not in relevant]
+    room = max(0, documents - len(relevant & task.documents.keys()))
+    kept = relevant.union(draw_sentences(others, room, seed))
+    return replace(
+        task,
+        documents={name: text for name, text in task.documents.items() if name in kept},
+        queries={query: task.queries[query] for query in judgements},
+        judgements=judgements,
+    )
+
+
+def present(path: Path) -> Path | None:
+    """The file itself or, where it is not there, the compressed one (`.gz`); None where neither is."""
     return next((each for each in (path, path.with_name(f"{path.name}.gz")) if each.is_file()), None)
 
 
 def _file(path: Path) -> Path:
-    found = _present(path)
+    found = present(path)
     if found is None:
         raise InputError(f"{path} does not exist; a retrieval set has corpus.jsonl, queries.jsonl and qrels/.")
     return found
 
 
 def _qrels_file(folder: Path, split: str) -> Path:
-    found = _present(folder / "qrels" / f"{split}.tsv")
+    found = present(folder / "qrels" / f"{split}.tsv")
     if found is None:
         there = sorted({path.name.removesuffix(".gz").removesuffix(".tsv") for path in folder.glob("qrels/*.tsv*")})
         raise SetNotFoundError(

@@ -1,4 +1,4 @@
-"""What data becomes: graded pairs, triplets, the labelled sentences of a transfer task, retrieval sets."""
+"""What data becomes: graded pairs, triplets, the labelled sentences of a transfer task, retrieval, reranking sets."""
 
 from __future__ import annotations
 
@@ -161,4 +161,37 @@ class RetrievalSet:
     def fingerprint(self) -> str:
         """SHA-256 of the contents, in hex; the same for the same texts and judgements wherever they were read from."""
         columns = (self.documents, self.queries, self.judgements)
+        return _digest(*(tuple(column.items()) for column in columns))
+
+
+@dataclass(frozen=True)
+class RerankingSet:
+    """Queries, each with candidates to be ranked, and which of these people judged relevant.
+
+    `queries` holds texts by id, `candidates` each query's texts by the candidate's id, at least one, and `judgements`
+    the grades by query id and document id; above 0 is relevant. `source` says where it was read from. Counted are:
+
+    - `left_out_queries`: without a relevant candidate or without another, or, judged queries, without candidates.
+    - `missing_documents`: candidates that are not in the corpus or have no text. They are not in `candidates`.
+    - `irrelevant_queries`: queries all of whose judgements are 0 or less. They stay, and count as 0 in every mean.
+    """
+
+    queries: dict[str, str]
+    candidates: dict[str, dict[str, str]]
+    judgements: dict[str, dict[str, int]]
+    source: str
+    left_out_queries: int = 0
+    missing_documents: int = 0
+    irrelevant_queries: int = 0
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def texts(self) -> list[str]:
+        """The distinct texts of all candidates, in the order of their first occurrence."""
+        return list(dict.fromkeys(text for texts in self.candidates.values() for text in texts.values()))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the contents, in hex; the same for the same texts and judgements wherever they were read from."""
+        columns = (self.queries, self.candidates, self.judgements)
         return _digest(*(tuple(column.items()) for column in columns))

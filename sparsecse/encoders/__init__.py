@@ -3,7 +3,6 @@
 from sparsecse.encoders.checkpoints import (
     DTYPES,
     WEIGHTS_FILE,
-    find_file,
     is_stock,
     load_encoder,
     save_encoder,
@@ -13,6 +12,7 @@ from sparsecse.encoders.demo import named_source
 from sparsecse.encoders.encoder import Encoder, Origin, PackedBatch
 from sparsecse.encoders.families import FAMILIES
 from sparsecse.encoders.fingerprint import fingerprint
+from sparsecse.encoders.model_files import find_file
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig, SparseCSEModel
 from sparsecse.encoders.pooling import POOLING_MODES
 from sparsecse.encoders.settings import EncoderSettings

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
-from transformers.utils import cached_file
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from sparsecse.encoders.demo import named_source
 from sparsecse.encoders.encoder import Encoder
@@ -20,56 +23,80 @@ from sparsecse.encoders.families import (
     state_from_family,
     state_to_family,
 )
+from sparsecse.encoders.model_files import ModelFiles
 from sparsecse.encoders.modeling_sparsecse import Pooler, SparseCSEConfig, SparseCSEModel, stored_as_int8
 from sparsecse.encoders.pooling import POOLING_MODES, pooling_mode
-from sparsecse.encoders.sentence_transformers_files import FolderSettings, read_settings, write_settings
+from sparsecse.encoders.sentence_transformers_files import write_settings
+from sparsecse.encoders.sentence_transformers_settings import (
+    FolderSettings,
+    Module,
+    read_modules,
+    read_prompts,
+    read_settings,
+)
 from sparsecse.encoders.settings import EncoderSettings
+from sparsecse.encoders.tokenizer import load_tokenizer, save_tokenizer
 from sparsecse.errors import InputError
 
 WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
-def find_file(source: str, name: str) -> Path | None:
-    """A file of a local folder or of a hub model, as a local path; None where the model has no such file."""
-    if Path(source).is_dir():
-        path = Path(source) / name
-        return path if path.exists() else None
-    subfolder, _, filename = name.rpartition("/")
-    found = cached_file(
-        source,
-        filename,
-        subfolder=subfolder,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return Path(found) if found else None
-
-
-def _read_config(source: str) -> dict[str, Any]:
-    local = Path(source).is_dir()
-    if local and not (Path(source) / "config.json").exists():
-        raise InputError(f"{source} has no config.json; give a folder written by transformers' save_pretrained.")
+def _read_layout(files: ModelFiles) -> tuple[Module, ...]:
+    """The modules of a model; none where it has no modules.json."""
     try:
-        settings, _ = PretrainedConfig.get_config_dict(source)
-    except (OSError, ValueError) as error:
-        if local:
-            raise InputError(f"{source} has a broken config.json; copy the model again.") from None
+        modules = read_modules(files)
+        adapter = f"{modules[0].folder if modules else ''}/adapter_config.json".lstrip("/")
+        content = files.json(adapter)
+    except OSError:  # a hub id that is none: reading its configuration says so
+        return ()
+    if content is not None:
         raise InputError(
-            f"{source} is neither a folder on this machine nor a hub model that can be reached "
-            f"({str(error).splitlines()[0]}); check the path."
-        ) from None
+            f"{files.source}/{adapter} is an adapter of {content.get('base_model_name_or_path')}, not a whole model; "
+            f"merge the two with PEFT (PeftModel.from_pretrained(base, adapter).merge_and_unload()), save the result "
+            f"with its tokenizer, and give that folder."
+        )
+    return modules
+
+
+def _read_config(files: ModelFiles, folder: str) -> dict[str, Any]:
+    """The transformers configuration in a folder of a model; a family that is not supported is refused."""
+    source, name = files.source, f"{folder}/config.json".lstrip("/")
+    if Path(source).is_dir():
+        found = files.json(name)
+        if found is None:
+            raise InputError(f"{source} has no {name}; give a folder written by transformers' save_pretrained.")
+        settings = found
+    else:
+        try:
+            settings, _ = PretrainedConfig.get_config_dict(source, subfolder=folder)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{source} is neither a folder on this machine nor a hub model that can be reached "
+                f"({str(error).splitlines()[0]}); check the path."
+            ) from None
     if "model_type" not in settings:
-        raise InputError(f"{source}: config.json has no model_type; give a folder that transformers wrote.")
+        raise InputError(f"{source}: {name} has no model_type; give a folder that transformers wrote.")
+    if settings["model_type"] == SparseCSEConfig.model_type:
+        return settings
+    family_of(settings["model_type"], source)
+    code = settings.get("auto_map") or {}
+    if {"AutoConfig", "AutoModel"} & set(code):
+        raise InputError(
+            f"{source}/{name} asks for code of the model's own (auto_map: {code.get('AutoModel', code)}); sparsecse "
+            f"computes the {settings['model_type']} of transformers, which is another model."
+        )
+    if settings.get("quantization_config"):
+        raise InputError(
+            f"{source}/{name} has a quantization_config; sparsecse reads weights in float32, float16 and bfloat16."
+        )
     return settings
 
 
-def _load_model(source: str) -> SparseCSEModel:
-    settings = _read_config(source)
+def _load_model(source: str, folder: str, settings: Mapping[str, Any]) -> SparseCSEModel:
     if settings["model_type"] == SparseCSEConfig.model_type:
-        return _from_pretrained(SparseCSEModel, source)
-    family_of(settings["model_type"], source)
-    stock, missing = _from_pretrained(AutoModel, source, with_missing=True)
+        return _from_pretrained(SparseCSEModel, source, folder)
+    stock, missing = _from_pretrained(AutoModel, source, folder, with_missing=True)
     has_pooler = any(name.startswith("pooler.") for name in stock.state_dict()) and not any(
         "pooler" in n for n in missing
     )
@@ -106,9 +133,11 @@ def from_stock(
     return model.train(stock.training)
 
 
-def _from_pretrained(model_class: Any, source: str, with_missing: bool = False) -> Any:
+def _from_pretrained(model_class: Any, source: str, folder: str, with_missing: bool = False) -> Any:
     try:
-        model, info = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        model, info = model_class.from_pretrained(
+            source, subfolder=folder, dtype=torch.float32, output_loading_info=True
+        )
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"{source}: its weights cannot be read ({str(error).splitlines()[0]}); copy the model again."
@@ -123,10 +152,28 @@ def _from_pretrained(model_class: Any, source: str, with_missing: bool = False) 
     return (model, missing) if with_missing else model
 
 
+def check_weights(model: SparseCSEModel, source: str) -> None:
+    """Raise `InputError` for weights, or a configuration, of which no finite vector can come."""
+    eps = model.config.layer_norm_eps
+    if not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
+        raise InputError(f"{source}: layer_norm_eps in its config.json is {eps!r}, but must be a number from 0 up.")
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().float().cpu().numpy()
+        # A sum costs one pass on one thread, and is finite where all are, but for overflow.
+        with np.errstate(all="ignore"):
+            suspect = not math.isfinite(values.sum())
+        if suspect and (broken := int((~np.isfinite(values)).sum())):
+            raise InputError(
+                f"{source}: {name} has {broken} values of {values.size} that are not finite; copy the model "
+                "again, or take a checkpoint from before its training diverged."
+            )
+
+
 def _resolve_settings(
     source: str,
     found: FolderSettings,
     limit: int,
+    tokenizer_limit: Any,
     pooling: str | None,
     normalize: bool | None,
     max_length: int | None,
@@ -142,16 +189,37 @@ def _resolve_settings(
     if prompt is not None:
         name = next((name for name, text in prompts.items() if text == prompt), "default")
         prompts, default = ({**prompts, name: prompt}, name) if prompt else (prompts, None)
-    length = max_length or found.max_length or limit
-    if not 2 < length <= limit:
-        raise InputError(f"`max_length` {length} is outside 3 to {limit}, the positions that {source} has.")
     return EncoderSettings(
         pooling=mode,
         normalize=bool(found.normalize) if normalize is None else normalize,
-        max_length=length,
+        max_length=_length(source, found.max_length, limit, tokenizer_limit, max_length),
         prompts=prompts,
         default_prompt=default,
+        similarity=found.similarity,
+        lower_case=found.lower_case,
     )
+
+
+def _length(source: str, of_module: int | None, limit: int, of_tokenizer: Any, asked: int | None) -> int:
+    """Tokens kept of a text: what is asked for, else the module file's, else the tokenizer's; at most `limit`."""
+    if asked is not None:
+        if not 2 < asked <= limit:
+            raise InputError(f"`max_length` {asked} is outside 3 to {limit}, the positions that {source} has.")
+        return asked
+    if of_module is not None:
+        if of_module > limit:
+            warnings.warn(
+                f"{source} names a max_seq_length of {of_module} and has {limit} positions; texts are cut to {limit} "
+                f"tokens.",
+                stacklevel=4,
+            )
+        return min(of_module, limit)
+    if not isinstance(of_tokenizer, (int, float)) or of_tokenizer < 3:
+        raise InputError(
+            f"{source}: model_max_length is {of_tokenizer!r} in its tokenizer_config.json; write how many tokens of a "
+            f"text are kept there, or give `max_length`."
+        )
+    return int(min(of_tokenizer, limit))
 
 
 def unused_prompts(source: str | Path) -> tuple[str, ...]:
@@ -160,11 +228,10 @@ def unused_prompts(source: str | Path) -> tuple[str, ...]:
     A model that cannot be read has none here: loading it says what is wrong.
     """
     try:
-        source = named_source(source)
-        found = read_settings(lambda name: find_file(source, name), source)
+        prompts, default = read_prompts(ModelFiles(named_source(source)))
     except (InputError, OSError):
         return ()
-    return () if found.default_prompt else tuple(found.prompts)
+    return () if default else tuple(prompts)
 
 
 def load_encoder(
@@ -182,37 +249,56 @@ def load_encoder(
             "demo", the demo extra's all-MiniLM-L6-v2.
         pooling: a key of `POOLING_MODES`; needed where the model's own files do not name one, and never guessed.
         normalize: whether vectors get unit length; by default what the folder says, else no.
-        max_length: tokens kept of a sentence; by default what the folder says, else all the positions it has.
+        max_length: tokens kept of a sentence; by default sentence-transformers' max_seq_length, at most the positions
+            that there are, else the tokenizer's model_max_length or the positions, whichever are fewer.
         prompt: text put before every sentence, "" for none; by default the folder's own default prompt.
 
     Raises:
-        InputError: no such model, an unsupported family, unreadable or incomplete weights, or no known pooling.
+        InputError: no such model, an unsupported family, unreadable or incomplete weights or such that are not finite,
+            or no known pooling.
     """
     source = named_source(source)
     if Path(source).exists() and not Path(source).is_dir():
         raise InputError(f"{source} is a file; give the folder that holds config.json and the weights.")
-    model = _load_model(source)
-    found = read_settings(lambda name: find_file(source, name), source)
+    files = ModelFiles(source)
+    modules = _read_layout(files)
+    folder = modules[0].folder if modules else ""
+    config = _read_config(files, folder)
+    found = read_settings(files, modules, config)
+    model = _load_model(source, folder, config)
+    check_weights(model, source)
+    tokenizer = load_tokenizer(files, folder, model.config, found.lower_case)
     limit = model.config.max_position_embeddings - model.config.position_offset
-    settings = _resolve_settings(source, found, limit, pooling, normalize, max_length, prompt)
-    if settings.pooling == "pooler":
-        if found.pooler is not None:
-            model.config.has_pooler = True
-            model.pooler = Pooler(model.config)
-            model.pooler.dense.load_state_dict(found.pooler)
-        if model.pooler is None:
-            raise InputError(
-                f"{source} has no pooler weights (pooler.dense.*), so `pooling` pooler cannot be used; a raw SimCSE "
-                f"training checkpoint keeps them as mlp.dense and must be converted first."
-            )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, TypeError) as error:
+    settings = _resolve_settings(
+        source, found, limit, tokenizer.model_max_length, pooling, normalize, max_length, prompt
+    )
+    if found.averaged_layers not in (None, model.config.num_hidden_layers):
         raise InputError(
-            f"{source}: its tokenizer cannot be loaded ({str(error).splitlines()[0]}); "
-            f"copy tokenizer.json and tokenizer_config.json beside the weights."
-        ) from None
+            f"{source} has {model.config.num_hidden_layers} layers, and its WeightedLayerPooling is of "
+            f"{found.averaged_layers}; copy the whole model again."
+        )
+    if settings.pooling == "pooler":
+        _set_pooler(model, found, source)
     return Encoder(model, tokenizer, settings, source).eval()
+
+
+def _set_pooler(model: SparseCSEModel, found: FolderSettings, source: str) -> None:
+    """Let a Dense module of the folder take the place of the checkpoint's pooler; one of the two there must be."""
+    if found.pooler is not None:
+        width = len(found.pooler["bias"])
+        if width != model.config.hidden_size:
+            raise InputError(
+                f"{source}: its Dense module takes vectors of {width} numbers, and the model gives "
+                f"{model.config.hidden_size}; copy the whole model again."
+            )
+        model.config.has_pooler = True
+        model.pooler = Pooler(model.config)
+        model.pooler.dense.load_state_dict(found.pooler)
+    if model.pooler is None:
+        raise InputError(
+            f"{source} has no pooler weights (pooler.dense.*), so `pooling` pooler cannot be used; a raw SimCSE "
+            f"training checkpoint keeps them as mlp.dense and must be converted first."
+        )
 
 
 def is_stock(config: SparseCSEConfig) -> bool:
@@ -270,7 +356,7 @@ def save_encoder(encoder: Encoder, directory: Path, *, stock: bool = False, dtyp
         model.save_pretrained(directory, state_dict=_int8_state(encoder.model))
     else:
         model.to(dtype=DTYPES[dtype]).save_pretrained(directory)  # type: ignore[call-arg]
-    encoder.tokenizer.save_pretrained(directory)
+    save_tokenizer(encoder.tokenizer, directory, encoder.settings.max_length)
     pooler = None if encoder.model.pooler is None else encoder.model.pooler.dense
     config = encoder.model.config
     write_settings(directory, encoder.settings, config.hidden_size, config.num_hidden_layers, pooler)

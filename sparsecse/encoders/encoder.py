@@ -16,6 +16,7 @@ from sparsecse.encoders import embedding
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
 from sparsecse.encoders.settings import EncoderSettings
+from sparsecse.forking import past_fork
 from sparsecse.kernels import attention, shared_token_maps
 
 
@@ -134,15 +135,17 @@ class Encoder(nn.Module):
         return PackedBatch(*(x.to(self.device) for x in (input_ids, position_ids, cu_lengths)))
 
     def batches(
-        self, token_ids: Sequence[Sequence[int]], batch_size: int
+        self, token_ids: Sequence[Sequence[int]], batch_size: int, most_tokens: int | None = None
     ) -> Iterator[tuple[torch.Tensor, PackedBatch]]:
         """Packed batches, longest sentences first, each with its sentences' positions in `token_ids`.
 
-        A batch holds at most as many tokens as `batch_size` sentences of average length, or a single sentence.
+        A batch holds at most as many tokens as `batch_size` sentences of average length, and at most `most_tokens`, or
+        a single sentence.
         """
         lengths = [len(ids) for ids in token_ids]
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
         budget = -(-batch_size * sum(lengths) // max(1, len(lengths)))
+        budget = budget if most_tokens is None else min(budget, most_tokens)
         rows: list[int] = []
         tokens = 0
         for row in order:
@@ -177,6 +180,7 @@ class Encoder(nn.Module):
     def _finish(self, vectors: torch.Tensor) -> torch.Tensor:
         return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
+    @past_fork
     def encode_ids(
         self,
         token_ids: Sequence[Sequence[int]],
@@ -188,7 +192,15 @@ class Encoder(nn.Module):
 
         batch_size: sentences of average length that are taken at a time; see `batches`.
         progress: called with (sentences done, sentences in all) after each batch.
+
+        Raises:
+            InputError: ids that are no whole numbers of the vocabulary, a sentence without ids or with more than there
+                are positions, or a vector that is not finite.
         """
+        flat, lengths = embedding.read_token_ids(token_ids)
+        if len(lengths):
+            embedding.check_token_ids(flat, lengths, self.model.config, self.source)
+        token_ids = [part.tolist() for part in np.split(flat, lengths.cumsum()[:-1])] if len(lengths) else []
         was_training = self.training
         self.eval()
         vectors = torch.empty(len(token_ids), self.model.config.hidden_size, device=self.device)
@@ -200,9 +212,12 @@ class Encoder(nn.Module):
                 if progress is not None:
                     progress(done, len(token_ids))
         self.train(was_training)
+        if not bool(vectors.isfinite().all()):
+            embedding.check_finite(vectors.cpu().numpy(), self.source)
         # A plain tensor: callers differentiate through what they compute from it.
         return vectors.clone()
 
+    @past_fork
     def encode(
         self,
         sentences: str | Iterable[str],
@@ -235,7 +250,8 @@ class Encoder(nn.Module):
             progress: called with (sentences done, sentences in all) after each batch.
 
         Raises:
-            InputError: an item that is not a string, an unknown `prompt_name`, a size out of range.
+            InputError: an item that is not a string, an unknown `prompt_name`, a size out of range, or a vector that is
+                not finite.
         """
         texts, single = embedding.read_sentences(sentences)
         embedding.check_batch_size(batch_size)

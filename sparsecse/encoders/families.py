@@ -25,6 +25,8 @@ class Family:
 
     positions_after_padding: positions count the real tokens from pad_token_id + 1 (RoBERTa's way) instead of from 0.
     config_names: our configuration's name -> the family's, where they differ.
+    fixed_settings: values of our configuration that the family has in its code, whatever its configuration says.
+    same_as_hidden_size: settings of the family that must be equal to its hidden size.
     """
 
     layer: str = "encoder.layer.{}."
@@ -40,6 +42,8 @@ class Family:
     token_types: bool = True
     relative_attention_bias: bool = False
     config_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    fixed_settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    same_as_hidden_size: tuple[str, ...] = ()
 
     def linears(self) -> tuple[str, ...]:
         """The modules of a layer in a fixed order, the same for every family."""
@@ -61,6 +65,8 @@ FAMILIES: Mapping[str, Family] = {
     "bert": BERT,
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
+    "electra": Family(same_as_hidden_size=("embedding_size",)),
     "distilbert": Family(
         layer="transformer.layer.{}.",
         query="attention.q_lin",
@@ -81,6 +87,7 @@ FAMILIES: Mapping[str, Family] = {
             "hidden_dropout_prob": "dropout",
             "attention_probs_dropout_prob": "attention_dropout",
         },
+        fixed_settings={"layer_norm_eps": 1e-12},
     ),
     "mpnet": Family(
         query="attention.attn.q",
@@ -91,6 +98,7 @@ FAMILIES: Mapping[str, Family] = {
         positions_after_padding=True,
         token_types=False,
         relative_attention_bias=True,
+        fixed_settings={"pad_token_id": 1},
     ),
 }
 
@@ -134,6 +142,20 @@ def config_from_family(settings: Mapping[str, Any], has_pooler: bool, source: st
             f"only absolute positions are supported."
         )
     values = {name: settings[family.config_names.get(name, name)] for name in _SHARED_SETTINGS}
+    values |= {"layer_norm_eps": settings.get("layer_norm_eps", 1e-12), **family.fixed_settings}
+    for name in family.same_as_hidden_size:
+        if settings[name] != values["hidden_size"]:
+            raise InputError(
+                f"{source} is a '{settings['model_type']}' model with {name} {settings[name]} and hidden_size "
+                f"{values['hidden_size']} in its config.json; sparsecse supports it where the two are equal."
+            )
+    if values["pad_token_id"] is None:
+        if family.positions_after_padding:
+            raise InputError(
+                f"{source}: pad_token_id is null in its config.json, and a '{settings['model_type']}' model counts "
+                f"positions from it; write the id of the tokenizer's padding token there."
+            )
+        values["pad_token_id"] = 0  # padding is masked, so that any token serves
     if values["hidden_size"] % values["num_attention_heads"]:
         raise InputError(
             f"{source}: hidden_size {values['hidden_size']} is not a multiple of "
@@ -142,7 +164,6 @@ def config_from_family(settings: Mapping[str, Any], has_pooler: bool, source: st
     return SparseCSEConfig(
         **values,
         attention_head_size=values["hidden_size"] // values["num_attention_heads"],
-        layer_norm_eps=settings.get("layer_norm_eps", 1e-12),
         type_vocab_size=settings["type_vocab_size"] if family.token_types else 0,
         position_offset=values["pad_token_id"] + 1 if family.positions_after_padding else 0,
         relative_attention_num_buckets=(
@@ -163,6 +184,7 @@ def config_to_family(config: SparseCSEConfig) -> dict[str, Any]:
         for name in _SHARED_SETTINGS
     }
     values |= {"model_type": config.original_model_type, "layer_norm_eps": config.layer_norm_eps}
+    values |= dict.fromkeys(family.same_as_hidden_size, config.hidden_size)
     if family.token_types:
         values["type_vocab_size"] = config.type_vocab_size
     if family.relative_attention_bias:

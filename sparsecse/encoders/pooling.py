@@ -33,6 +33,14 @@ def pooling_mode(name: str, source: str = "`pooling`") -> str:
     return mode
 
 
+def first_last_weights(num_layers: int) -> torch.Tensor:
+    """The weight of each layer in the first-last average, [num_layers]."""
+    weights = torch.zeros(num_layers)
+    weights[0] += 0.5
+    weights[-1] += 0.5
+    return weights
+
+
 def pool(outputs: Any, attention_mask: torch.Tensor, mode: str) -> torch.Tensor:
     """Pool a model's outputs.
 

@@ -16,6 +16,8 @@ class EncoderSettings:
     normalize: whether the vector is divided by its length.
     max_length: tokens kept of a sentence, special tokens included.
     prompts: named prefixes (E5, BGE); `default_prompt` names the one put before every sentence, or is None.
+    similarity: what the model compares vectors with, as sentence-transformers names it; handed on, not used here.
+    lower_case: whether the tokenizer was made to lower-case texts first (sentence-transformers' `do_lower_case`).
     """
 
     pooling: str
@@ -23,6 +25,8 @@ class EncoderSettings:
     max_length: int
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    similarity: str = "cosine"
+    lower_case: bool = False
 
     @property
     def prompt(self) -> str:

@@ -1,17 +1,19 @@
-"""Similarity, transfer and retrieval tasks, the user's own labelled data, and agreement with another model."""
+"""Similarity, transfer, retrieval and reranking tasks, own labelled data, and agreement with another model."""
 
 from sparsecse.evaluation.agreement import Agreement, AgreementText, agreement, model_agreement
 from sparsecse.evaluation.embedding import SentenceEncoder
 from sparsecse.evaluation.evaluate import Evaluation, evaluate
 from sparsecse.evaluation.labelled import Clustering, FewShot, LabelledResult
+from sparsecse.evaluation.reranking import RerankingResult, reranking
 from sparsecse.evaluation.retrieval import RetrievalResult, retrieval
 from sparsecse.evaluation.similarity import Subset, TaskResult, spearman
-from sparsecse.evaluation.tasks import GROUPS, RETRIEVAL, TASKS, TRANSFER_TASKS, Tasks, load_tasks
+from sparsecse.evaluation.tasks import GROUPS, RETRIEVAL, RETRIEVAL_TASKS, TASKS, TRANSFER_TASKS, Tasks, load_tasks
 from sparsecse.evaluation.transfer import TransferResult, transfer
 
 __all__ = [
     "GROUPS",
     "RETRIEVAL",
+    "RETRIEVAL_TASKS",
     "TASKS",
     "TRANSFER_TASKS",
     "Agreement",
@@ -20,6 +22,7 @@ __all__ = [
     "Evaluation",
     "FewShot",
     "LabelledResult",
+    "RerankingResult",
     "RetrievalResult",
     "SentenceEncoder",
     "Subset",
@@ -30,6 +33,7 @@ __all__ = [
     "evaluate",
     "load_tasks",
     "model_agreement",
+    "reranking",
     "retrieval",
     "spearman",
     "transfer",

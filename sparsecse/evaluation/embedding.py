@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from sparsecse.encoders import EncoderSettings
+from sparsecse.encoders import Encoder, EncoderSettings
 from sparsecse.errors import InputError
+from sparsecse.runtime import Runtime
 
 _BATCHES_PER_STEP = 16  # between two calls of `advance`
 
@@ -20,6 +22,34 @@ class SentenceEncoder(Protocol):
 
     def encode(self, sentences: list[str], *, batch_size: int) -> torch.Tensor | np.ndarray:
         """Return the embeddings [N, d] of N sentences, normalised or not."""
+
+
+class Remembered:
+    """A model's unit vectors; a text that was embedded is not embedded again.
+
+    Args:
+        make: gives the model, when it is first needed and after `release`.
+        settings: the model's.
+    """
+
+    def __init__(self, make: Callable[[], Encoder], settings: EncoderSettings):
+        self.settings = settings  # where `named_prompts` looks
+        self._make = make
+        self._runtime: Runtime | None = None
+        self._vectors: dict[tuple[str | None, str], torch.Tensor] = {}
+
+    def encode(self, sentences: list[str], *, batch_size: int, prompt: str | None = None) -> torch.Tensor:
+        """The unit vectors [N, d]."""
+        fresh = [text for text in dict.fromkeys(sentences) if (prompt, text) not in self._vectors]
+        if fresh:
+            self._runtime = self._runtime or Runtime(self._make(), "float32")
+            vectors = F.normalize(torch.as_tensor(self._runtime.encode(fresh, prompt=prompt)), dim=-1)
+            self._vectors |= {(prompt, text): vector for text, vector in zip(fresh, vectors, strict=True)}
+        return torch.stack([self._vectors[prompt, text] for text in sentences])
+
+    def release(self) -> None:
+        """Forget the model, not its vectors."""
+        self._runtime = None
 
 
 def embed(

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sparsecse.datasets import PairSet, load_pairs
+from sparsecse.datasets import PairSet, RerankingSet, load_pairs, load_reranking
+from sparsecse.datasets.reranking import is_reranking
 from sparsecse.datasets.tables import TABLE_SUFFIXES, read_table, table_suffix
 from sparsecse.errors import InputError
 from sparsecse.evaluation import labelled
@@ -23,7 +24,8 @@ class OwnResult(Protocol):
     def to_json(self) -> dict[str, Any]:
         """A dictionary for `json.dumps`.
 
-        `measures` has the figures by name, in percent, the one to judge by first; `examples` counts what was tested.
+        `kind` is `classification` or `clustering`; `measures` has the figures by name, in percent, the one to judge by
+        first; `examples` counts what was tested.
         """
 
 
@@ -40,8 +42,8 @@ class OwnTask(Protocol):
         """Measure the vectors of one model."""
 
 
-def _pairs(path: Path) -> Callable[[], PairSet] | None:
-    """A table of pairs of sentences with gold scores."""
+def pairs_at(path: Path) -> Callable[[], PairSet] | None:
+    """What loads a table of pairs of sentences with gold scores."""
     if not (path.is_file() and table_suffix(path)) or "sentence1" not in read_table(path).columns:
         return None
 
@@ -54,12 +56,25 @@ def _pairs(path: Path) -> Callable[[], PairSet] | None:
     return load
 
 
-KINDS: list[tuple[Callable[[Path], Callable[[], PairSet | OwnTask] | None], str]] = [
-    (_pairs, "a table with the columns sentence1, sentence2, score (similarity)"),
+def _reranking(path: Path) -> Callable[[], RerankingSet] | None:
+    """Queries with candidates each."""
+    return (lambda: load_reranking(path)) if is_reranking(path) else None
+
+
+Loaded = PairSet | RerankingSet | OwnTask
+
+KINDS: list[tuple[Callable[[Path], Callable[[], Loaded] | None], str]] = [
+    (pairs_at, "a table with the columns sentence1, sentence2, score (similarity)"),
+    (_reranking, "one with query, positive, negative, the latter two lists of texts (reranking)"),
     (labelled.classification_at, "a folder with train.* and test.*, tables with the columns text, label (classes)"),
-    (labelled.clustering_at, "one such table (clusters)"),
+    (labelled.clustering_at, "a table with the columns text, label (clusters)"),
 ]
 """What a path can be: for each kind a function that recognises it, giving what loads it, and the kind in words."""
+
+
+def is_own(path: Path) -> bool:
+    """Whether a path is of one of `KINDS`."""
+    return any(recognise(path) is not None for recognise, _ in KINDS)
 
 
 def is_path(name: str) -> bool:
@@ -67,8 +82,8 @@ def is_path(name: str) -> bool:
     return Path(name).expanduser().exists() or "/" in name or table_suffix(Path(name)) is not None
 
 
-def load_own(name: str) -> PairSet | OwnTask:
-    """The task at a path: graded pairs, which are a similarity task, or another of `KINDS`.
+def load_own(name: str) -> Loaded:
+    """The task at a path: graded pairs, which are a similarity task, a reranking set, or another of `KINDS`.
 
     Raises:
         InputError: nothing there, or nothing of those kinds; a broken file; classes or clusters without scikit-learn.

@@ -84,5 +84,15 @@ def reciprocal_rank(ranked: Sequence[str], grades: Mapping[str, int], depth: int
     return 1 / next(hits, math.inf)
 
 
+def average_precision(ranked: Sequence[str], grades: Mapping[str, int], depth: int) -> float:
+    """The mean, over all relevant documents, of the precision at the rank of each; 0 without a relevant one.
+
+    A document that is not among the first `depth` adds 0 (trec_eval's `map_cut`).
+    """
+    relevant = {name for name, grade in grades.items() if grade > 0}
+    ranks = [rank for rank, name in enumerate(ranked[:depth], start=1) if name in relevant]
+    return sum(found / rank for found, rank in enumerate(ranks, start=1)) / len(relevant) if relevant else 0.0
+
+
 def _discounted(gains: Iterable[int]) -> float:
     return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))

@@ -83,8 +83,7 @@ def retrieval(
         InputError: vectors of different sizes from the two encoders, or such that are not finite.
     """
     documents = encoder if documents is None else documents
-    query_prompt = _prompt(encoder, query_prompt, _QUERY_PROMPTS, _DOCUMENT_PROMPTS)
-    document_prompt = _prompt(documents, document_prompt, _DOCUMENT_PROMPTS, _QUERY_PROMPTS)
+    query_prompt, document_prompt = retrieval_prompts(encoder, documents, query_prompt, document_prompt)
     texts = list(dict.fromkeys(task.queries.values()))
     row = {text: index for index, text in enumerate(texts)}
     vectors = embed(encoder, texts, batch_size, advance, prompt=query_prompt)
@@ -131,6 +130,16 @@ def same_size(queries: torch.Tensor, documents: torch.Tensor) -> None:
             f"`documents` has vectors of {documents.shape[1]} numbers, and the model that embeds the queries of "
             f"{queries.shape[1]}; give two models of the same size of vectors."
         )
+
+
+def retrieval_prompts(
+    encoder: SentenceEncoder, documents: SentenceEncoder, query_prompt: str | None, document_prompt: str | None
+) -> tuple[str | None, str | None]:
+    """What is put before queries and before documents: what is given, else as `retrieval` says; None where nothing."""
+    return (
+        _prompt(encoder, query_prompt, _QUERY_PROMPTS, _DOCUMENT_PROMPTS),
+        _prompt(documents, document_prompt, _DOCUMENT_PROMPTS, _QUERY_PROMPTS),
+    )
 
 
 def _prompt(encoder: SentenceEncoder, given: str | None, names: tuple[str, ...], others: tuple[str, ...]) -> str | None:

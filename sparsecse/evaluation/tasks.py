@@ -11,6 +11,7 @@ from pathlib import Path
 from sparsecse.datasets import (
     TRANSFER_SETS,
     PairSet,
+    RerankingSet,
     RetrievalSet,
     SetNotFoundError,
     TransferSet,
@@ -18,6 +19,7 @@ from sparsecse.datasets import (
     load_retrieval,
     load_transfer,
 )
+from sparsecse.datasets.reranking import is_ranked
 from sparsecse.datasets.retrieval import SPLIT, find_retrieval, locate_retrieval
 from sparsecse.errors import InputError
 from sparsecse.evaluation import classification
@@ -35,6 +37,12 @@ TASKS: dict[str, tuple[str, str]] = {
     "demo-test": ("demo", "test"),
 }
 
+# Retrieval task -> the built-in set's name and split.
+RETRIEVAL_TASKS: dict[str, tuple[str, str]] = {
+    "demo-retrieval": ("demo", "test"),
+    "demo-retrieval-dev": ("demo", "dev"),
+}
+
 # A set's own name means its test set.
 ALIASES: dict[str, str] = {"stsb": "stsb-test", "sickr": "sickr-test"}
 
@@ -43,10 +51,11 @@ TRANSFER_TASKS: tuple[str, ...] = tuple(TRANSFER_SETS)
 _STS = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb-test", "sickr-test")
 
 # `sts` is the seven test sets whose mean is published; `all` adds the two development sets, the transfer tasks and what
-# `RETRIEVAL` finds.
+# `RETRIEVAL` finds. `demo` is what the built-in demo tests.
 GROUPS: dict[str, tuple[str, ...]] = {
     "sts": _STS,
     "transfer": TRANSFER_TASKS,
+    "demo": ("demo-test", "demo-retrieval"),
     "all": (*_STS, "stsb-dev", "sickr-dev", *TRANSFER_TASKS),
 }
 
@@ -65,25 +74,32 @@ class Tasks:
     transfer: dict[str, TransferSet] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     retrieval: dict[str, RetrievalSet] = field(default_factory=dict)
+    reranking: dict[str, RerankingSet] = field(default_factory=dict)
     own: dict[str, OwnTask] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
-        return any(name in kind for kind in (self.pairs, self.transfer, self.retrieval, self.own))
+        return any(name in kind for kind in (self.pairs, self.transfer, self.retrieval, self.reranking, self.own))
 
     def fingerprint(self) -> str:
         """SHA-256 of the contents of all data, in hex."""
-        sets: list[PairSet | TransferSet | RetrievalSet | OwnTask] = [*self.pairs.values(), *self.transfer.values()]
-        sets += [*self.retrieval.values(), *self.own.values()]
-        return text_hash("".join(each.fingerprint() for each in sets))
+        return text_hash("".join(self.fingerprints().values()))
+
+    def fingerprints(self) -> dict[str, str]:
+        """The same of each task's data, by the task's name."""
+        sets: dict[str, PairSet | TransferSet | RetrievalSet | RerankingSet | OwnTask] = {**self.pairs, **self.transfer}
+        sets |= {**self.retrieval, **self.reranking, **self.own}
+        return {name: each.fingerprint() for name, each in sets.items()}
 
 
 def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None) -> Tasks:
     """Load the data of tasks and groups, named in a list or separated by commas; `ALIASES` are names too.
 
     A path is a task of the user's own files. A folder in BEIR's layout, or one of the files in its `qrels/` for another
-    split than test, is a retrieval task; so is the name of a folder that `find_retrieval` finds. Other paths come among
-    `pairs` where they hold graded pairs, else among `own` (see `own.KINDS`). A known name goes before a path. The name
-    `none` alone is no task. Without scikit-learn the transfer tasks of `all` are missing ones.
+    split than test, is a retrieval task; so is the name of a folder that `find_retrieval` finds. One with candidates in
+    `top_ranked/` is a reranking task, and its `qrels/test.tsv` the retrieval task. Other paths come among `pairs` where
+    they hold graded pairs, among `reranking` where they hold candidates, else among `own` (see `own.KINDS`). A known
+    name goes before a path. The name `none` alone is no task. Without scikit-learn the transfer tasks of `all` are
+    missing ones.
 
     Raises:
         SetNotFoundError: a task that was named itself is nowhere to be found, or all those of a group are not.
@@ -91,7 +107,7 @@ def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None
             a retrieval set with the name of another task.
     """
     names = [name.strip() for name in (tasks.split(",") if isinstance(tasks, str) else tasks) if name.strip()]
-    known = [*GROUPS, *TASKS, *TRANSFER_TASKS, RETRIEVAL]
+    known = [*GROUPS, *TASKS, *TRANSFER_TASKS, *RETRIEVAL_TASKS, RETRIEVAL]
     if not names:
         raise InputError(f"No task was named; name some of {', '.join(known)}.")
     if all(name.lower() == NO_TASKS for name in names):
@@ -102,7 +118,9 @@ def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None
         lower = ALIASES.get(name.lower(), name.lower())
         if lower in known:
             wanted[lower] = None
-        elif located := _retrieval_at(name, data_dir):
+        elif is_ranked(Path(name).expanduser()):
+            own[name] = None
+        elif located := retrieval_at(name, data_dir):
             wanted[located] = None
         elif lower != NO_TASKS and is_path(name):
             own[name] = None
@@ -115,6 +133,8 @@ def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None
         loaded = load_own(path)
         if isinstance(loaded, PairSet):
             found.pairs[path] = loaded
+        elif isinstance(loaded, RerankingSet):
+            found.reranking[path] = loaded
         else:
             found.own[path] = loaded
     for each in wanted:
@@ -135,6 +155,9 @@ def _add_named(found: Tasks, name: str, wanted: Collection[object], data_dir: st
             if task in TASKS:
                 pair_set, split = TASKS[task]
                 found.pairs[task] = load_pairs(pair_set, split=split, data_dir=data_dir)
+            elif task in RETRIEVAL_TASKS:
+                retrieval_set, split = RETRIEVAL_TASKS[task]
+                found.retrieval[task] = load_retrieval(retrieval_set, split=split)
             elif classification.available():
                 found.transfer[task] = load_transfer(task, data_dir=data_dir)
             else:
@@ -169,14 +192,15 @@ def _add_retrieval_group(found: Tasks, data_dir: str | Path | None) -> tuple[str
 def _add_retrieval(found: Tasks, folder: Path, split: str = SPLIT) -> None:
     task = load_retrieval(folder, split=split)
     other = found.retrieval.get(task.name)
-    if other is None and (task.name in TASKS or task.name in TRANSFER_TASKS or task.name in found):
+    named = task.name in (*TASKS, *TRANSFER_TASKS, *RETRIEVAL_TASKS)
+    if named or (other is None and task.name in found):
         raise InputError(f"{folder} has the name of another task, {task.name!r}; rename the folder.")
     if other is not None and Path(other.source).resolve() != folder.resolve():
         raise InputError(f"{other.source} and {folder} have the same name, {task.name!r}; rename one folder.")
     found.retrieval[task.name] = task
 
 
-def _retrieval_at(name: str, data_dir: str | Path | None) -> tuple[Path, str] | None:
+def retrieval_at(name: str, data_dir: str | Path | None) -> tuple[Path, str] | None:
     """The folder and the split of the retrieval set that a name means which is no known one; None where there is none.
 
     What is there at a path goes before a folder of the same name in the data folder.

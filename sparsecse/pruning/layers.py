@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sparsecse.evaluation.dev import Dev
+from sparsecse.guard import Figures
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.costs import CostModel
-from sparsecse.pruning.ensemble import Ensemble, choose_reconstruction, mean_dev_score
+from sparsecse.pruning.ensemble import Ensemble, choose_reconstruction
 from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.order import Limits
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.selection import affords, select_by_recipe
 from sparsecse.pruning.surgery import prune
-from sparsecse.runtime import Runtime
 
 # Of the sets of layers at one depth, how many are reconstructed: those that are best without.
 SHORTLIST = 2
@@ -23,24 +24,24 @@ PATIENCE = 2
 
 @dataclass(frozen=True)
 class Tried:
-    """One set of layers that stay: its dev score as cut, and after the reconstruction where there is one."""
+    """One set of layers that stay: its dev figures as cut, and after the reconstruction where there is one."""
 
     layers: tuple[int, ...]
-    dev_cut: float
-    dev: float
+    dev_cut: Figures
+    dev: Figures
 
 
 def search_layers(
     ensemble: Ensemble, recipe: Recipe, models: Mapping[str, CostModel] | None = None, progress: Progress = silent
 ) -> list[Tried]:
-    """The sets of layers tried, from all layers downwards; the one with the highest `dev` is the choice.
+    """The sets of layers tried, from all layers downwards; `best_layers` takes the one with the best `dev`.
 
     One layer more leaves at each depth, from the best set of the depth before: each that the budget affords and that
     holds nothing protected is cut to the whole budget and measured on dev; with `recipe.reconstruct` the two best are
     reconstructed and measured again. The search ends where the budget does, or after two depths without a better set.
 
     Args:
-        ensemble: the scored model, its scores and dev pairs.
+        ensemble: the scored model, its scores and dev sets.
         recipe: with `layers_compete`; its `layers` are ignored.
         models: see `selection.select_by_recipe`.
 
@@ -59,24 +60,25 @@ def search_layers(
         nonlocal done
         done += 1
         report(done, total)
-        score = mean_dev_score(Runtime(prune(ensemble.dense, mask_of(layers)), "float32"), ensemble.dev)
-        return Tried(layers, score, score)
+        figures = ensemble.dev(prune(ensemble.dense, mask_of(layers)))
+        return Tried(layers, figures, figures)
 
     def reconstructed(tried: Tried) -> Tried:
         mask = mask_of(tried.layers)
         _, info = choose_reconstruction(ensemble, mask, prune(ensemble.dense, mask), progress("Reconstructing"))
         return replace(tried, dev=info["dev"])
 
+    rank = ensemble.dev.rank
     kept = tuple(range(len(sizes)))
     found: list[Tried] = []
     candidates, stale = [kept], 0
     while candidates and stale < PATIENCE:
         total = done + len(candidates)
-        depth = sorted((measured(layers) for layers in candidates), key=lambda tried: -tried.dev_cut)
+        depth = sorted((measured(layers) for layers in candidates), key=lambda tried: rank(tried.dev_cut), reverse=True)
         if recipe.reconstruct:
             depth[:SHORTLIST] = [reconstructed(tried) for tried in depth[:SHORTLIST]]
-        best = max(depth, key=lambda tried: tried.dev)
-        stale = 0 if not found or best.dev > max(tried.dev for tried in found) else stale + 1
+        best = max(depth, key=lambda tried: rank(tried.dev))
+        stale = 0 if not found or rank(best.dev) > max(rank(tried.dev) for tried in found) else stale + 1
         found += depth
         kept = best.layers
         smaller = [tuple(layer for layer in kept if layer != gone) for gone in kept if gone not in protected]
@@ -84,6 +86,6 @@ def search_layers(
     return found
 
 
-def best_layers(tried: Sequence[Tried]) -> tuple[int, ...]:
-    """The layers of the set that is best on dev; of equals the one with more layers."""
-    return max(tried, key=lambda one: one.dev).layers
+def best_layers(tried: Sequence[Tried], dev: Dev) -> tuple[int, ...]:
+    """The layers of the set that is best by the rule of dev; of equals the one with more layers."""
+    return max(tried, key=lambda one: dev.rank(one.dev)).layers

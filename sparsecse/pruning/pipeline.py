@@ -10,6 +10,7 @@ import torch
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
+from sparsecse.evaluation.dev import Dev, DevSet
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.costs import CostModel, closed_form, reached
 from sparsecse.pruning.ensemble import REFERENCES, Ensemble, choose_reconstruction, choose_reference
@@ -42,7 +43,7 @@ def carry_out(
     dense: Encoder,
     scores: Scores | None = None,
     *,
-    dev: Sequence[PairSet] = (),
+    dev: Sequence[DevSet] = (),
     costs: Mapping[str, CostModel] | None = None,
     corpus: Corpus | None = None,
     rescore: Callable[[Encoder], Scores] | None = None,
@@ -57,7 +58,7 @@ def carry_out(
         mask: of `selection.select_by_recipe`; iterative pruning finds another one of the same budget.
         dense: the model; left as it is.
         scores: of the dense model; None where only whole layers and the vocabulary leave.
-        dev: graded pairs that the reconstruction is chosen on.
+        dev: what the reconstruction is chosen on.
         costs: cost models to report by; by default those that need no measurement.
         corpus: of the tokens that stay, where the recipe reduces the vocabulary.
         rescore, calibration: for iterative pruning: scores of what is left, and the sentences to reconstruct on.
@@ -84,7 +85,11 @@ def carry_out(
     smaller = smaller or prune(narrowed, mask)
     if recipe.reconstruct and scores is not None:
         smaller, info["reconstruction"] = choose_reconstruction(
-            Ensemble(narrowed, scores, dev), mask, smaller, progress("Reconstructing"), trained_after=trained_after
+            Ensemble(narrowed, scores, Dev(dev, narrowed, recipe.tolerance)),
+            mask,
+            smaller,
+            progress("Reconstructing"),
+            trained_after=trained_after,
         )
     return Pruned(smaller, mask, kept, info)
 
@@ -93,14 +98,14 @@ def _iteratively(
     recipe: Recipe,
     dense: Encoder,
     scores: Scores,
-    dev: Sequence[PairSet],
+    dev: Sequence[DevSet],
     rescore: Callable[[Encoder], Scores],
     calibration: PairSet | None,
     progress: Progress,
 ) -> tuple[Mask, Encoder]:
     reference = None
     if recipe.reconstruct:
-        ensemble = Ensemble(dense, scores, dev)
+        ensemble = Ensemble(dense, scores, Dev(dev, dense, recipe.tolerance))
         reference = ensemble.encoder(choose_reference(ensemble, max(recipe.fraction or 0.0, REFERENCES[-1])))
     return prune_iteratively(
         dense,

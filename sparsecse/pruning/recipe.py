@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsecse.errors import InputError
+from sparsecse.guard import check_tolerance, tolerance_setting
 from sparsecse.settings import at_least, choose, documented, setting, split_list
 
 COSTS = ("structures", "parameters", "multiply-adds", "latency")
@@ -39,24 +40,20 @@ def _layers_or_auto(text: str) -> tuple[int, ...] | str:
 class Recipe:
     """What to remove, and how; fields of the same meaning are explained in `masks.Budget.of` and `order.Limits.of`.
 
-    `sparsity` "auto" is chosen on dev within `auto_tolerance` (`ensemble.choose_sparsity`). `layers` "auto" sets
+    `sparsity` "auto" sets `auto`: it is chosen on dev (`ensemble.choose_sparsity`). `layers` "auto" sets
     `layers_compete`: whole layers compete with heads and neurons (`layers.search_layers`), and the budget is one of the
     whole model, layers that leave included.
     """
 
     sparsity: float | None = setting(
         None,
-        "Fraction to remove of the heads and of the neurons, or of what `cost` names; or auto, the largest that costs "
-        "at most `auto_tolerance` on dev.",
+        "Fraction to remove of the heads and of the neurons, or of what `cost` names; or auto, the largest at which no "
+        "kind of dev set falls by more than `tolerance`.",
         parse=_fraction_or_auto,
         metavar="FRACTION|auto",
     )
-    auto_tolerance: float | None = setting(
-        None,
-        "With `sparsity` auto: points of Spearman x100 on dev, below the best sparsity's, that may be lost; by default "
-        "0.1.",
-        "--tolerance",
-    )
+    auto: bool = False
+    tolerance: float = tolerance_setting()
     cost: str = setting(
         "structures",
         "What `sparsity` is a fraction of: structures (heads and neurons apart), or what the encoder's layers cost, "
@@ -105,12 +102,11 @@ class Recipe:
         said: Any = {"sparsity": self.sparsity, "layers": self.layers}
         if said["sparsity"] == "auto":
             object.__setattr__(self, "sparsity", None)
-            object.__setattr__(self, "auto_tolerance", 0.1 if self.auto_tolerance is None else self.auto_tolerance)
+            object.__setattr__(self, "auto", True)
         if said["layers"] == "auto":
             object.__setattr__(self, "layers", None)
             object.__setattr__(self, "layers_compete", True)
-        if self.sparsity is not None and self.auto_tolerance is not None:
-            raise InputError("`auto_tolerance` is for `sparsity` auto; leave it out or give `sparsity` auto.")
+        check_tolerance(self.tolerance)
         self._check_budget()
         if self.vocab_size is not None and not self.vocab:
             raise InputError("`vocab_size` needs the corpus whose tokens stay; give `vocab`, text files.")
@@ -165,7 +161,7 @@ class Recipe:
 
     @property
     def needs_scores(self) -> bool:
-        return self.auto_tolerance is not None or bool(self.budget)
+        return self.auto or bool(self.budget)
 
     @property
     def budget_settings(self) -> dict[str, Any]:

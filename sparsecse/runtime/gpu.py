@@ -10,9 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 
-from sparsecse.encoders import Encoder, PackedBatch
+from sparsecse.encoders import Encoder, PackedBatch, embedding
 from sparsecse.errors import InputError
-from sparsecse.runtime import native
 from sparsecse.runtime.buckets import Bucket, Record, Staging, bucket_size
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -114,8 +113,11 @@ class GpuEncoder:
         Raises:
             InputError: a sentence without ids or with more than there are positions, or an id outside the vocabulary.
         """
-        ids, lengths = native.pack(token_ids)
-        self._check(ids, lengths)
+        ids, lengths = embedding.read_token_ids(token_ids)
+        if not len(lengths):
+            return np.empty((0, self._config.hidden_size), np.float32)
+        # On the host: a wrong index would end all work on the GPU.
+        embedding.check_token_ids(ids, lengths, self._config, self._encoder.source)
         positions = self._positions(ids, lengths)
         with self._lock, torch.inference_mode(), self._on_device():
             return self._to_host(self._encode(ids.astype(np.int64), positions, lengths))
@@ -154,18 +156,6 @@ class GpuEncoder:
 
     def _on_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
-
-    def _check(self, ids: np.ndarray, lengths: np.ndarray) -> None:
-        """On the host: a wrong index would end all work on the GPU."""
-        if not lengths.all():
-            raise InputError(f"Sentence {int(np.argmin(lengths))} has no token ids; give at least the special tokens.")
-        problem = None
-        if lengths.max() > self._config.max_position_embeddings - self._config.position_offset:
-            problem = "a sentence has more tokens than there are positions"
-        elif ids.min() < 0 or ids.max() >= self._config.vocab_size:
-            problem = "an id is outside the vocabulary"
-        if problem:
-            raise InputError(f"{self._encoder.source}: {problem}; tokenise with the model's own tokenizer.")
 
     def _positions(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """As `Encoder.pack` counts them."""

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -55,12 +54,6 @@ def warn_once(obstacle: str) -> None:
     if obstacle in (_REFERENCE, _MISSING):
         return
     warnings.warn(f"sparsecse embeds through PyTorch, slower, as {obstacle}.", RuntimeWarning, stacklevel=3)
-
-
-def pack(token_ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """All ids one after another, int32, and the length of each sentence, int64."""
-    lengths = np.fromiter(map(len, token_ids), np.int64, len(token_ids))
-    return np.fromiter(chain.from_iterable(token_ids), np.int32, int(lengths.sum())), lengths
 
 
 def computes_in(precision: str) -> bool:

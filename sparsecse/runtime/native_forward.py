@@ -28,6 +28,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers.activations import ACT2FN
 
 from sparsecse.encoders import SparseCSEModel, modeling_sparsecse
+from sparsecse.forking import hold_torch, is_survivor, past_fork
+from sparsecse.processors import default_threads
 from sparsecse.runtime import native
 from sparsecse.runtime.calibration import LayerScales
 
@@ -40,7 +42,7 @@ class NativeForward:
 
     precision: one of `PRECISIONS`; None for that of the model's dtype.
     reason: in a few words, why that one.
-    threads: None for `torch.get_num_threads()` at the time of each call.
+    threads: None for `torch.get_num_threads()` at the time of each call, within what `processors.available` says.
     scales: of each layer, for int8.
     """
 
@@ -61,6 +63,8 @@ class NativeForward:
             # What trains the weights may leave no trace in them: forget the copy.
             _packed.pop(model, None)
             return None
+        # Before PyTorch can compute: what surrounds this pass runs on the same thread.
+        torch_threads = hold_torch() if is_survivor() else torch.get_num_threads()
         if native.obstacle(model) or _is_watched():
             return None
         if token_type_ids is not None and model.embeddings.has_token_types and _is_nonzero(token_type_ids):
@@ -78,13 +82,15 @@ class NativeForward:
         is_padded = len(ids) < real.size
         tokens = np.empty((len(ids), hidden.shape[-1]), np.float32) if is_padded else hidden.reshape(len(ids), -1)
         try:
-            encoder.encode(ids, lengths, "none", False, tokens, self.threads or torch.get_num_threads())
+            threads = self.threads or default_threads(torch_threads)
+            _encode(encoder, ids, lengths, "none", False, tokens, threads)
         except ValueError:  # an id or a position that the model does not have: PyTorch says so in its own words
             return None
         if is_padded:
             hidden[real] = tokens
         return torch.from_numpy(hidden).to(parameters[0].dtype)
 
+    @past_fork
     def _encoder(self, model: SparseCSEModel, parameters: list[torch.Tensor], precision: str) -> Any:
         packed = _packed.get(model)
         if packed is None or not packed.is_of(parameters, self, precision):
@@ -94,6 +100,11 @@ class NativeForward:
                     packed = _Packed(model, parameters, self, precision)
                     _packed[model] = packed
         return packed.encoder
+
+
+@past_fork
+def _encode(encoder: Any, *arguments: Any) -> None:
+    encoder.encode(*arguments)
 
 
 IN_OWN_PRECISION = NativeForward()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsecse.datasets import load_sentences
-from sparsecse.encoders import Encoder
+from sparsecse.encoders import Encoder, embedding
 from sparsecse.errors import InputError
 from sparsecse.runtime import native
 from sparsecse.runtime.calibration import LayerScales, calibrate
@@ -42,8 +42,10 @@ def available() -> tuple[str, ...]:
     return tuple(precision for precision in PRECISIONS if native.computes_in(precision))
 
 
-def choose(encoder: Encoder, precision: str, threads: int) -> Choice:
+def choose(encoder: Encoder, precision: str, threads: int, scales: list[LayerScales] | None = None) -> Choice:
     """Build the native encoder in `precision`, or for "auto" in the fastest one that keeps `AUTO_COSINE`.
+
+    scales: for int8, where they are known already; by default of `calibrate`.
 
     Raises:
         InputError: a precision that does not exist, or that this machine does not compute in.
@@ -56,13 +58,13 @@ def choose(encoder: Encoder, precision: str, threads: int) -> Choice:
                 f"`precision` {precision} is not computed natively by this processor, only emulated, which would be "
                 f"slower than float32; choose one of auto, {', '.join(available())}."
             )
-        return Choice(precision, *_build(encoder, precision), f"{precision}, as asked for")
+        return Choice(precision, *_build(encoder, precision, scales), f"{precision}, as asked for")
     token_ids = encoder.tokenize(load_sentences("demo")[:_SENTENCES])
-    ids, lengths = native.pack(token_ids)
+    ids, lengths = embedding.read_token_ids(token_ids)
     exact = best = None
     measured = []
     for candidate in available():
-        built, scales = _build(encoder, candidate)
+        built, scales = _build(encoder, candidate, None)
         vectors, seconds = _run(built, ids, lengths, encoder.model.config.hidden_size, threads)
         exact = vectors if exact is None else exact
         cosine = _mean_cosine(vectors, exact)
@@ -74,8 +76,9 @@ def choose(encoder: Encoder, precision: str, threads: int) -> Choice:
     return Choice(best[0], best[1], best[3], reason)
 
 
-def _build(encoder: Encoder, precision: str) -> tuple[Any, list[LayerScales] | None]:
-    scales = calibrate(encoder) if precision == "int8" else None
+def _build(encoder: Encoder, precision: str, scales: list[LayerScales] | None) -> tuple[Any, list[LayerScales] | None]:
+    if precision == "int8" and scales is None:
+        scales = calibrate(encoder)
     return native.build(encoder.model, precision, scales), scales
 
 

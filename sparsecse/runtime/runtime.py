@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import numpy as np
 import torch
 
 from sparsecse.encoders import Encoder, embedding, load_encoder
+from sparsecse.encoders.checkpoints import check_weights
 from sparsecse.errors import InputError
+from sparsecse.forking import apart, past_fork
+from sparsecse.processors import check_threads, default_threads
 from sparsecse.runtime import gpu, native
+from sparsecse.runtime.calibration import LayerScales
 from sparsecse.runtime.precision import choose
 from sparsecse.runtime.tokenization import BLOCK, Tokenize
 
@@ -25,7 +30,8 @@ class Runtime:
     The weights are copied when it is made, on the CPU into the native encoder's own layout, and later changes of the
     model are not seen. Where the native encoder cannot run (no compiled extension, an activation it does not have) the
     same methods compute with PyTorch in float32, and a warning says so once. On a GPU they compute with PyTorch and the
-    Triton kernels. Several threads may use one Runtime at a time.
+    Triton kernels. Several threads may use one Runtime at a time, and so may forked processes. It can be pickled and
+    copied: what is made from it has its precision and is built from `encoder` as it is then.
 
     Args:
         model: an `Encoder`, or what `load_encoder` takes: a folder or a hub id.
@@ -34,7 +40,8 @@ class Runtime:
             sentences, have a mean cosine of `AUTO_COSINE` or more to float32's. "auto" times them, so that it takes a
             moment longer to load. On a GPU "float32", "bfloat16" or "float16", and "auto" is bfloat16 from compute
             capability 8.0 on and float32 below it.
-        threads: processor threads; by default `torch.get_num_threads()` at the time of each call.
+        threads: processor threads; by default `torch.get_num_threads()` at the time of each call, but no more than the
+            process has processors by its affinity mask and its control group's quota.
         device: "cpu", "cuda" or "cuda:1" and so on; by default the one that the model is on.
         load_options: options of `load_encoder`, where `model` is not an `Encoder`.
 
@@ -45,7 +52,8 @@ class Runtime:
         reason: in a few words, why that one.
 
     Raises:
-        InputError: a model that cannot be loaded, or a precision or device that does not exist or not on this machine.
+        InputError: a model that cannot be loaded or whose weights are not finite, or a precision or device that does
+            not exist or not on this machine.
     """
 
     def __init__(
@@ -56,14 +64,18 @@ class Runtime:
         device: str | torch.device | None = None,
         **load_options: Any,
     ):
-        if threads is not None and threads < 1:
-            raise InputError(f"`threads` {threads} is less than 1; give a positive number, or leave it out.")
-        self.encoder = model if isinstance(model, Encoder) else load_encoder(model, **load_options)
-        self._threads = threads
+        self._threads = check_threads(threads)
+        self.encoder = model if isinstance(model, Encoder) else apart(load_encoder, model, **load_options)
+        if isinstance(model, Encoder):
+            check_weights(self.encoder.model, self.encoder.source)
         self._tokenize = Tokenize(self.encoder)
+        self._scales: list[LayerScales] | None = None
+        self.device = gpu.choose_device(device, self.encoder.device)
+        self._build(precision)
+
+    def _build(self, precision: str) -> None:
         self._native: Any = None
         self._gpu: gpu.GpuEncoder | None = None
-        self.device = gpu.choose_device(device, self.encoder.device)
         if self.device.type == "cuda":
             self._obstacle: str | None = f"this Runtime is on {self.device}"
             capability = torch.cuda.get_device_capability(self.device)
@@ -74,8 +86,9 @@ class Runtime:
             self.encoder = copy.deepcopy(self.encoder).to(self.device)
         self._obstacle = native.obstacle(self.encoder.model)
         if self._obstacle is None:
-            choice = choose(self.encoder, precision, self.threads)
-            self.precision, self.reason, self._native = choice.precision, choice.reason, choice.encoder
+            choice = apart(choose, self.encoder, precision, self.threads, self._scales)
+            self.precision, self.reason = choice.precision, choice.reason
+            self._native, self._scales = choice.encoder, choice.scales
             return
         if precision not in ("auto", "float32"):
             raise InputError(f"`precision` {precision} needs the native encoder, but {self._obstacle}; use float32.")
@@ -83,16 +96,34 @@ class Runtime:
             native.warn_once(self._obstacle)
         self.precision, self.reason = "float32", f"float32 through PyTorch, as {self._obstacle}"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The encoder as bytes: multiprocessing would move its tensors into shared memory and free what they had, while
+        # the native encoder reads its embeddings where they lie.
+        rebuilt = ("_native", "_gpu", "_tokenize")
+        kept = {name: value for name, value in vars(self).items() if name not in rebuilt}
+        return {**kept, "encoder": pickle.dumps(self.encoder)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.encoder = pickle.loads(state["encoder"])
+        self._tokenize = Tokenize(self.encoder)
+        # Another machine may lack the device or the precision, and says so.
+        self.device = gpu.choose_device(self.device, self.encoder.device)
+        self._build(self.precision)
+        if self._obstacle == state["_obstacle"]:
+            self.reason = state["reason"]
+
     @property
     def threads(self) -> int:
         """The threads that the next call will use."""
-        return self._threads or torch.get_num_threads()
+        return self._threads or default_threads(torch.get_num_threads())
 
     @property
     def dimension(self) -> int:
         """The size of a sentence vector."""
         return self.encoder.model.config.hidden_size
 
+    @past_fork
     def encode(
         self,
         sentences: str | Iterable[str],
@@ -122,7 +153,8 @@ class Runtime:
                 `Encoder.encode`.
 
         Raises:
-            InputError: an item that is not a string, an unknown `prompt_name`, a size out of range.
+            InputError: an item that is not a string, an unknown `prompt_name`, a size out of range, or a vector that is
+                not finite.
         """
         texts, single = embedding.read_sentences(sentences)
         size = BLOCK if batch_size is None else batch_size
@@ -132,7 +164,7 @@ class Runtime:
         done = 0
         with embedding.progress_bar(show_progress_bar, progress) as report:
             for token_ids in self._tokenize.blocks(texts, prompt, size):
-                vectors[done : done + len(token_ids)] = self.encode_ids(token_ids)
+                vectors[done : done + len(token_ids)] = self._embed(token_ids, done)
                 done += len(token_ids)
                 if report is not None:
                     report(done, len(texts))
@@ -143,24 +175,32 @@ class Runtime:
             whole = whole[0]
         return whole if convert_to_tensor else whole.numpy()
 
+    @past_fork
     def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Sentence vectors, float32 [N, hidden_size], of token ids with their special tokens.
 
-        Raises:
-            InputError: a sentence without ids or with more than there are positions, or an id outside the vocabulary.
-        """
-        if not token_ids:
-            return np.empty((0, self.dimension), np.float32)
-        if self._gpu is not None:
-            return self._gpu.encode_ids(token_ids)
-        if self._native is None:
-            with torch.inference_mode():
-                return self.encoder.encode_ids(token_ids).cpu().numpy()
-        settings = self.encoder.settings
-        with_pooler = settings.pooling == "pooler"
-        vectors = self._run(token_ids, _POOLING[settings.pooling], settings.normalize and not with_pooler)
-        return self._through_pooler(vectors) if with_pooler else vectors
+        token_ids: for each sentence a list, tuple, array or tensor of whole numbers; or an array or tensor
+            [N, length], of which every id counts.
 
+        Raises:
+            InputError: ids that are no whole numbers of the vocabulary, a sentence without ids or with more than there
+                are positions, or a vector that is not finite.
+        """
+        return self._embed(token_ids, 0)
+
+    def _embed(self, token_ids: Sequence[Sequence[int]], first: int) -> np.ndarray:
+        """first: the position of the first sentence, for messages."""
+        settings, source = self.encoder.settings, self.encoder.source
+        if self._gpu is not None:
+            return embedding.check_finite(self._gpu.encode_ids(token_ids), source, first)
+        if self._native is None:
+            return self.encoder.encode_ids(token_ids).cpu().numpy()
+        with_pooler = settings.pooling == "pooler"
+        ids, lengths = embedding.read_token_ids(token_ids)
+        vectors = self._run(ids, lengths, _POOLING[settings.pooling], settings.normalize and not with_pooler)
+        return embedding.check_finite(self._through_pooler(vectors) if with_pooler else vectors, source, first)
+
+    @past_fork
     def hidden_states(self, token_ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The last layer's token vectors of each sentence, float32 [length, hidden_size].
 
@@ -169,13 +209,15 @@ class Runtime:
         """
         if self._native is None:
             raise InputError(f"Token vectors need the native encoder, but {self._obstacle}.")
-        ends = np.cumsum([len(ids) for ids in token_ids])
-        return np.split(self._run(token_ids, "none", False), ends[:-1])
+        ids, lengths = embedding.read_token_ids(token_ids)
+        if not len(lengths):
+            return []
+        states = np.split(self._run(ids, lengths, "none", False), np.cumsum(lengths)[:-1])
+        for position, state in enumerate(states):
+            embedding.check_finite(state[None], self.encoder.source, position)
+        return states
 
-    def _run(self, token_ids: Sequence[Sequence[int]], pooling: str, normalize: bool) -> np.ndarray:
-        ids, lengths = native.pack(token_ids)
-        if not lengths.all():
-            raise InputError(f"Sentence {int(np.argmin(lengths))} has no token ids; give at least the special tokens.")
+    def _run(self, ids: np.ndarray, lengths: np.ndarray, pooling: str, normalize: bool) -> np.ndarray:
         out = np.empty((len(ids) if pooling == "none" else len(lengths), self.dimension), np.float32)
         try:
             self._native.encode(ids, lengths, pooling, normalize, out, self.threads)

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel
-from sparsecse.encoders.checkpoints import from_stock, to_stock
+from sparsecse.encoders.checkpoints import check_weights, from_stock, to_stock
 from sparsecse.errors import InputError
+from sparsecse.forking import apart
 from sparsecse.kernels import dispatch
+from sparsecse.processors import check_threads, default_threads
 from sparsecse.runtime import native
 from sparsecse.runtime.native_forward import NativeForward
 from sparsecse.runtime.precision import choose
@@ -42,11 +44,10 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
         precision, threads: as for `Runtime`. `model[0].auto_model.native_forward` says which was taken and why.
 
     Raises:
-        InputError: a model of another kind, on another device, or with hooks; or a precision that this machine does
-            not have.
+        InputError: a model of another kind, on another device, with hooks, or with weights that are not finite; or a
+            precision that this machine does not have.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"`threads` {threads} is less than 1; give a positive number, or leave it out.")
+    threads = check_threads(threads)
     module, name = _transformer(model)
     found = getattr(module, name)
     ours = _convert(found)
@@ -57,6 +58,7 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
         if dispatch.native_extension() is not None:  # else it has been said
             native.warn_once(obstacle)
         return model
+    check_weights(ours, "The model")
     limit = ours.config.max_position_embeddings - ours.config.position_offset
     length = min(model.max_seq_length or limit, limit)
     prompts = {name: prompt or "" for name, prompt in model.prompts.items()}
@@ -65,7 +67,8 @@ def accelerate(model: SentenceTransformer, precision: str = "auto", threads: int
     # A shallow copy, since an Encoder turns its model's native pass off.
     encoder = Encoder(copy.copy(ours), module.tokenizer, settings, "the model").eval()
     try:
-        choice = choose(encoder, precision, threads or torch.get_num_threads())
+        count = threads or default_threads(torch.get_num_threads())
+        choice = apart(choose, encoder, precision, count)
     finally:
         ours.train(was_training)
     forward = NativeForward(choice.precision, choice.reason, threads, choice.scales)

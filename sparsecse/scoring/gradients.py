@@ -93,8 +93,9 @@ def accumulate(
 
     The uniformity is the exact one over all pairs of distinct sentences: the vectors of all come first, then the
     objective's gradient with respect to each, then one backward pass per batch that carries it to the gates (gradient
-    caching, Gao et al. 2021). As many forward passes as there is memory for are kept for that; the other sentences
-    pass forward twice. What a sentence's gradients are does not depend on `batch_size` and memory, up to rounding.
+    caching, Gao et al. 2021). As many forward passes as there is memory for are kept for that (see `memory`); the other
+    sentences pass forward twice. What a sentence's gradients are does not depend on `batch_size` and memory, up to
+    rounding.
 
     `DropoutViews` pass with dropout, its masks seeded batch by batch, so that a second pass sees those of the first:
     memory does not matter then either, while `batch_size` decides which masks a view gets.
@@ -104,7 +105,7 @@ def accumulate(
         pairs: graded pairs; their distinct sentences are the set, those at or above the minimum the positives. Or
             `DropoutViews`, whose views are the set; the uniformity is then over pairs of views of distinct sentences.
         wanted: accumulators by objective; each further objective costs a backward pass more, but no forward pass.
-        batch_size: sentences of average length in a pass; see `Encoder.batches`.
+        batch_size: sentences of average length in a pass, fewer where they are long; see `memory.tokens_per_pass`.
         precision: one of `PRECISIONS`; see `resolved_precision`.
         progress: called with (sentences done, sentences in all); each sentence is passed over twice.
 
@@ -126,7 +127,8 @@ def accumulate(
         others: list[tuple[int, torch.Tensor, PackedBatch]] = []
         done = 0
         space = memory.room(encoder.device) // memory.bytes_per_token(frozen.model)
-        for number, (rows, batch) in enumerate(frozen.batches(token_ids, batch_size)):
+        batches = frozen.batches(token_ids, batch_size, memory.tokens_per_pass(frozen.model))
+        for number, (rows, batch) in enumerate(batches):
             space -= len(batch.input_ids)
             with masks(number), torch.set_grad_enabled(space >= 0):
                 if space >= 0:

@@ -4,7 +4,8 @@ from sparsecse.stages.bench import bench_models, bench_run
 from sparsecse.stages.choose import choose
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
-from sparsecse.stages.models import dense_options, load_dense
+from sparsecse.stages.models import dense_options, load_dense, load_model
+from sparsecse.stages.mteb import write_mteb
 from sparsecse.stages.options import resolve_model
 from sparsecse.stages.pack import newest_folder, pack
 from sparsecse.stages.pipeline import Plan, run
@@ -26,6 +27,7 @@ __all__ = [
     "inspect_run",
     "load_dense",
     "load_mask",
+    "load_model",
     "load_scores",
     "newest_folder",
     "pack",
@@ -36,4 +38,5 @@ __all__ = [
     "score",
     "train_dense",
     "training_summary",
+    "write_mteb",
 ]

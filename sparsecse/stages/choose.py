@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsecse.evaluation.dev import Dev, dev_fingerprint
 from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
-from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, dev_fingerprint
-from sparsecse.sources import DataOptions
+from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, nothing_leaves
+from sparsecse.sources import DevOptions
 from sparsecse.stages.dev import dev_sets
 from sparsecse.stages.models import load_dense
 from sparsecse.stages.score import SCORES_FILE, load_scores
@@ -17,23 +18,26 @@ from sparsecse.workdir import Record, Workdir
 
 
 def choose(
-    workdir: Workdir, tolerance: float, dev_data: DataOptions | None = None, *, progress: Progress = silent
+    workdir: Workdir, tolerance: float, dev: DevOptions | None = None, *, progress: Progress = silent
 ) -> tuple[Record, bool]:
-    """Stage `choose`: the largest sparsity that costs at most `tolerance` points on dev, without repair.
+    """Stage `choose`: the largest sparsity at which no labelled kind falls by more than `tolerance`, without repair.
 
-    dev_data: see `dev.dev_sets`. The record's info holds `sparsity`, and the `curve` that it was read from.
+    dev: see `dev.dev_sets`. The record's info holds `sparsity`, `dev` (the names of the sets), the `curve` that it was
+    read from, and a `warning` where nothing leaves.
     """
     scores = load_scores(workdir)
-    dev = dev_sets(workdir, dev_data)
+    sets = dev_sets(workdir, dev)
     inputs = {
         f"score/{SCORES_FILE}": workdir.output_hash("score", SCORES_FILE),
-        "dev": dev_fingerprint(dev),
+        "dev": dev_fingerprint(sets),
     }
 
     def work(folder: Path) -> Mapping[str, Any]:
-        ensemble = Ensemble(load_dense(workdir), scores, dev)
-        sparsity, curve = choose_sparsity(ensemble, tolerance, progress("Looking for the sparsity"))
+        dense = load_dense(workdir)
+        ensemble = Ensemble(dense, scores, Dev(sets, dense, tolerance))
+        sparsity, curve = choose_sparsity(ensemble, progress("Looking for the sparsity"))
         write_json(folder / "curve.json", curve)
-        return {"sparsity": sparsity, "curve": curve}
+        warning = {} if sparsity else {"warning": nothing_leaves(ensemble.dev)}
+        return {"sparsity": sparsity, "dev": ensemble.dev.name, "curve": curve, **warning}
 
     return workdir.run_stage("choose", inputs, {"tolerance": tolerance}, work)

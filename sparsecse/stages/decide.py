@@ -8,18 +8,17 @@ from typing import Any
 
 import torch
 
-from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
+from sparsecse.evaluation.dev import DevSet, dev_fingerprint
 from sparsecse.files import file_hash
 from sparsecse.progress import Progress
 from sparsecse.pruning.costs import CostModel, closed_form
-from sparsecse.pruning.ensemble import dev_fingerprint
 from sparsecse.pruning.masks import Budget, Mask
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.selection import select_by_recipe
 from sparsecse.scoring import Scores
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.sources import DevOptions, ModelOptions
 from sparsecse.stages.choose import choose as choose_sparsity
 from sparsecse.stages.dev import NoDevError, dev_sets
 from sparsecse.stages.latency import TABLE_FILE, latency_table
@@ -37,8 +36,9 @@ class Decision:
     recipe: what was asked, "auto" replaced by what it came to.
     sizes: for each layer of the dense model its (heads, neurons).
     scores: None where only layers and the vocabulary leave. dense: the model, where it had to be loaded.
-    costs: cost models, where the budget needs them. dev: graded pairs, where choices need them.
+    costs: cost models, where the budget needs them. dev: dev sets, where choices need them.
     corpus: of the vocabulary. tried: the sets of layers (`layers.Tried`), where they compete.
+    auto: what the choice of the sparsity came to, where it was made.
     not_reconstructed: why there is no reconstruction although one was asked for.
     inputs, settings: of the record.
     """
@@ -48,9 +48,10 @@ class Decision:
     scores: Scores | None = None
     dense: Encoder | None = None
     costs: Mapping[str, CostModel] = field(default_factory=dict)
-    dev: Sequence[PairSet] = ()
+    dev: Sequence[DevSet] = ()
     corpus: Corpus | None = None
     tried: Sequence[Mapping[str, Any]] | None = None
+    auto: Mapping[str, Any] | None = None
     not_reconstructed: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -116,19 +117,20 @@ def cost_models(workdir: Workdir, recipe: Recipe, dense: Encoder, progress: Prog
 
 
 def choose(
-    workdir: Workdir, decided: Decision, dev: DataOptions | None, *, where_possible: bool, progress: Progress
+    workdir: Workdir, decided: Decision, dev: DevOptions | None, *, where_possible: bool, progress: Progress
 ) -> None:
-    """Make the choices that take dev pairs: the sparsity, whether there is a reconstruction, the layers.
+    """Make the choices that take dev sets: the sparsity, whether there is a reconstruction, the layers.
 
     Raises:
-        NoDevError: there are no graded pairs to choose by (for the reconstruction only without `where_possible`).
+        NoDevError: there is nothing to choose by (for the reconstruction only without `where_possible`).
     """
     recipe = decided.recipe
-    if recipe.auto_tolerance is not None:
-        chosen, _ = choose_sparsity(workdir, recipe.auto_tolerance, dev, progress=progress)
-        recipe = replace(recipe, sparsity=chosen.info["sparsity"], auto_tolerance=None)
+    if recipe.auto:
+        chosen, _ = choose_sparsity(workdir, recipe.tolerance, dev, progress=progress)
+        recipe = replace(recipe, sparsity=chosen.info["sparsity"], auto=False)
+        decided.auto = {"tolerance": recipe.tolerance, **chosen.info}
         decided.inputs["choose/curve.json"] = workdir.output_hash("choose", "curve.json")
-        decided.settings["tolerance"] = chosen.settings["tolerance"]
+        decided.settings["tolerance"] = recipe.tolerance
     if recipe.reconstruct or recipe.layers_compete:
         if decided.scores is None:
             raise InputError("`reconstruct` follows the scored model; run `sparsecse score` first.")
@@ -140,6 +142,7 @@ def choose(
             recipe, decided.not_reconstructed = replace(recipe, reconstruct=False), str(error)
         else:
             decided.inputs["dev"] = dev_fingerprint(decided.dev)
+            decided.settings["tolerance"] = recipe.tolerance
     if recipe.layers_compete:
         timed = {name: value for name, value in decided.inputs.items() if name.startswith("latency/")}
         chosen, _ = choose_layers(workdir, recipe, decided.dev, decided.costs, timed, progress=progress)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.encoders import Encoder, fingerprint
+from sparsecse.errors import InputError
 from sparsecse.evaluation import AgreementText, agreement, evaluate, load_tasks
 from sparsecse.evaluation.agreement import embed_text
+from sparsecse.evaluation.retrieval import retrieval
 from sparsecse.evaluation.transfer import SEED
 from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
@@ -32,6 +34,7 @@ def evaluate_run(
     query_prompt: str | None = None,
     document_prompt: str | None = None,
     agreement_text: AgreementText | None = None,
+    aligned: bool = False,
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it.
@@ -42,9 +45,19 @@ def evaluate_run(
     query_prompt, document_prompt: see `evaluate`.
     agreement_text: sentences on which the newest model is compared with the dense one; the record's info then holds
         `agreement`, as `Agreement.to_json` gives it, with the `data` they are from.
+    aligned: also search the dense model's vectors of the documents with the newest model's queries, as in an index that
+        is not made anew; the record's info then holds `aligned`: the retrieval tasks as `RetrievalResult.to_json` gives
+        them, and `retrieval_average`.
+
+    Raises:
+        InputError: `aligned` without a retrieval task, or with `documents`.
     """
     stage, _ = workdir.newest_model()
     found = load_tasks(tasks, data_dir=data_dir)
+    if aligned and (documents is not None or not found.retrieval):
+        raise InputError(
+            "`aligned` takes a retrieval task among `tasks`, and no `documents`: these are the dense model's."
+        )
     inputs = {
         "model": dense_hash(workdir),
         **model_input(workdir, stage),
@@ -59,6 +72,7 @@ def evaluate_run(
         "device": device,
         **({"seed": seed} if found.transfer else {}),
         **({"agreement": agreement_text.source} if agreement_text else {}),
+        **({"aligned": True} if aligned else {}),
         **{name: given for name, given in prompts.items() if given is not None},
     }
     index: Encoder | None = None
@@ -70,12 +84,13 @@ def evaluate_run(
     def work(folder: Path) -> Mapping[str, Any]:
         results: dict[str, Any] = {}
         vectors = []
+        models: dict[str, Runtime] = {}
         indexer = None if index is None else Runtime(index, precision, device=device)
         for label, load in (
             ("dense", lambda: load_dense(workdir)),
             ("pruned", lambda: load_model(workdir, stage)),
         ):
-            encoder = Runtime(load(), precision, device=device)
+            encoder = models[label] = Runtime(load(), precision, device=device)
             results[label] = evaluate(
                 encoder,
                 tasks,
@@ -93,6 +108,16 @@ def evaluate_run(
         if agreement_text:
             dense, pruned = vectors
             results["agreement"] = {**agreement(pruned, dense).to_json(), "data": agreement_text.source}
+        if aligned:
+            both = models["pruned"], models["dense"]
+            searched = {
+                name: retrieval(task, *both, query_prompt=query_prompt, document_prompt=document_prompt)
+                for name, task in found.retrieval.items()
+            }
+            results["aligned"] = {
+                "tasks": {name: task.to_json() for name, task in searched.items()},
+                "retrieval_average": sum(task.ndcg_at_10 for task in searched.values()) / len(searched),
+            }
         write_json(folder / "results.json", results)
         return {"stage": stage, **results}
 

@@ -12,6 +12,7 @@ import torch
 from sparsecse.benchmarking import machine
 from sparsecse.benchmarking.latency_table import LENGTHS, SENTENCES, LatencyTable, measure_latency
 from sparsecse.encoders import Encoder
+from sparsecse.processors import default_threads
 from sparsecse.progress import Progress, silent
 from sparsecse.runtime import native
 from sparsecse.workdir import Workdir
@@ -31,7 +32,7 @@ def latency_table(
         "activation": config.hidden_act,
         "sizes": config.layer_sizes(),
         "precision": precision,
-        "threads": torch.get_num_threads(),
+        "threads": default_threads(torch.get_num_threads()),
         "average_length": average_length,
         "lengths": list(LENGTHS),
         "sentences": SENTENCES,

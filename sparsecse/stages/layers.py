@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sparsecse.datasets import PairSet
+from sparsecse.evaluation.dev import Dev, DevSet, dev_fingerprint
 from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.costs import CostModel
-from sparsecse.pruning.ensemble import Ensemble, dev_fingerprint
+from sparsecse.pruning.ensemble import Ensemble
 from sparsecse.pruning.layers import best_layers, search_layers
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.stages.models import load_dense
@@ -24,7 +24,7 @@ TRIED_FILE = "tried.json"
 def choose_layers(
     workdir: Workdir,
     cut_: Recipe,
-    dev: Sequence[PairSet],
+    dev: Sequence[DevSet],
     models: Mapping[str, CostModel] | None = None,
     inputs: Mapping[str, str] | None = None,
     *,
@@ -33,7 +33,7 @@ def choose_layers(
     """Stage `layers`: the record's info holds `layers`, those that stay, and all that were `tried`.
 
     Args:
-        dev: the pairs the choice is made on.
+        dev: what the choice is made on.
         models, inputs: the cost models that the budget needs, and the hashes of what they were read from.
     """
     scores = load_scores(workdir)
@@ -43,11 +43,14 @@ def choose_layers(
         **(inputs or {}),
     }
     settings = {**cut_.budget_settings, **cut_.budget, "reconstruct": cut_.reconstruct}
+    settings["tolerance"] = cut_.tolerance
 
     def work(folder: Path) -> Mapping[str, Any]:
-        tried = search_layers(Ensemble(load_dense(workdir), scores, dev), cut_, models, progress)
+        dense = load_dense(workdir)
+        ensemble = Ensemble(dense, scores, Dev(dev, dense, cut_.tolerance))
+        tried = search_layers(ensemble, cut_, models, progress)
         rows = [{**asdict(one), "layers": list(one.layers)} for one in tried]
         write_json(folder / TRIED_FILE, rows)
-        return {"layers": list(best_layers(tried)), "tried": rows}
+        return {"layers": list(best_layers(tried, ensemble.dev)), "tried": rows}
 
     return workdir.run_stage("layers", inputs, settings, work)

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.datasets import load_sentences
+from sparsecse.errors import InputError
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring import ScoringSettings
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.stages.agreement import run_text
 from sparsecse.stages.bench import bench_run
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.pack import pack
 from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score
-from sparsecse.stages.train import StepProgress, finetune
+from sparsecse.stages.train import DENSE, StepProgress, finetune
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Record, Workdir
 
@@ -27,10 +28,11 @@ from sparsecse.workdir import Record, Workdir
 class Plan:
     """What `run` does.
 
-    dev: graded pairs for all choices, or None for those of each stage.
+    dev: what all choices are made on, or None for the defaults of `dev.dev_sets`.
     teachers: of the repair; see `train.finetune`.
     rewind_to: a checkpoint, or None to keep the scored model's weights.
     training: settings of the repair, or None for no repair.
+    aligned: the model is for an index of the dense one's vectors: no other teacher, and `eval` searches such an index.
     bench_sentences: how many of the training sentences are timed; 0 for no benchmark.
     """
 
@@ -42,11 +44,12 @@ class Plan:
     training: TrainingSettings | None
     method: str = "taylor"
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
-    dev: DataOptions | None = None
+    dev: DevOptions | None = None
     teachers: Sequence[ModelOptions] = ()
     dtype: str = "float32"
     rewind_to: str | None = None
     out: Path | None = None
+    aligned: bool = False
     bench_sentences: int = 256
     bench: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,17 +68,23 @@ def run(
     progress: Progress = silent,
     step_progress: StepProgress | None = None,
     begin: Callable[[str, int, int], None] = lambda stage, number, total: None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, tuple[Record, bool]]:
     """Score, prune, rewind, fine-tune, evaluate, pack and time; returns each stage's record and whether it was there.
 
     begin: called before each stage with its name, its number from 1, and how many there are.
+    note: called with what the repair will take; see `training.train`.
 
-    On data without gold scores there is no reconstruction, which is chosen by them, and the repair keeps its last
-    weights.
+    Without dev sets and gold scores there is no reconstruction, which is chosen by them, and the repair keeps the
+    weights that agree best with the dense model.
 
     A rewind or repair of an earlier plan that this one does not have must not be taken for the newest model: it is
     moved aside (`Workdir.retire`).
     """
+    if plan.aligned and any(one.name != DENSE for one in plan.teachers):
+        raise InputError(
+            f"`aligned` keeps the vectors in the dense model's space; leave `teacher` out, or give {DENSE}."
+        )
     data_dir = plan.data.data_dir
     order = plan.stages()
 
@@ -97,7 +106,7 @@ def run(
     done["prune"] = prune(
         workdir,
         plan.recipe,
-        dev=plan.dev,
+        dev=None if plan.dev is None else plan.dev.without_held_out()[0],
         where_possible=True,
         trained_after=plan.training is not None,
         progress=progress,
@@ -119,6 +128,7 @@ def run(
             teachers=plan.teachers,
             progress=step_progress,
             teacher_progress=progress,
+            note=note,
         )
     minimum = plan.scoring.objective.positive_minimum
     starts("eval")
@@ -128,6 +138,7 @@ def run(
         data_dir=data_dir,
         positive_minimum=minimum,
         agreement_text=run_text(workdir, plan.train_data, plan.training),
+        aligned=plan.aligned,
         progress=progress,
     )
     starts("pack")

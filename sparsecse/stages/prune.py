@@ -10,13 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from sparsecse.encoders import Encoder, fingerprint, load_encoder
 from sparsecse.errors import InputError
+from sparsecse.evaluation.dev import dev_name
 from sparsecse.packing import count_parameters
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning import surgery
 from sparsecse.pruning.masks import Mask
 from sparsecse.pruning.pipeline import carry_out
 from sparsecse.pruning.recipe import Recipe
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.sources import DevOptions, ModelOptions
 from sparsecse.stages.decide import Decision, choose, cost, cost_models, recorded_settings, resolve
 from sparsecse.stages.models import load_dense, load_model, save_model
 from sparsecse.stages.options import kept_step, resolve_model
@@ -33,7 +34,7 @@ def prune(
     recipe: Recipe,
     model: ModelOptions | None = None,
     *,
-    dev: DataOptions | None = None,
+    dev: DevOptions | None = None,
     where_possible: bool = False,
     trained_after: bool = False,
     progress: Progress = silent,
@@ -42,8 +43,8 @@ def prune(
 
     Args:
         model: the model to prune where nothing was scored, which is enough for layers and the vocabulary.
-        dev: graded pairs for the choice of the sparsity and of the reconstruction; see `dev.dev_sets`.
-        where_possible: leave out the reconstruction, with a note in the record, where there are no such pairs.
+        dev: what the sparsity, the reconstruction and the layers are chosen on; see `dev.dev_sets`.
+        where_possible: leave out the reconstruction, with a note in the record, where there is nothing to choose by.
         trained_after: a repair by training follows; see `pruning.pipeline.carry_out`.
 
     Raises:
@@ -86,6 +87,10 @@ def _work(
         save_file({"kept": pruned.kept_tokens}, folder / VOCABULARY_FILE)
     save_model(pruned.encoder, folder)
     info = dict(pruned.info)
+    if decided.dev:
+        info["dev"] = dev_name(decided.dev)
+    if decided.auto is not None:
+        info["auto"] = {name: value for name, value in decided.auto.items() if name != "curve"}
     if decided.tried is not None:
         info["layers_tried"] = decided.tried
     if decided.not_reconstructed is not None:

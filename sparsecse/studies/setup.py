@@ -13,15 +13,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sparsecse.datasets import PairSet
+from sparsecse.datasets import PairSet, RetrievalSet
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
-from sparsecse.evaluation import spearman
+from sparsecse.evaluation import SentenceEncoder, retrieval, spearman
+from sparsecse.evaluation.dev import Dev, DevSet
+from sparsecse.evaluation.embedding import embed
 from sparsecse.files import text_hash
 from sparsecse.kernels import uniformity
 from sparsecse.kernels.dispatch import fast_bfloat16
 from sparsecse.objectives import alignment
-from sparsecse.pruning.ensemble import Ensemble, choose_reconstruction, choose_teachers
+from sparsecse.pruning.ensemble import Ensemble, choose_reconstruction
 from sparsecse.pruning.masks import Budget, Mask, select
 from sparsecse.pruning.surgery import prune
 from sparsecse.runtime import Runtime, native
@@ -35,6 +37,7 @@ from sparsecse.scoring import (
     scoring_method,
 )
 from sparsecse.studies.intervals import paired_interval
+from sparsecse.studies.others import Other
 from sparsecse.training import TrainingResult, TrainingSettings, train
 
 
@@ -43,13 +46,14 @@ class StudySettings:
     """What a study may be told; each takes what it needs, and has defaults of its own for what is None.
 
     sparsities: fractions of heads and neurons removed. methods: scoring methods. seeds: how many seeds.
-    training: the repair of each cell, or None for no repair.
+    training: the repair of each cell, or None for no repair. others: models that the study frontier measures too.
     """
 
     sparsities: tuple[float, ...] | None = None
     methods: tuple[str, ...] | None = None
     seeds: int | None = None
     training: TrainingSettings | None = None
+    others: tuple[Other, ...] = ()
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Setup:
     sentences: for the repair.
     cosines: folder where the cosines of cells are kept for paired intervals.
     data_dir: the SentEval folder in which other sets to score on are looked for.
+    retrieval: {name: set} that the study frontier measures too.
     """
 
     name: str
@@ -72,6 +77,7 @@ class Setup:
     settings: StudySettings = field(default_factory=StudySettings)
     progress: Callable[[str], Callable[[int, int], None]] = lambda label: lambda done, total: None
     data_dir: str | None = None
+    retrieval: Mapping[str, RetrievalSet] = field(default_factory=dict)
     _scores: dict[tuple[Any, ...], Scores] = field(default_factory=dict, init=False)
 
     def identity(self) -> dict[str, Any]:
@@ -83,10 +89,14 @@ class Setup:
             "model_hash": fingerprint(self.dense),
             "data": self.score_pairs.fingerprint(),
             "tasks": text_hash(tasks)[:16],
+            **({"retrieval": self._retrieval_hash()} if self.retrieval else {}),
             "precision": self.precision,
             "training": None if training is None else {**asdict(training), "seed": None},
             "sentences": text_hash("\n".join(self.sentences))[:16] if training else None,
         }
+
+    def _retrieval_hash(self) -> str:
+        return text_hash("".join(each.fingerprint() for each in self.retrieval.values()))[:16]
 
     @cached_property
     def precision(self) -> str:
@@ -140,18 +150,17 @@ class Setup:
 
     @cached_property
     def ensemble(self) -> Ensemble:
-        """The cuts by the paper's scores, for the choice of teachers."""
-        return Ensemble(self.dense, self.scores(), [self.score_pairs])
+        """The cuts by the paper's scores, and what is chosen by."""
+        return Ensemble(self.dense, self.scores(), Dev([DevSet.of(self.score_pairs)], self.dense))
 
-    @cached_property
-    def teachers(self) -> list[Encoder]:
-        """The dense model and the cuts that the repair learns from, the same for every cell."""
-        sparsities, _ = choose_teachers(self.ensemble)
-        return [self.ensemble.encoder(sparsity) for sparsity in sparsities]
+    @staticmethod
+    def runtime(model: Encoder | SentenceEncoder, precision: str) -> SentenceEncoder:
+        """What computes a model's vectors: the runtime for encoders, any other model itself."""
+        return Runtime(model, precision) if isinstance(model, Encoder) else model
 
-    def dev(self, encoder: Encoder) -> float:
+    def dev(self, encoder: Encoder | SentenceEncoder) -> float:
         """Spearman x100 on the pairs that choices are made on."""
-        return spearman(Runtime(encoder, self.precision), self.score_pairs)
+        return spearman(self.runtime(encoder, self.precision), self.score_pairs)
 
     def repaired(self, encoder: Encoder, *, seed: int = 0) -> TrainingResult:
         """Repair an encoder in place with the study's training settings."""
@@ -162,8 +171,8 @@ class Setup:
             encoder,
             [(sentence,) for sentence in self.sentences],
             TrainingSettings(**{**asdict(training), "seed": seed}),
-            teacher=self.teachers,
-            dev_score=self.dev,
+            teacher=self.dense,
+            dev=self.ensemble.dev,
         )
 
     def repaired_cut(self, mask: Mask) -> Encoder:
@@ -185,10 +194,10 @@ class Setup:
     def _golds(self) -> dict[str, np.ndarray]:
         return {task: np.asarray(pairs.scores, dtype=np.float64) for task, pairs in self.tasks.items()}
 
-    def measure(self, encoder: Encoder, key: str) -> dict[str, Any]:
+    def measure(self, encoder: Encoder | SentenceEncoder, key: str) -> dict[str, Any]:
         """Spearman x100 of every task, their mean, dev, alignment and uniformity; the cosines are kept under `key`."""
         sentences = list(dict.fromkeys(sentence for pairs in self.tasks.values() for sentence in pairs.sentences()))
-        vectors = F.normalize(torch.as_tensor(Runtime(encoder, self.precision).encode(sentences)).float(), dim=-1)
+        vectors = F.normalize(embed(self.runtime(encoder, self.precision), sentences, 64), dim=-1)
         table = _Known(sentences, vectors)
         found = {task: spearman(table, pairs) for task, pairs in self.tasks.items()}
         cosines: dict[str, Any] = {
@@ -234,6 +243,26 @@ class Setup:
                 runtime.encode_ids(ids)
                 best[which] = min(best[which], time.perf_counter() - start)
         return best[0] / best[1]
+
+    def text_speed(self, model: Encoder | SentenceEncoder, *, repeats: int = 7) -> dict[str, float]:
+        """Sentences a second in float32, tokenization included, and that as a multiple of the dense model's.
+
+        Both models embed the same 256 texts in turn; of each the best of the repeats counts.
+        """
+        sentences = list(self.sentences[:256]) or self.score_pairs.sentences()[:256]
+        runtimes = [self.runtime(each, "float32") for each in (self.dense, model)]
+        best = [float("inf")] * 2
+        for _ in range(repeats):
+            for which, runtime in enumerate(runtimes):
+                start = time.perf_counter()
+                runtime.encode(sentences, batch_size=64)
+                best[which] = min(best[which], time.perf_counter() - start)
+        return {"sentences_per_second": len(sentences) / best[1], "text_speedup": best[0] / best[1]}
+
+    def found(self, model: Encoder | SentenceEncoder) -> dict[str, float]:
+        """nDCG@10 x100 of every retrieval set; the model's own prompts are used."""
+        runtime = self.runtime(model, self.precision)
+        return {name: retrieval(task, runtime).ndcg_at_10 for name, task in self.retrieval.items()}
 
 
 class _Known:

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from sparsecse.encoders import Encoder
-from sparsecse.pruning.ensemble import choose_reconstruction, within_tolerance
+from sparsecse.guard import SIMILARITY, TOLERANCE, Guard
+from sparsecse.pruning.ensemble import choose_reconstruction, largest_allowed
 from sparsecse.pruning.masks import Mask
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
@@ -16,9 +17,6 @@ from sparsecse.studies.setup import Setup
 from sparsecse.studies.study import Cell, Results, Study
 
 SPARSITIES = (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-TOLERANCE = 0.1
-
-
 RECONSTRUCTED_FROM = 0.25  # lighter cuts have nothing to make up for
 NONE, RECONSTRUCTION, TRAINING = "none", "reconstruction", "training"
 LABELS = {NONE: "no repair", RECONSTRUCTION: "reconstruction", TRAINING: "reconstruction and training"}
@@ -130,8 +128,8 @@ def paragraph(results: Results) -> str:
     """Where the curve peaks, what `auto` would take, where dense is lost, and each task's own optimum."""
     curve = _curve(results)
     dense = curve[0]
-    points = [{"sparsity": cell["sparsity"], "mean": cell["dev"], "dev": {"dev": cell["dev"]}} for cell in curve]
-    auto = within_tolerance(points, TOLERANCE)
+    points = [{"sparsity": cell["sparsity"], "dev": {SIMILARITY: cell["dev"]}} for cell in curve]
+    auto = largest_allowed(points, Guard(points[0]["dev"]))
     chosen = next(cell for cell in curve if cell["sparsity"] == auto)
     optima = {task: max(curve, key=lambda cell: cell["tasks"][task]) for task in dense["tasks"]}
     own = ", ".join(
@@ -140,8 +138,8 @@ def paragraph(results: Results) -> str:
     )
     best = max(curve, key=lambda cell: cell["dev"])
     text = [
-        f"Without repair, the dev score is best at {best['sparsity']:.0%}; the largest "
-        f"sparsity within {TOLERANCE} of that is {auto:.0%}, where the mean of the test tasks is "
+        f"Without repair, the dev score is best at {best['sparsity']:.0%}; the largest sparsity at which it is no more "
+        f"than {TOLERANCE} below dense is {auto:.0%}, where the mean of the test tasks is "
         f"{chosen['mean'] - dense['mean']:+.2f} against dense.",
         f"Each task's own best: {own}.",
     ]

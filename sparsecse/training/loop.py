@@ -1,9 +1,12 @@
-"""The one training loop, for dense SimCSE and for the repair after pruning: resumable, keeps the best by dev score."""
+"""The one training loop, for dense SimCSE and for the repair after pruning: resumable, keeps the best on dev."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import pickle
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,24 +17,28 @@ import torch
 from sparsecse.encoders import Encoder
 from sparsecse.encoders.dropout import with_dropout
 from sparsecse.errors import InputError
+from sparsecse.evaluation.dev import Dev
 from sparsecse.files import atomic_file
+from sparsecse.guard import Figures
 from sparsecse.training.losses import BatchLoss, Example
+from sparsecse.training.planning import TRIED, Pace, Work, plan
 from sparsecse.training.settings import TrainingSettings
 from sparsecse.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a progress display is told after a step: dev is None where it was not measured.
+    """What a progress display is told after a step: the figures of dev, or None where it was not measured.
 
+    best_step: whose weights are the best so far.
     steps: those of the whole run; at the step that ends it early, that step.
     """
 
     step: int
     steps: int
     loss: float
-    dev: float | None
-    best: float | None
+    dev: Figures | None
+    best_step: int
 
 
 @dataclass
@@ -39,13 +46,14 @@ class TrainingResult:
     """What became of a run.
 
     steps: optimiser steps taken, of `planned`; fewer where patience ended it.
-    best_step: whose weights the encoder now has; history: one entry per dev score.
+    best_step: whose weights the encoder now has; best: their figures on dev. history: one entry per measurement, its
+    figures in `dev`.
     """
 
     steps: int
     planned: int
     best_step: int
-    best_score: float | None
+    best: Figures | None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -53,7 +61,7 @@ class TrainingResult:
 class _State:
     step: int = 0
     best_step: int = 0
-    best_score: float | None = None
+    best: dict[str, float] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
@@ -135,6 +143,7 @@ class _Trainer:
         self.loss.load_state_dict(saved["loss"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = _State(**saved["state"])
+        self.total = saved["total"]
         self.best_weights = saved["best"]
         torch.set_rng_state(saved["rng"])
         return True
@@ -148,6 +157,7 @@ class _Trainer:
                     "loss": self.loss.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "state": vars(self.state),
+                    "total": self.total,
                     "best": self.best_weights,
                     "rng": torch.get_rng_state(),
                 },
@@ -161,21 +171,74 @@ class _Trainer:
         beside it, and the run must end as an uninterrupted one.
         """
         if self.teacher is not None and not self.finished():
-            positions = self.total * self.settings.gradient_accumulation
-            rows = _visited(len(self.examples), self.batch_size, self.settings.seed, positions)
-            self.teacher.embed([text for row in rows for text in self.examples[row]], progress)
+            self.teacher.embed(self.texts(self.total), progress)
+
+    def texts(self, steps: int) -> list[str]:
+        """The sentences of the first steps."""
+        positions = steps * self.settings.gradient_accumulation
+        rows = _visited(len(self.examples), self.batch_size, self.settings.seed, positions)
+        return [text for row in rows for text in self.examples[row]]
+
+    def plan(self, began: float, dev: float, note: Callable[[str], None] | None) -> None:
+        """Before the first step: say how long all will take; with a time budget plan and save how many there are.
+
+        Args:
+            began: the `time.monotonic()` that the budget counts from.
+            dev: seconds of a dev score.
+        """
+        settings = self.settings
+        # Without a budget, trying some steps of few is more than telling how long they take is worth.
+        if settings.time_budget is None and (note is None or self.total <= 2 * TRIED):
+            return
+        tried = min(TRIED, self.total)
+        text = ready = 0.0
+        if self.teacher is not None:
+            start, texts = time.perf_counter(), self.texts(tried)
+            passes = self.teacher.embed(texts)
+            text, ready = passes / len(set(texts)), time.perf_counter() - start - passes
+        pace = Pace(statistics.median(self._try_steps(tried)), text, ready, dev)
+        per_step = self.batch_size * settings.gradient_accumulation
+        columns = len(self.examples[0])
+        work = Work(len(self.examples), columns, per_step, settings.eval_every, self.teacher is not None)
+        self.total, said = plan(work, pace, self.total, settings, spent=time.monotonic() - began)
+        if note is not None and said is not None:
+            note(said)
+        if settings.time_budget is not None:
+            self.save()
+
+    def _try_steps(self, count: int) -> list[float]:
+        """The seconds of each of the first steps, taken at a rate of 0; nothing of them is left."""
+        state, self.state = self.state, _State()
+        device, queue = self.encoder.device, self.loss.queue
+        held = None if queue is None else copy.deepcopy(queue.state_dict())
+        seconds = []
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            self.loss.train()
+            for _ in range(count):
+                start = time.perf_counter()
+                self.step(rate=0.0)
+                seconds.append(time.perf_counter() - start)
+            self.loss.eval()
+        self.optimizer.state.clear()
+        if queue is not None and held is not None:
+            queue.load_state_dict(held)
+        self.state = state
+        return seconds
 
     def finished(self) -> bool:
-        """Whether all steps were taken, or as many dev scores as the patience were no new best."""
+        """Whether all steps were taken, or as many measurements as the patience were no new best."""
         state, patience = self.state, self.settings.patience
         failed = sum(entry["step"] > state.best_step for entry in state.history)
         return state.step >= self.total or (patience > 0 and failed >= patience)
 
-    def step(self) -> float:
-        """One optimiser step; returns its mean loss."""
+    def step(self, rate: float | None = None) -> float:
+        """One optimiser step; returns its mean loss.
+
+        rate: the learning rate; by default the schedule's.
+        """
         settings, state = self.settings, self.state
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate_at(state.step, self.total)
+            group["lr"] = settings.learning_rate_at(state.step, self.total) if rate is None else rate
         total = 0.0
         for part in range(settings.gradient_accumulation):
             position = state.step * settings.gradient_accumulation + part
@@ -197,18 +260,18 @@ class _Trainer:
         state.losses.append(total)
         return total
 
-    def measure(self, dev_score: Callable[[Encoder], float] | None) -> float | None:
-        """Dev score of the weights as they are; remembers them when it is the best so far."""
+    def measure(self, dev: Dev | None) -> dict[str, float] | None:
+        """Figures on dev of the weights as they are; remembers them when they are the best so far."""
         state = self.state
-        score = dev_score(self.encoder) if dev_score is not None else None
+        figures = None if dev is None else dev(self.encoder)
         mean_loss = sum(state.losses) / len(state.losses) if state.losses else None
-        state.history.append({"step": state.step, "loss": mean_loss, "dev": score})
+        state.history.append({"step": state.step, "loss": mean_loss, "dev": figures})
         state.losses.clear()
-        # Without a dev score the last weights are the ones to keep.
-        if score is None or state.best_score is None or score > state.best_score:
-            state.best_score, state.best_step = score, state.step
+        # Without a dev set the last weights are the ones to keep.
+        if dev is None or figures is None or state.best is None or dev.rank(figures) > dev.rank(state.best):
+            state.best, state.best_step = figures, state.step
             self.best_weights = _copy_state(self.encoder)
-        return score
+        return figures
 
 
 def train(
@@ -218,16 +281,17 @@ def train(
     *,
     scores: Sequence[float] | None = None,
     teacher: Encoder | Sequence[Encoder] | None = None,
-    dev_score: Callable[[Encoder], float] | None = None,
+    dev: Dev | None = None,
     checkpoint: Path | None = None,
     keep: Callable[[int, Encoder], None] | None = None,
     progress: Callable[[StepReport], None] | None = None,
     teacher_progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> TrainingResult:
-    """Train an encoder in place and leave it with the weights of the best dev score.
+    """Train an encoder in place and leave it with the weights that are best on dev, by the rule of `guard.Guard`.
 
-    The start itself takes part in the comparison (step 0), so with a dev score the result is never worse than no
-    training by that score. An interrupted run that finds its checkpoint goes on from there and ends with the same
+    The start itself takes part in the comparison (step 0), so with dev sets the result is never worse than no
+    training by that rule. An interrupted run that finds its checkpoint goes on from there and ends with the same
     weights as an uninterrupted one on the same machine.
 
     Args:
@@ -236,23 +300,28 @@ def train(
         scores: gold scores of the examples, which are pairs then, for the objective "graded".
         teacher: the dense model for the objective "distill", or several whose unit vectors are averaged. It embeds the
             sentences of all steps before the first.
-        dev_score: higher is better; measured every `settings.eval_every` steps and at both ends. Without it
-            `settings.patience` has nothing to count.
+        dev: measured every `settings.eval_every` steps and at both ends. Without it `settings.patience` has nothing to
+            count, and the last weights are kept.
         checkpoint: file to save to at each of these points, and to resume from.
         keep: called with (step, encoder) at each of `settings.keep_steps`.
         progress: called after every step.
         teacher_progress: called with (done, total) while the teacher embeds.
+        note: called with a sentence that says how long all will take, where that is more than a minute or where
+            `settings.time_budget` takes steps away. Some steps are tried for it, of which nothing is left.
     """
+    began = time.monotonic()
     if not examples:
         raise InputError("There is no training example; give a data set with at least one sentence.")
-    teachers = [teacher] if isinstance(teacher, Encoder) else list(teacher or ())
+    teachers = [teacher] if isinstance(teacher, Encoder) else teacher or ()
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     # What a teacher says of a sentence is known: there noise only blurs it.
     dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
     with with_dropout(encoder, dropout):
         trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint)
         if not trainer.resume():
-            trainer.measure(dev_score)
+            start = time.monotonic()
+            trainer.measure(dev)
+            trainer.plan(began, time.monotonic() - start, note)
         trainer.embed(teacher_progress)
         state = trainer.state
         while not trainer.finished():
@@ -261,13 +330,13 @@ def train(
             trainer.loss.eval()
             if keep is not None and state.step in settings.keep_steps:
                 keep(state.step, encoder)
-            dev = None
+            figures = None
             if state.step % settings.eval_every == 0 or state.step == trainer.total:
-                dev = trainer.measure(dev_score)
+                figures = trainer.measure(dev)
                 trainer.save()
             if progress is not None:
                 steps = state.step if trainer.finished() else trainer.total
-                progress(StepReport(state.step, steps, loss, dev, state.best_score))
+                progress(StepReport(state.step, steps, loss, figures, state.best_step))
     encoder.model.load_state_dict(trainer.best_weights)
     encoder.eval()
-    return TrainingResult(state.step, trainer.total, state.best_step, state.best_score, state.history)
+    return TrainingResult(state.step, trainer.total, state.best_step, state.best, state.history)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparsecse.errors import InputError
+from sparsecse.guard import check_tolerance, tolerance_setting
 from sparsecse.settings import choose, documented, setting
 
-SELECTIONS = ("dev", "agreement", "both")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 OBJECTIVES = {
@@ -63,15 +63,20 @@ class TrainingSettings:
         parse=parse_objective,
         text=objective_text,
     )
-    learning_rate: float = setting(1e-4, "Peak learning rate of AdamW.")
+    learning_rate: float = setting(2e-4, "Peak learning rate of AdamW.")
     batch_size: int = setting(64, "Examples per training pass.", "--train-batch-size")
     gradient_accumulation: int = setting(1, "Passes per optimiser step.")
     epochs: float = setting(1.0, "Passes over the data.")
     max_steps: int = setting(0, "Optimiser steps, in place of `epochs` when above 0.", "--steps")
+    time_budget: float | None = setting(
+        None,
+        "Minutes that training may take, the teacher's pass included; fewer steps are planned where all would not fit.",
+        metavar="MINUTES",
+    )
     warmup_ratio: float = setting(0.1, "Part of the steps with rising rate.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.")
     max_grad_norm: float = 1.0
-    max_length: int = setting(64, "Tokens kept of a training sentence.", "--train-max-length")
+    max_length: int = setting(128, "Tokens kept of a training sentence.", "--train-max-length")
     temperature: float = setting(0.05, "Temperature of InfoNCE and CoSENT.")
     hard_negative_weight: float = setting(0.0, "Added to the logit of an anchor's own hard negative.")
     momentum: float = setting(0.995, "What moco's and byol's momentum encoder keeps of itself at a step.")
@@ -84,11 +89,7 @@ class TrainingSettings:
     precision: str = setting("auto", "Of the passes over data: float32, bfloat16, or auto: bfloat16 where it is fast.")
     eval_every: int = setting(50, "Steps between dev scores and checkpoints.")
     patience: int = setting(6, "Dev scores without a new best after which training stops; 0: never.")
-    select: str = setting(
-        "dev",
-        "What picks the best weights: dev (Spearman on graded pairs), agreement (with the dense model's similarities, "
-        "on held-out training sentences), or both, their mean. Without graded pairs it is agreement.",
-    )
+    tolerance: float = tolerance_setting()
     keep_steps: tuple[int, ...] = ()
     seed: int = setting(0, "Seed of everything random.")
 
@@ -105,6 +106,7 @@ class TrainingSettings:
         check(self.gradient_accumulation >= 1, "gradient_accumulation", "at least 1")
         check(self.max_steps >= 0, "max_steps", "0 (whole epochs) or more")
         check(self.epochs > 0, "epochs", "above 0")
+        check(self.time_budget is None or self.time_budget > 0, "time_budget", "above 0")
         check(0 <= self.warmup_ratio < 1, "warmup_ratio", "from 0 to below 1")
         check(self.temperature > 0, "temperature", "above 0")
         check(0 <= self.momentum < 1, "momentum", "from 0 to below 1")
@@ -112,7 +114,7 @@ class TrainingSettings:
         check(self.patience >= 0, "patience", "0 (never stop early) or more")
         check(self.eval_every >= 1, "eval_every", "at least 1")
         choose("precision", self.precision, PRECISIONS)
-        choose("select", self.select, SELECTIONS)
+        check_tolerance(self.tolerance)
         check(self.dropout is None or 0 <= self.dropout < 1, "dropout", "from 0 to below 1")
 
     def steps(self, examples: int) -> int:

@@ -2,62 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from sparsecse.encoders import Encoder
+from sparsecse.encoders.embedding import read_token_ids
 from sparsecse.errors import InputError
-from sparsecse.training.precision import autocast
+from sparsecse.runtime import Runtime, native
+from sparsecse.training.precision import autocast, computes_bfloat16
 from sparsecse.training.settings import TrainingSettings
+
+# Embedded between two reports of progress; large enough that no product of matrices is small.
+_BLOCK_TOKENS = 16_384
+_TOKENIZED_AT_ONCE = 4096  # sentences: as lists of Python's numbers, ids take ten times the memory
 
 
 class Teacher:
     """One model to distil from, or several whose unit vectors are averaged.
 
     Args:
-        encoders: the models; all have the student's hidden size.
+        encoders: the models; all have the student's hidden size. They are taken one after the other, so that a sequence
+            that makes a model when it is asked for one (`ensemble.Cuts`) never has two of them in memory.
         student: the model in training.
         settings: their `max_length` and `precision` are also the teachers'.
-
-    Raises:
-        InputError: a model of another hidden size.
     """
 
     def __init__(self, encoders: Sequence[Encoder], student: Encoder, settings: TrainingSettings):
-        size = student.model.config.hidden_size
-        for encoder in encoders:
-            if encoder.model.config.hidden_size != size:
-                raise InputError(
-                    f"`teacher` {encoder.source} has vectors of {encoder.model.config.hidden_size} numbers and the "
-                    f"model in training has {size}; give a teacher of that size."
-                )
-        self._encoders = list(encoders)
+        self._encoders = encoders
+        self._size = student.model.config.hidden_size
         self._settings = settings
         self._row: dict[str, int] = {}
-        self._vectors = torch.empty(0, size)
+        self._vectors = torch.empty(0, self._size)
 
-    def embed(self, sentences: Sequence[str], progress: Callable[[int, int], None] | None = None) -> None:
+    def embed(self, sentences: Sequence[str], progress: Callable[[int, int], None] | None = None) -> float:
         """Embed the distinct sentences, cut as the student's are; takes the place of what was embedded before.
 
+        In memory are one model, the ids of the sentences, and a vector for each.
+
         progress: called with (passes done, passes in all), a pass being one sentence through one model.
+
+        Returns:
+            seconds that the passes took, without those that made the models ready for them.
+
+        Raises:
+            InputError: a model of another hidden size.
         """
         texts = list(dict.fromkeys(sentences))
-        total = torch.zeros(len(texts), self._vectors.shape[1])
-        for number, encoder in enumerate(self._encoders):
+        vectors = torch.zeros(len(texts), self._size)
+        tokens: _Tokens | None = None
+        seconds = 0.0
+        for number in range(len(self._encoders)):
 
-            def report(done: int, _: int, before: int = number * len(texts)) -> None:
+            def report(done: int, before: int = number * len(texts)) -> None:
                 if progress is not None:
                     progress(before + done, len(self._encoders) * len(texts))
 
-            with autocast(self._settings.precision, encoder.device):
-                ids = encoder.tokenize(texts, self._settings.max_length)
-                vectors = encoder.encode_ids(ids, batch_size=self._settings.batch_size, progress=report)
-            total += F.normalize(vectors.cpu(), dim=-1)
+            # Nothing here holds a model when the next one is made.
+            tokens, spent = self._add(self._encoders[number], texts, tokens, vectors, report)
+            seconds += spent
         self._row = {text: row for row, text in enumerate(texts)}
-        self._vectors = F.normalize(total, dim=-1)
+        self._vectors = F.normalize(vectors, dim=-1, out=vectors)
+        return seconds
+
+    def _add(
+        self,
+        encoder: Encoder,
+        texts: Sequence[str],
+        tokens: _Tokens | None,
+        vectors: torch.Tensor,
+        report: Callable[[int], None],
+    ) -> tuple[_Tokens, float]:
+        """Add a model's unit vectors to `vectors`; its token ids, those given where they will do, and the seconds."""
+        size = encoder.model.config.hidden_size
+        if size != self._size:
+            raise InputError(
+                f"`teacher` {encoder.source} has vectors of {size} numbers and the model in training has {self._size}; "
+                f"give a teacher of that size."
+            )
+        if tokens is None or not tokens.are_those_of(encoder):
+            tokens = _Tokens(encoder, texts, self._settings.max_length)
+        embed = _embedder(encoder, self._settings)
+        start, done = time.perf_counter(), 0
+        for rows, token_ids in tokens.blocks():
+            vectors[rows] += F.normalize(embed(token_ids), dim=-1)
+            done += len(rows)
+            report(done)
+        return tokens, time.perf_counter() - start
 
     def __call__(self, sentences: Sequence[str]) -> torch.Tensor:
         """Unit vectors [sentences, hidden_size], float32 on the CPU, of sentences that were embedded."""
         return self._vectors[[self._row[sentence] for sentence in sentences]]
+
+
+class _Tokens:
+    """Token ids of many sentences in one array, handed out in blocks that all have the same mixture of lengths.
+
+    Progress through such blocks tells the time that is left.
+    """
+
+    def __init__(self, encoder: Encoder, texts: Sequence[str], max_length: int):
+        self._tokenizer, self._settings = encoder.tokenizer, encoder.settings
+        parts = [
+            read_token_ids(encoder.tokenize(texts[start : start + _TOKENIZED_AT_ONCE], max_length))
+            for start in range(0, len(texts), _TOKENIZED_AT_ONCE)
+        ]
+        self._ids = np.concatenate([ids for ids, _ in parts])
+        self._lengths = np.concatenate([lengths for _, lengths in parts])
+
+    def are_those_of(self, encoder: Encoder) -> bool:
+        return encoder.tokenizer is self._tokenizer and encoder.settings == self._settings
+
+    def blocks(self) -> Iterator[tuple[torch.Tensor, list[list[int]]]]:
+        """Rows of some sentences, longest first, and their ids."""
+        order = np.argsort(-self._lengths, kind="stable")
+        ends = self._lengths.cumsum()
+        count = -(-len(self._ids) // _BLOCK_TOKENS)
+        for first in range(min(count, len(order))):
+            rows = order[first::count]
+            yield torch.from_numpy(rows), [self._ids[ends[r] - self._lengths[r] : ends[r]].tolist() for r in rows]
+
+
+def _embedder(encoder: Encoder, settings: TrainingSettings) -> Callable[[list[list[int]]], torch.Tensor]:
+    """From token ids to vectors, float32 on the CPU: natively where that computes in the precision of the training."""
+    if native.obstacle(encoder.model) is None:
+        precision = "bfloat16" if computes_bfloat16(settings.precision, encoder.device) else "float32"
+        if native.computes_in(precision):
+            runtime = Runtime(encoder, precision)
+            return lambda token_ids: torch.from_numpy(runtime.encode_ids(token_ids))
+
+    def through_torch(token_ids: list[list[int]]) -> torch.Tensor:
+        with autocast(settings.precision, encoder.device):
+            return encoder.encode_ids(token_ids, batch_size=settings.batch_size).cpu()
+
+    return through_torch

@@ -1,0 +1,116 @@
+"""What the default recipe keeps: similarity, retrieval, and retrieval in the dense model's index, before and after.
+
+The model is scored on STS-B dev, pruned, repaired on text without labels and measured on sets that chose nothing.
+
+    python benchmarks/recipe.py demo --data-dir SENTEVAL --train-data passages.txt.gz --train-data captions.txt.gz \\
+        --retrieval cisi --retrieval npl --sparsities 0.2,0.5 --steps 250 --json recipe.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparsecse
+from sparsecse.benchmarking import machine, versions
+from sparsecse.datasets import load_retrieval, load_sentences
+from sparsecse.evaluation import evaluate
+from sparsecse.evaluation.agreement import AgreementText, model_agreement
+from sparsecse.evaluation.retrieval import retrieval
+
+TASKS = "sts12,sts14,sts15,stsb-test"
+SAMPLE = 1000  # sentences of the agreement, none of them trained on
+
+
+def mixture(files: list[str], each: int) -> tuple[list[str], list[str]]:
+    """Training sentences, as many of each file, in random order; and others for the agreement."""
+    generator = random.Random(0)
+    training: list[str] = []
+    others: list[str] = []
+    for name in files:
+        sentences = load_sentences(name)
+        generator.shuffle(sentences)
+        training += sentences[:each]
+        others += sentences[each : each + SAMPLE // len(files)]
+    generator.shuffle(training)
+    return training, others
+
+
+class Measure:
+    """Means x100 over the similarity tasks and over the retrieval sets, of one model after the other."""
+
+    def __init__(self, dense: sparsecse.Encoder, arguments: argparse.Namespace, held_out: list[str]):
+        self.arguments = arguments
+        self.dense = sparsecse.Runtime(dense, "float32")
+        self.text = AgreementText(held_out, "held out")
+        self.sets = [load_retrieval(folder) for folder in arguments.retrieval]
+
+    def __call__(self, encoder: sparsecse.Encoder) -> dict[str, Any]:
+        runtime = sparsecse.Runtime(encoder, "float32")
+        found = evaluate(runtime, TASKS, data_dir=self.arguments.data_dir)
+        result: dict[str, Any] = {name: task.spearman for name, task in found.tasks.items()}
+        result["similarity"] = found.average
+        for index, label in ((None, ""), (self.dense, " aligned")):
+            values = {task.name: retrieval(task, runtime, index).ndcg_at_10 for task in self.sets}
+            result |= {f"{name}{label}": value for name, value in values.items()}
+            if values:
+                result[f"retrieval{label}"] = sum(values.values()) / len(values)
+        result["agreement"] = model_agreement(runtime, self.dense, self.text.sentences).to_json()
+        return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--data-dir", required=True, help="SentEval folder, with STS-B dev and the test sets")
+    parser.add_argument("--train-data", action="append", required=True, help="text of one kind; repeatable")
+    parser.add_argument("--each", type=int, default=13_000, help="sentences of each kind")
+    parser.add_argument("--retrieval", action="append", default=[], help="folder in BEIR's layout; repeatable")
+    parser.add_argument("--sparsities", default="0.2,0.5")
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    dense = sparsecse.load_encoder(arguments.model)
+    training, held_out = mixture(arguments.train_data, arguments.each)
+    measure = Measure(dense, arguments, held_out)
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "versions": versions(),
+        "settings": {**vars(arguments), "json": None},
+        "models": {"dense": measure(dense)},
+    }
+    print("dense", _line(report["models"]["dense"]), flush=True)
+    for sparsity in map(float, arguments.sparsities.split(",")):
+        start = time.monotonic()
+        small = sparsecse.compress(
+            dense,
+            sparsity,
+            data="stsb",
+            data_dir=arguments.data_dir,
+            train_data=training,
+            steps=arguments.steps,
+            step_progress=lambda report: print(report.step, report.dev, flush=True) if report.dev else None,
+        )
+        minutes = (time.monotonic() - start) / 60
+        report["models"][f"{sparsity:g}"] = {**measure(small), "minutes": minutes}
+        print(f"{sparsity:g}", _line(report["models"][f"{sparsity:g}"]), f"{minutes:.1f} min", flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _line(result: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in result.items() if isinstance(value, float))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+"""What the files of sentence-transformers say about a model, read strictly: a key that is not followed is refused.
+
+sentence-transformers itself is not needed. Names and defaults are those with which its release 6 loads a folder.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from sparsecse.encoders.model_files import ModelFiles
+from sparsecse.encoders.pooling import first_last_weights
+from sparsecse.errors import InputError
+from sparsecse.files import read_json
+
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+MODULES_FILE = "modules.json"
+MODEL_FILE = "config_sentence_transformers.json"
+# The first that holds anything is the Transformer module's file.
+TRANSFORMER_FILES = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+
+_Known = Mapping[str, Sequence[Any] | None]
+_LOADING: Sequence[Any] = ({}, {"trust_remote_code": True}, {"trust_remote_code": False}, {"add_pooling_layer": False})
+_TRANSFORMER: _Known = {
+    "max_seq_length": None,
+    "do_lower_case": (True, False, None),
+    "transformer_task": ("feature-extraction",),
+    "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),
+    "module_output_name": ("token_embeddings",),
+    "processing_kwargs": ({}, None),
+    "unpad_inputs": None,
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+    "tokenizer_name_or_path": (None,),
+    **dict.fromkeys(
+        ("model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs", "config_kwargs"), _LOADING
+    ),
+}
+# In the order in which sentence-transformers joins the vectors of several.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_POOLING: _Known = {
+    "embedding_dimension": None,
+    "word_embedding_dimension": None,
+    "pooling_mode": None,
+    "include_prompt": (True,),
+    **dict.fromkeys(_POOLING_FLAGS),
+}
+_INPUT_AND_OUTPUT: _Known = {
+    "module_input_name": ("sentence_embedding",),
+    "module_output_name": (None, "sentence_embedding"),
+}
+_DENSE: _Known = {
+    "in_features": None,
+    "out_features": None,
+    "bias": None,
+    "activation_function": ("torch.nn.modules.activation.Tanh", "torch.nn.Tanh"),
+    "use_residual": (False,),
+    **_INPUT_AND_OUTPUT,
+}
+_LAYERS: _Known = {
+    "embedding_dimension": None,
+    "word_embedding_dimension": None,
+    "num_hidden_layers": None,
+    "layer_start": (1,),
+}
+_MODEL: _Known = {
+    "model_type": ("SentenceTransformer",),
+    "truncate_dim": (None,),
+    "similarity_fn_name": (None, *SIMILARITIES),
+}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One line of modules.json: what kind of module, and the folder inside the model that holds it."""
+
+    kind: str
+    folder: str
+
+    def file(self, name: str) -> str:
+        return f"{self.folder}/{name}" if self.folder else name
+
+
+@dataclass(frozen=True)
+class FolderSettings:
+    """What a model's own files say; None where they say nothing.
+
+    lower_case: texts are lower-cased before the tokenizer sees them, whatever it does itself.
+    pooler: state of the linear layer of a `Dense` module with tanh, which takes the place of the checkpoint's pooler.
+    averaged_layers: layers that the first-last average was written for.
+    """
+
+    pooling: str | None = None
+    normalize: bool | None = None
+    max_length: int | None = None
+    lower_case: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    similarity: str = "cosine"
+    pooler: Mapping[str, torch.Tensor] | None = None
+    averaged_layers: int | None = None
+
+
+def read_modules(files: ModelFiles) -> tuple[Module, ...]:
+    """The lines of modules.json in their order; none where the model has no such file.
+
+    Raises:
+        InputError: a module of somebody else's code, or a path that leaves the model.
+    """
+    path = files.find(MODULES_FILE)
+    entries = [] if path is None else read_json(path)
+    try:
+        read = [(str(entry["type"]), str(entry["path"]), entry.get("kwargs")) for entry in entries]
+    except (TypeError, KeyError, AttributeError):
+        raise InputError(f"{path} is no list of modules with type and path; restore it.") from None
+    modules = []
+    for kind, folder, arguments in read:
+        if not kind.startswith("sentence_transformers."):
+            raise InputError(
+                f"{path} names the module {kind}, which is code of the model's own; sparsecse runs the modules of "
+                f"sentence-transformers only."
+            )
+        if PureWindowsPath(folder).anchor or ".." in PureWindowsPath(folder).parts or "\0" in folder:
+            raise InputError(
+                f"{path} gives the path {folder!r}, which leaves the model; a path inside it belongs there."
+            )
+        if arguments:
+            raise InputError(f"{path} gives {kind} the kwargs {arguments}, which sparsecse does not support.")
+        place = PurePosixPath(folder).as_posix()
+        modules.append(Module(kind.rpartition(".")[2], "" if place == "." else place))
+    if modules and modules[0].kind != "Transformer":
+        raise InputError(
+            f"{path} begins with {modules[0].kind}; sparsecse supports models that begin with Transformer."
+        )
+    return tuple(modules)
+
+
+def read_prompts(files: ModelFiles) -> tuple[dict[str, str], str | None]:
+    """The prompts that are not empty, by name, and the name of the one put before every sentence, or None.
+
+    Raises:
+        InputError: a prompt that is no text, or a default that is none of them.
+    """
+    content = files.json(MODEL_FILE) or {}
+    prompts = content.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(text is None or isinstance(text, str) for text in prompts.values()):
+        raise InputError(f"{files.source}/{MODEL_FILE}: prompts is no object of texts; restore it.")
+    default = content.get("default_prompt_name")
+    # sentence-transformers has these two, empty, in every model.
+    if default is not None and default not in {*prompts, "query", "document"}:
+        raise InputError(
+            f"{files.source}/{MODEL_FILE}: default_prompt_name is {default!r}, which is none of its prompts "
+            f"({', '.join(prompts) or 'there are none'}); name one of them there."
+        )
+    kept = {name: text for name, text in prompts.items() if text}
+    return kept, default if default in kept else None
+
+
+def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[str, Any]) -> FolderSettings:
+    """Read pooling, normalisation, length limit, lower-casing, prompts and similarity from a model's files.
+
+    Args:
+        files: the model.
+        modules: from `read_modules`.
+        config: the transformers configuration of the model.
+
+    Raises:
+        InputError: the files ask for something that sparsecse does not do.
+    """
+    prompts, default = read_prompts(files)
+    about = files.json(MODEL_FILE) or {}
+    files.check(MODEL_FILE, {key: value for key, value in about.items() if key in _MODEL}, _MODEL)
+    similarity = about.get("similarity_fn_name") or "cosine"
+    if not modules:
+        return FolderSettings(prompts=prompts, default_prompt=default, similarity=similarity)
+    normalize = modules[-1].kind == "Normalize"
+    if normalize:
+        name = modules[-1].file("config.json")
+        files.check(name, files.json(name) or {}, _INPUT_AND_OUTPUT)
+    max_length, lower_case = _transformer(files, modules[0])
+    pooling, pooler, layers = _pooling(files, modules[: len(modules) - normalize], config)
+    return FolderSettings(
+        pooling=pooling,
+        normalize=normalize,
+        max_length=max_length,
+        lower_case=lower_case,
+        prompts=prompts,
+        default_prompt=default,
+        similarity=similarity,
+        pooler=pooler,
+        averaged_layers=layers,
+    )
+
+
+def _transformer(files: ModelFiles, module: Module) -> tuple[int | None, bool]:
+    """max_seq_length, and whether texts are lower-cased."""
+    for name in map(module.file, TRANSFORMER_FILES):
+        if content := files.json(name):
+            files.check(name, content, _TRANSFORMER)
+            length = content.get("max_seq_length")
+            if length is not None and (type(length) is not int or length < 3):
+                raise InputError(
+                    f"{files.source}/{name}: max_seq_length is {length!r}; give a whole number above 2, or null for "
+                    f"the tokenizer's own limit."
+                )
+            return length, bool(content.get("do_lower_case"))
+    return None, False
+
+
+def _pooling(
+    files: ModelFiles, modules: Sequence[Module], config: Mapping[str, Any]
+) -> tuple[str, Mapping[str, torch.Tensor] | None, int | None]:
+    """A key of `POOLING_MODES`, the pooler's state where it is a module of its own, and the layers of an average."""
+    kinds = tuple(module.kind for module in modules)
+    if kinds == ("Transformer", "Pooling"):
+        return _token_pooling(files, modules[1]), None, None
+    if kinds == ("Transformer", "Pooling", "Dense"):
+        return "pooler", _dense(files, modules[2], _token_pooling(files, modules[1])), None
+    if kinds == ("Transformer", "WeightedLayerPooling", "Pooling") and _token_pooling(files, modules[2]) == "mean":
+        return "first_last_avg", None, _averaged_layers(files, modules[1], config)
+    raise InputError(
+        f"{files.source}: {MODULES_FILE} names {' + '.join(kinds)}, which sparsecse does not support; it "
+        f"takes Transformer + Pooling, a Dense tanh layer of equal width after cls pooling, and Normalize at the end."
+    )
+
+
+def _token_pooling(files: ModelFiles, module: Module) -> str:
+    """cls or mean; anything else is refused."""
+    name = module.file("config.json")
+    files.require(name)
+    content = files.json(name) or {}
+    files.check(name, content, _POOLING)
+    modes = content.get("pooling_mode")
+    if modes is None:
+        modes = [mode for flag, mode in _POOLING_FLAGS.items() if content.get(flag)] or "mean"
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if modes not in (["cls"], ["mean"]):
+        raise InputError(
+            f"{files.source}/{name} pools with {' + '.join(map(str, modes))}; "
+            f"sparsecse supports mean and cls in a sentence-transformers folder."
+        )
+    return modes[0]
+
+
+def _dense(files: ModelFiles, module: Module, pooling: str) -> dict[str, torch.Tensor]:
+    """State of the linear layer after cls pooling."""
+    name = module.file("config.json")
+    files.require(name)
+    content = files.json(name) or {}
+    files.check(name, content, _DENSE)
+    sizes = content.get("in_features"), content.get("out_features")
+    if sizes[0] != sizes[1] or pooling != "cls":
+        raise InputError(
+            f"{files.source}/{name} is a Dense layer from in_features {sizes[0]} to out_features {sizes[1]} after "
+            f"{pooling} pooling; sparsecse supports one of equal width after cls pooling."
+        )
+    state = {key.removeprefix("linear."): tensor for key, tensor in _weights(files, module).items()}
+    if not content.get("bias", True):
+        state.setdefault("bias", torch.zeros(len(state.get("weight", ()))))
+    if state.keys() != {"weight", "bias"} or state["weight"].shape != sizes or state["bias"].shape != sizes[1:]:
+        raise InputError(
+            f"{files.source}: the weights in {module.folder} are not those of its config.json; copy the model again."
+        )
+    return {key: tensor.float() for key, tensor in state.items()}
+
+
+def _averaged_layers(files: ModelFiles, module: Module, config: Mapping[str, Any]) -> int:
+    """The number of layers whose first and last are averaged."""
+    name = module.file("config.json")
+    files.check(name, {"layer_start": 4, **(files.json(name) or {})}, _LAYERS)
+    if not config.get("output_hidden_states"):
+        raise InputError(
+            f"{files.source}: {MODULES_FILE} names WeightedLayerPooling, which sentence-transformers passes over, as "
+            f"output_hidden_states is not true in config.json; set it there, or remove the module."
+        )
+    weights = _weights(files, module).get("layer_weights", torch.empty(0))
+    if len(weights) == 0 or not torch.equal(weights.float() / weights.sum(), first_last_weights(len(weights))):
+        raise InputError(
+            f"{files.source}: the layer_weights in {module.folder} are not the average of the first and the last "
+            f"layer, the only one that sparsecse supports."
+        )
+    return len(weights)
+
+
+def _weights(files: ModelFiles, module: Module) -> dict[str, torch.Tensor]:
+    """The tensors of a module, from model.safetensors or else pytorch_model.bin."""
+    path = files.find(module.file("model.safetensors"))
+    try:
+        if path is not None:
+            return load_file(path)
+        path = files.find(module.file("pytorch_model.bin"))
+        if path is not None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} cannot be read ({reason}); copy the model again.") from None
+    raise InputError(f"{files.source}: {module.file('model.safetensors')} is missing; copy the model again.")

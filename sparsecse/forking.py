@@ -1,0 +1,67 @@
+"""Where to compute when threads do not survive a fork.
+
+GCC's OpenMP (libgomp), which the compiled kernels and PyTorch share, keeps a team of threads for each thread that has
+computed with several. A fork copies the thread that calls it and none of its team, so that this one thread would wait
+in the child for ever. It is the child's main thread. Threads that the child starts get teams of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+# Compared at each call instead of `os.register_at_fork`, which servers written in C need not honour.
+_IMPORTED_IN = os.getpid()
+
+
+def is_survivor() -> bool:
+    """Whether this is the thread of a forked process that lived through the fork."""
+    process = os.getpid()
+    return process != _IMPORTED_IN and threading.get_native_id() == process
+
+
+@functools.cache
+def _helper(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "sparsecse")
+
+
+def past_fork(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a function run on a thread begun after the fork where the one that calls it is a survivor.
+
+    It must not rely on the caller's thread-local state, such as whether gradients are recorded.
+    """
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if not is_survivor():
+            return function(*args, **kwargs)
+        return _helper(os.getpid()).submit(function, *args, **kwargs).result()
+
+    return call
+
+
+def apart(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Call a function on a thread of its own, whose team ends with it, so that no team is left for a fork to break."""
+    with ThreadPoolExecutor(1, "sparsecse") as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+@functools.cache
+def _hold_torch(process: int) -> int:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return before
+
+
+def hold_torch() -> int:
+    """Let PyTorch compute with one thread in this forked process, on whichever thread; returns how many it had."""
+    return _hold_torch(os.getpid())

@@ -1,0 +1,1 @@
+"""Model folders of every layout that there is: `rows` lists them, `build` writes them."""
