@@ -6,12 +6,14 @@
 #define SPARSECSE_ISA avx512
 #define SPARSECSE_VECTOR_BYTES 64
 #include "target_begin.h"
-#include "encoder_floats.h"
+#include "encoder_generic.h"
 #include "target_end.h"
 
 namespace sparsecse {
 
-const EncoderKernels encoder_avx512 = avx512::encoder_floats;
+using namespace avx512;
+
+const EncoderKernels encoder_avx512 = vector_encoder<FloatDot, FloatRows, FloatRows, GeluExact>;
 
 }  // namespace sparsecse
 #endif

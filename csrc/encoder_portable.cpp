@@ -3,11 +3,13 @@
 
 #define SPARSECSE_ISA portable
 #define SPARSECSE_VECTOR_BYTES 16
-#include "encoder_floats.h"
+#include "encoder_generic.h"
 
 namespace sparsecse {
 
-const EncoderKernels encoder_portable = portable::encoder_floats;
+using namespace portable;
+
+const EncoderKernels encoder_portable = vector_encoder<FloatDot, FloatRows, FloatRows, GeluExact>;
 
 const EncoderKernels* encoder_kernels(Precision precision, CpuLevel level) {
 #ifdef SPARSECSE_X86
