@@ -76,8 +76,10 @@ template <int Rows, int Columns>
 static inline void multiply_head_tiles(const TileProduct& p, int j) {
   const char* a = static_cast<const char*>(p.a);
   const Word* b = p.b + j * p.b_column;
-  float* c = p.c + j * 16;
-  begin_square<Rows, Columns>(c, p.ldc, false);
+  _tile_zero(0);
+  if (Columns == 2) _tile_zero(1);
+  if (Rows == 2) _tile_zero(2);
+  if (Rows == 2 && Columns == 2) _tile_zero(3);
   for (int step = 0; step < p.steps; step++, a += 64, b += p.b_step) {
     _tile_loadd(6, b, 64);
     _tile_loadd(4, a, p.a_stride);
@@ -92,7 +94,12 @@ static inline void multiply_head_tiles(const TileProduct& p, int j) {
       if (Columns == 2) _tile_dpbf16ps(3, 5, 7);
     }
   }
-  end_square<Rows, Columns>(c, p.ldc);
+  float* c = p.c + j * 16;
+  const std::ptrdiff_t stride = p.ldc * 4;
+  _tile_stored(0, c, stride);
+  if (Columns == 2) _tile_stored(1, c + 16, stride);
+  if (Rows == 2) _tile_stored(2, c + 16 * p.ldc, stride);
+  if (Rows == 2 && Columns == 2) _tile_stored(3, c + 16 * p.ldc + 16, stride);
 }
 
 // Not inlined, with memory barriers at both ends: the compiler does not know that tile loads read memory.

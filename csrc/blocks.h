@@ -118,14 +118,6 @@ struct WeightBlock {
   }
 };
 
-// One thread's memory for a pair of blocks.
-struct PairWorkspace {
-  PackedBlock left, right;
-  WeightBlock weights;
-  PairWorkspace(const TileKernels& kernels, const VectorSet& a, const VectorSet& b)
-      : left(a), right(b), weights(kernels, a.block, b.block) {}
-};
-
 // Turns one block's sums from panels [padded_d / 32, n, 32] into rows [n, padded_d], in place. temp: as large.
 inline void panels_to_rows(float* block, int n, int padded_d, float* temp) {
   std::memcpy(temp, block, sizeof(float) * static_cast<std::size_t>(n) * static_cast<std::size_t>(padded_d));

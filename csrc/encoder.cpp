@@ -213,23 +213,26 @@ class Pass {
 
   // A linear layer back to the hidden size, added to the hidden states, and LayerNorm.
   void to_hidden(const PackedLinear& linear, const void* values, long row, const Norm& norm) {
-    const int first = static_cast<int>(rows_.first), last = static_cast<int>(rows_.last);
-    OperandRows a = narrow_operand();
-    float* c = nullptr;
-    if (linear.words) {
-      if (k_.quantise) {
-        a.lda = linear.kw;
-        k_.quantise(values, row, linear.k, first, last, a);
-        team_.wait();
-      } else {
-        a.words = const_cast<Word*>(static_cast<const Word*>(values));
-        a.lda = row * value_bytes_ / 4;
-      }
-      c = w_.products.get();
-      multiply(linear, a, c, true, [](int, int, const float*) {});
+    if (!linear.words) {
+      Products p = products(linear, nullptr, nullptr);
+      k_.add_norm(p, norm, static_cast<int>(rows_.first), static_cast<int>(rows_.last), w_.hidden.get(),
+                  hidden_operand());
       team_.wait();
+      return;
     }
-    k_.add_norm(products(linear, c, a.row_scale), norm, first, last, w_.hidden.get(), hidden_operand());
+    OperandRows a = narrow_operand();
+    if (k_.quantise) {
+      a.lda = linear.kw;
+      k_.quantise(values, row, linear.k, static_cast<int>(rows_.first), static_cast<int>(rows_.last), a);
+      team_.wait();
+    } else {
+      a.words = const_cast<Word*>(static_cast<const Word*>(values));
+      a.lda = row * value_bytes_ / 4;
+    }
+    multiply(linear, a, w_.products.get(), true, [](int, int, const float*) {});
+    team_.wait();
+    k_.add_norm(products(linear, w_.products.get(), a.row_scale), norm, static_cast<int>(rows_.first),
+                static_cast<int>(rows_.last), w_.hidden.get(), hidden_operand());
     team_.wait();
   }
 

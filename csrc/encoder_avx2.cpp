@@ -6,14 +6,12 @@
 #define SPARSECSE_ISA avx2
 #define SPARSECSE_VECTOR_BYTES 32
 #include "target_begin.h"
-#include "encoder_generic.h"
+#include "encoder_floats.h"
 #include "target_end.h"
 
 namespace sparsecse {
 
-using namespace avx2;
-
-const EncoderKernels encoder_avx2 = vector_encoder<FloatDot, FloatRows, FloatRows, GeluExact>;
+const EncoderKernels encoder_avx2 = avx2::encoder_floats;
 
 }  // namespace sparsecse
 #endif

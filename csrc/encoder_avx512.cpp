@@ -6,14 +6,12 @@
 #define SPARSECSE_ISA avx512
 #define SPARSECSE_VECTOR_BYTES 64
 #include "target_begin.h"
-#include "encoder_generic.h"
+#include "encoder_floats.h"
 #include "target_end.h"
 
 namespace sparsecse {
 
-using namespace avx512;
-
-const EncoderKernels encoder_avx512 = vector_encoder<FloatDot, FloatRows, FloatRows, GeluExact>;
+const EncoderKernels encoder_avx512 = avx512::encoder_floats;
 
 }  // namespace sparsecse
 #endif

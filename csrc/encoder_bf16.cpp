@@ -6,6 +6,7 @@
 #define SPARSECSE_ISA encoder_bf16
 #define SPARSECSE_VECTOR_BYTES 64
 #include "target_begin.h"
+#include "vector_math.h"
 #include "encoder_generic.h"
 #include "amx_tiles.h"
 #include "bf16_dot.h"
@@ -15,9 +16,7 @@ namespace sparsecse::encoder_bf16 {
 
 struct Bf16Rows {
   static constexpr bool scaled = false;
-  static constexpr int bytes = 2, zero = 0;
-  template <class Values>
-  static constexpr decltype(EncoderKernels::quantise) quantise = nullptr;
+  static constexpr int bytes = 2;
   static inline void put(void* row, int column, VecF v) {
     const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<std::uint16_t*>(row) + column), (__m256i)half);
@@ -61,9 +60,24 @@ static void release_tiles() { _tile_release(); }
 template <bool Int8, int Rows>
 static inline void multiply_weights_square(const Word* a0, std::ptrdiff_t a_stride, const Word* b, int kw, float* c,
                                            bool accumulate) {
-  constexpr int b_stride = panel_width * 4;
+  constexpr int b_stride = panel_width * 4, c_stride = panel_width * 4;
   const Word* a1 = a0 + a_stride / 4 * 16;
-  begin_square<Rows / 16, 2>(c, panel_width, accumulate);
+  float* c1 = c + 16 * panel_width;
+  if (accumulate) {
+    _tile_loadd(0, c, c_stride);
+    _tile_loadd(1, c + 16, c_stride);
+    if (Rows == 32) {
+      _tile_loadd(2, c1, c_stride);
+      _tile_loadd(3, c1 + 16, c_stride);
+    }
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    if (Rows == 32) {
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+  }
   for (int k = 0; k < kw; k += 16, b += 16 * panel_width) {
     _tile_loadd(6, b, b_stride);
     _tile_loadd(4, a0 + k, a_stride);
@@ -86,7 +100,12 @@ static inline void multiply_weights_square(const Word* a0, std::ptrdiff_t a_stri
       }
     }
   }
-  end_square<Rows / 16, 2>(c, panel_width);
+  _tile_stored(0, c, c_stride);
+  _tile_stored(1, c + 16, c_stride);
+  if (Rows == 32) {
+    _tile_stored(2, c1, c_stride);
+    _tile_stored(3, c1 + 16, c_stride);
+  }
 }
 
 // Not inlined, with memory barriers at both ends: the compiler does not know that tile loads read memory.
@@ -104,31 +123,74 @@ static __attribute__((noinline)) void multiply_weights_amx(const Word* a, std::p
   asm volatile("" ::: "memory");
 }
 
-// The same operations around products in tiles.
-static constexpr EncoderKernels with_tiles(EncoderKernels kernels, decltype(EncoderKernels::gemm) gemm) {
-  // One block of K is all of it: tiles are loaded from the L2 cache as fast as they are multiplied.
-  kernels.k_block = 1 << 20;
-  kernels.row_multiple = 32;
-  kernels.enter = configure_tiles;
-  kernels.leave = release_tiles;
-  kernels.gemm = gemm;
-  return kernels;
-}
-
 }  // namespace sparsecse::encoder_bf16
 
 #include "target_end.h"
 
 namespace sparsecse {
 
-using namespace encoder_bf16;
+// One block of K is all of it: tiles are loaded from the L2 cache as fast as they are multiplied.
+constexpr int all_of_k = 1 << 20;
 
-constexpr EncoderKernels bf16_vectors = vector_encoder<Bf16Dot, Bf16Rows, Bf16Rows, GeluShort>;
-const EncoderKernels encoder_avx512bf16 = bf16_vectors;
-const EncoderKernels encoder_avx512bf16_int8 = vector_encoder<Int8Dot, Int8Rows<128>, Bf16Rows, GeluShort>;
-const EncoderKernels encoder_amx = with_tiles(bf16_vectors, multiply_weights_amx<false>);
-const EncoderKernels encoder_amx_int8 =
-    with_tiles(vector_encoder<Int8Dot, Int8Rows<0>, Bf16Rows, GeluShort>, multiply_weights_amx<true>);
+const EncoderKernels encoder_avx512bf16 = {
+    .bf16_values = true,
+    .word_elements = 2,
+    .k_block = 128,
+    .row_multiple = 1,
+    .int8_zero = 0,
+    .enter = encoder_bf16::nothing,
+    .leave = encoder_bf16::nothing,
+    .gemm = encoder_bf16::multiply_weights<encoder_bf16::Bf16Dot>,
+    .embed = encoder_bf16::embed<encoder_bf16::Bf16Rows>,
+    .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
+    .add_norm = encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
+    .quantise = nullptr,
+};
+
+const EncoderKernels encoder_avx512bf16_int8 = {
+    .bf16_values = true,
+    .word_elements = 4,
+    .k_block = 128,
+    .row_multiple = 1,
+    .int8_zero = 128,
+    .enter = encoder_bf16::nothing,
+    .leave = encoder_bf16::nothing,
+    .gemm = encoder_bf16::multiply_weights<encoder_bf16::Int8Dot>,
+    .embed = encoder_bf16::embed<encoder_bf16::Int8Rows<128>>,
+    .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
+    .add_norm = encoder_bf16::add_norm<encoder_bf16::Int8Rows<128>>,
+    .quantise = encoder_bf16::quantise<128, encoder_bf16::Bf16Rows>,
+};
+
+const EncoderKernels encoder_amx = {
+    .bf16_values = true,
+    .word_elements = 2,
+    .k_block = all_of_k,
+    .row_multiple = 32,
+    .int8_zero = 0,
+    .enter = encoder_bf16::configure_tiles,
+    .leave = encoder_bf16::release_tiles,
+    .gemm = encoder_bf16::multiply_weights_amx<false>,
+    .embed = encoder_bf16::embed<encoder_bf16::Bf16Rows>,
+    .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
+    .add_norm = encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
+    .quantise = nullptr,
+};
+
+const EncoderKernels encoder_amx_int8 = {
+    .bf16_values = true,
+    .word_elements = 4,
+    .k_block = all_of_k,
+    .row_multiple = 32,
+    .int8_zero = 0,
+    .enter = encoder_bf16::configure_tiles,
+    .leave = encoder_bf16::release_tiles,
+    .gemm = encoder_bf16::multiply_weights_amx<true>,
+    .embed = encoder_bf16::embed<encoder_bf16::Int8Rows<0>>,
+    .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
+    .add_norm = encoder_bf16::add_norm<encoder_bf16::Int8Rows<0>>,
+    .quantise = encoder_bf16::quantise<0, encoder_bf16::Bf16Rows>,
+};
 
 }  // namespace sparsecse
 #endif

@@ -1,7 +1,7 @@
-// The inference encoder's operations in vectors of any width; included once by each instruction set's file. What a file
-// can store (floats, bf16, int8) it says in the types that it instantiates `vector_encoder` with.
+// The inference encoder's operations in vectors of any width; included once by each instruction set's file, after
+// vector_math.h. What a file can store (floats, bf16, int8) it says in the types that it instantiates the templates
+// with.
 #include "encoder_kernels.h"
-#include "vector_math.h"
 #include "products_generic.h"
 
 namespace sparsecse::SPARSECSE_ISA {
@@ -57,9 +57,7 @@ struct Silu {
 // Values as floats; also operands as floats.
 struct FloatRows {
   static constexpr bool scaled = false;
-  static constexpr int bytes = 4, zero = 0;
-  template <class Values>
-  static constexpr decltype(EncoderKernels::quantise) quantise = nullptr;
+  static constexpr int bytes = 4;
   static inline void put(void* row, int column, VecF v) { store(static_cast<float*>(row) + column, v); }
   static inline VecF get(const void* row, int column) { return load(static_cast<const float*>(row) + column); }
   // Writes a row of hidden states as an operand, vector by vector as LayerNorm finishes them.
@@ -178,22 +176,5 @@ static void multiply_weights(const Word* a, std::ptrdiff_t lda, const Word* b, i
                              int m, int panels, bool accumulate, const Word* next) {
   multiply_panels<Dot, false>(a, lda, b, kw, c, panel_width, c_panel, m, panels, accumulate, next);
 }
-
-// The table with products in vectors. Operands are what LayerNorm hands on, Values what the products become.
-template <class Dot, class Operands, class Values, class Gelu>
-static constexpr EncoderKernels vector_encoder = {
-    .bf16_values = Values::bytes == 2,
-    .word_elements = 4 / Operands::bytes,
-    .k_block = 128,
-    .row_multiple = 1,
-    .int8_zero = Operands::zero,
-    .enter = nothing,
-    .leave = nothing,
-    .gemm = multiply_weights<Dot>,
-    .embed = embed<Operands>,
-    .activate = activate<Values, Operands::scaled, Gelu>,
-    .add_norm = add_norm<Operands>,
-    .quantise = Operands::template quantise<Values>,
-};
 
 }  // namespace sparsecse::SPARSECSE_ISA

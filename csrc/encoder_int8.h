@@ -59,7 +59,6 @@ static inline void quantise_row(const Row& row, int n, float scale, Word* out, s
 template <int Zero>
 struct Int8Rows {
   static constexpr bool scaled = true;
-  static constexpr int bytes = 1, zero = Zero;
   struct Writer {
     const float* hidden;
     const float* channels;
@@ -77,17 +76,18 @@ struct Int8Rows {
       quantise_row<Zero>(ScaledHidden{hidden, channels}, n, *row_scale, words, lda);
     }
   };
-  template <class Values>
-  static void quantise(const void* values, std::ptrdiff_t row, int n, int first, int last, const OperandRows& out) {
-    const int padded_n = static_cast<int>(round_up(n, lanes));
-    for (int i = first; i < last; i++) {
-      const ValueRow<Values> mine{static_cast<const char*>(values) + i * row * Values::bytes};
-      Range range;
-      for (int j = 0; j < padded_n; j += lanes) range.see(mine.at(j));
-      out.row_scale[i] = range.scale();
-      quantise_row<Zero>(mine, padded_n, out.row_scale[i], out.words + i * out.lda, out.lda);
-    }
-  }
 };
+
+template <int Zero, class Values>
+static void quantise(const void* values, std::ptrdiff_t row, int n, int first, int last, const OperandRows& out) {
+  const int padded_n = static_cast<int>(round_up(n, lanes));
+  for (int i = first; i < last; i++) {
+    const ValueRow<Values> mine{static_cast<const char*>(values) + i * row * Values::bytes};
+    Range range;
+    for (int j = 0; j < padded_n; j += lanes) range.see(mine.at(j));
+    out.row_scale[i] = range.scale();
+    quantise_row<Zero>(mine, padded_n, out.row_scale[i], out.words + i * out.lda, out.lda);
+  }
+}
 
 }  // namespace sparsecse::SPARSECSE_ISA

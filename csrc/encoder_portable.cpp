@@ -3,13 +3,11 @@
 
 #define SPARSECSE_ISA portable
 #define SPARSECSE_VECTOR_BYTES 16
-#include "encoder_generic.h"
+#include "encoder_floats.h"
 
 namespace sparsecse {
 
-using namespace portable;
-
-const EncoderKernels encoder_portable = vector_encoder<FloatDot, FloatRows, FloatRows, GeluExact>;
+const EncoderKernels encoder_portable = portable::encoder_floats;
 
 const EncoderKernels* encoder_kernels(Precision precision, CpuLevel level) {
 #ifdef SPARSECSE_X86

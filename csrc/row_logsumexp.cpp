@@ -15,6 +15,14 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
+// Per-thread scratch, made inside the parallel region.
+struct Workspace {
+  PackedBlock left, right;
+  WeightBlock weights;
+  Workspace(const TileKernels& kernels, const VectorSet& a, const VectorSet& b)
+      : left(a), right(b), weights(kernels, a.block, b.block) {}
+};
+
 // 0 for the vectors there are and -infinity for padding.
 std::vector<float> padding_bias(const VectorSet& set) {
   std::vector<float> bias(static_cast<std::size_t>(set.padded_n()), 0.0f);
@@ -44,7 +52,7 @@ void row_logsumexp(const void* a_data, const void* b_data, bool bf16, long n, lo
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (long left = 0; left < a.blocks(); left++) {
     try {
-      PairWorkspace work(kernels, a, b);
+      Workspace work(kernels, a, b);
       work.left.pack(kernels, a, left, true, false);
       std::vector<float> row_max(work.left.n, -infinity), row_sum(work.left.n, 0.0f);
       for (long right = 0; right < b.blocks(); right++) {
@@ -86,9 +94,9 @@ void row_logsumexp_grad(const void* a_data, const void* b_data, bool bf16, long 
   std::exception_ptr failure;
 #pragma omp parallel num_threads(threads)
   {
-    std::unique_ptr<PairWorkspace> work;
+    std::unique_ptr<Workspace> work;
     try {
-      work = std::make_unique<PairWorkspace>(kernels, a, b);
+      work = std::make_unique<Workspace>(kernels, a, b);
     } catch (...) {
 #pragma omp critical
       failure = std::current_exception();

@@ -9,6 +9,7 @@
 #define SPARSECSE_OWN_PACK_COLUMNS
 #include "target_begin.h"
 #include "transpose_avx512.h"
+#include "vector_math.h"
 #include "tile_generic.h"
 #include "amx_tiles.h"
 #include "bf16_dot.h"
@@ -57,14 +58,25 @@ static __attribute__((noinline)) void gemm_amx(const Word* a, std::ptrdiff_t lda
                                                bool accumulate) {
   asm volatile("" ::: "memory");
   configure_tiles(TileConfig{});
-  const std::ptrdiff_t a_stride = lda * 4, b_stride = panel_width * 4;
+  const std::ptrdiff_t a_stride = lda * 4, c_stride = ldc * 4, b_stride = panel_width * 4;
   for (int j = 0; j < n; j += panel_width, c += c_panel) {
     const Word* panel = b + static_cast<long>(j) * k;
     for (int i = 0; i < m; i += 32) {
       float* c0 = c + i * ldc;
+      float* c1 = c0 + 16 * ldc;
       const Word* a0 = a + i * lda;
       const Word* a1 = a0 + 16 * lda;
-      begin_square<2, 2>(c0, ldc, accumulate);
+      if (accumulate) {
+        _tile_loadd(0, c0, c_stride);
+        _tile_loadd(1, c0 + 16, c_stride);
+        _tile_loadd(2, c1, c_stride);
+        _tile_loadd(3, c1 + 16, c_stride);
+      } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+      }
       // The next square's lines come from far away; asking for them now hides that behind the product.
       const float* next = i + 32 < m ? c0 + 32 * ldc : c + c_panel;
       const bool prefetch = accumulate && (i + 32 < m || j + panel_width < n);
@@ -83,7 +95,10 @@ static __attribute__((noinline)) void gemm_amx(const Word* a, std::ptrdiff_t lda
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
       }
-      end_square<2, 2>(c0, ldc);
+      _tile_stored(0, c0, c_stride);
+      _tile_stored(1, c0 + 16, c_stride);
+      _tile_stored(2, c1, c_stride);
+      _tile_stored(3, c1 + 16, c_stride);
     }
   }
   // A thread with live tiles costs the kernel 8 KB at every context switch.
@@ -144,26 +159,33 @@ static void weigh_pairs(WeightStrip& strip) {
 
 namespace sparsecse {
 
-using namespace bf16;
+const TileKernels tile_avx512bf16 = {
+    .pairs = true,
+    .pack_rows = bf16::pack_rows,
+    .pack_columns = bf16::pack_columns,
+    .pack_panels = bf16::pack_panels,
+    .gemm = bf16::gemm_pairs,
+    .weigh = bf16::weigh_pairs,
+    .sum_weights = bf16::sum_weights,
+    .max_exponent = bf16::max_exponent,
+    .update_lse = bf16::update_lse,
+    .attend = bf16::attend_pairs<bf16::VectorProducts>,
+    .attend_gradients = nullptr,
+};
 
-constexpr TileKernels pair_tiles(decltype(TileKernels::gemm) gemm, decltype(TileKernels::attend) attend) {
-  return {
-      .pairs = true,
-      .pack_rows = pack_rows,
-      .pack_columns = pack_columns,
-      .pack_panels = pack_panels,
-      .gemm = gemm,
-      .weigh = weigh_pairs,
-      .sum_weights = sum_weights,
-      .max_exponent = max_exponent,
-      .update_lse = update_lse,
-      .attend = attend,
-      .attend_gradients = nullptr,
-  };
-}
-
-const TileKernels tile_avx512bf16 = pair_tiles(gemm_pairs, attend_pairs<VectorProducts>);
-const TileKernels tile_amx = pair_tiles(gemm_amx, attend_pairs<AmxProducts>);
+const TileKernels tile_amx = {
+    .pairs = true,
+    .pack_rows = bf16::pack_rows,
+    .pack_columns = bf16::pack_columns,
+    .pack_panels = bf16::pack_panels,
+    .gemm = bf16::gemm_amx,
+    .weigh = bf16::weigh_pairs,
+    .sum_weights = bf16::sum_weights,
+    .max_exponent = bf16::max_exponent,
+    .update_lse = bf16::update_lse,
+    .attend = bf16::attend_pairs<bf16::AmxProducts>,
+    .attend_gradients = nullptr,
+};
 
 }  // namespace sparsecse
 #endif

@@ -1,4 +1,5 @@
 // The table of block operations in floats; included once by each instruction set's file that has them.
+#include "vector_math.h"
 #include "tile_generic.h"
 #include "attention_generic.h"
 

@@ -1,5 +1,5 @@
-// Block operations for floats in vectors of any width; included once by each instruction set's file. The compiler turns `acc += scalar * vector` into a broadcast and a fused multiply-add.
-#include "vector_math.h"
+// Block operations for floats in vectors of any width; included once by each instruction set's file, like and after
+// vector_math.h. The compiler turns `acc += scalar * vector` into a broadcast and a fused multiply-add.
 #include "products_generic.h"
 #include "tile_kernels.h"
 

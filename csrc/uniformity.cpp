@@ -13,9 +13,6 @@
 #include "blocks.h"
 #include "pairwise.h"
 
-#define SPARSECSE_ISA portable
-#include "scalars.h"
-
 namespace sparsecse {
 namespace {
 
@@ -86,7 +83,11 @@ class Uniformity {
     const auto* floats = static_cast<const float*>(set_.source.data);
     const auto* halves = static_cast<const std::uint16_t*>(set_.source.data);
     const auto at = [=](long i) {
-      return bf16 ? portable::bf16_to_float(halves[i]) : floats[i];
+      if (!bf16) return floats[i];
+      const std::uint32_t word = static_cast<std::uint32_t>(halves[i]) << 16;
+      float value;
+      __builtin_memcpy(&value, &word, 4);
+      return value;
     };
     if (!kernels_.pairs) {
       origin_.assign(static_cast<std::size_t>(d), 0.0f);
@@ -133,8 +134,8 @@ class Uniformity {
 
   // Calls visit(strip, i, j) for each strip of the pair's dot products, i and j its first row and column.
   template <class Visit>
-  void for_strips(const Pair& pair, PairWorkspace& work, bool gradient, Visit visit) const {
-    auto& [left, right, weights] = work;
+  void for_strips(const Pair& pair, PackedBlock& left, PackedBlock& right, WeightBlock& weights, bool gradient,
+                  Visit visit) const {
     const bool same = pair.left == pair.right;
     // With itself a block needs no second product, and its own panels serve the first.
     left.pack(kernels_, set_, pair.left, true, gradient && !same);
@@ -155,15 +156,18 @@ class Uniformity {
     }
   }
 
-  // Runs play(pair, index, workspace) for every pair, in rounds without conflicts.
+  // Runs play(pair, index, left, right, weights) for every pair, in rounds without conflicts.
   template <class Play>
   void for_pairs(Play play) {
     std::exception_ptr failure;
 #pragma omp parallel num_threads(threads_)
     {
-      std::unique_ptr<PairWorkspace> work;
+      std::unique_ptr<PackedBlock> left, right;
+      std::unique_ptr<WeightBlock> weights;
       try {
-        work = std::make_unique<PairWorkspace>(kernels_, set_, set_);
+        left = std::make_unique<PackedBlock>(set_);
+        right = std::make_unique<PackedBlock>(set_);
+        weights = std::make_unique<WeightBlock>(kernels_, set_.block, set_.block);
       } catch (...) {
 #pragma omp critical
         failure = std::current_exception();
@@ -174,7 +178,7 @@ class Uniformity {
         const long size = static_cast<long>(round.size());
 #pragma omp for schedule(dynamic, 1)
         for (long p = 0; p < size; p++)
-          if (!failure) play(round[p], first + p, *work);
+          if (!failure) play(round[p], first + p, *left, *right, *weights);
         first += size;
       }
     }
@@ -206,9 +210,9 @@ class Uniformity {
 
   double largest_exponent() {
     std::vector<float> largest(pairs());
-    for_pairs([&](const Pair& pair, long index, PairWorkspace& work) {
+    for_pairs([&](const Pair& pair, long index, PackedBlock& left, PackedBlock& right, WeightBlock& weights) {
       float best = -infinity;
-      for_strips(pair, work, false, [&](WeightStrip& strip, int, int) {
+      for_strips(pair, left, right, weights, false, [&](WeightStrip& strip, int, int) {
         const float e = kernels_.max_exponent(strip);
         if (e > best) best = e;
       });
@@ -223,11 +227,12 @@ class Uniformity {
   double visit_pairs() {
     std::vector<double> totals(pairs());
     const int padded_d = set_.padded_d;
-    for_pairs([&](const Pair& pair, long index, PairWorkspace& work) {
+    for_pairs([&](const Pair& pair, long index, PackedBlock& left, PackedBlock& right, WeightBlock& weights) {
       const bool same = pair.left == pair.right;
       double total = 0;
       if (!grad_) {
-        for_strips(pair, work, false, [&](WeightStrip& strip, int, int) { total += kernels_.sum_weights(strip); });
+        for_strips(pair, left, right, weights, false,
+                   [&](WeightStrip& strip, int, int) { total += kernels_.sum_weights(strip); });
         totals[index] = same ? total / 2 : total;
         return;
       }
@@ -235,7 +240,7 @@ class Uniformity {
       float* left_grad = grad_ + left_first * padded_d;
       float* right_grad = grad_ + right_first * padded_d;
       std::vector<float> col_sums(static_cast<std::size_t>(set_.block), 0.0f);
-      for_strips(pair, work, true, [&](WeightStrip& strip, int i, int j) {
+      for_strips(pair, left, right, weights, true, [&](WeightStrip& strip, int i, int j) {
         float sums[strip_rows] = {};
         strip.row_sums = sums;
         strip.col_sums = col_sums.data() + j;
@@ -246,12 +251,12 @@ class Uniformity {
       totals[index] = same ? total / 2 : total;
       if (same) {
         // The first round: nothing has been added to this block's gradient yet.
-        for (long k = 0; k < static_cast<long>(work.left.n) * padded_d; k++) left_grad[k] = 0.0f;
+        for (long k = 0; k < static_cast<long>(left.n) * padded_d; k++) left_grad[k] = 0.0f;
       } else {
-        for (int k = 0; k < work.right.n; k++) row_sums_[right_first + k] += col_sums[k];
-        work.weights.transposed_times_left(kernels_, work.right.n, work.left, padded_d, right_grad);
+        for (int k = 0; k < right.n; k++) row_sums_[right_first + k] += col_sums[k];
+        weights.transposed_times_left(kernels_, right.n, left, padded_d, right_grad);
       }
-      work.weights.times_right(kernels_, work.left.n, work.right, padded_d, left_grad);
+      weights.times_right(kernels_, left.n, right, padded_d, left_grad);
     });
     double sum = 0;
     for (const double total : totals) sum += total;
