@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsecse.errors import InputError
 from sparsecse.kernels.dispatch import implementation
-from sparsecse.kernels.reference import working_dtype
+from sparsecse.kernels.reference import AttentionInputs, Gradients, working_dtype
 
 
 def attention(
@@ -122,77 +122,41 @@ def _check_lengths(cu_lengths: Tensor, total: int, bias: Tensor | None) -> None:
         )
 
 
-@torch.library.custom_op("sparsecse::attention_forward", mutates_args=())
-def _forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
+# Both operators begin with the fields of `AttentionInputs`.
+_INPUTS = (
+    "Tensor query, Tensor key, Tensor value, Tensor cu_lengths, Tensor? bias, Tensor? gate, "
+    "float scale, float dropout, SymInt seed"
+)
+
+
+@torch.library.custom_op("sparsecse::attention_forward", mutates_args=(), schema=f"({_INPUTS}) -> (Tensor, Tensor)")
+def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
     """The result, and lse [total_tokens, heads]: log of each softmax's denominator."""
-    _check_lengths(cu_lengths, len(query), bias)
-    return implementation(query).attention_forward(query, key, value, cu_lengths, bias, gate, scale, dropout, seed)
+    x = AttentionInputs(*inputs)
+    _check_lengths(x.cu_lengths, len(x.query), x.bias)
+    return implementation(x.query).attention_forward(x)
 
 
 @_forward.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(query.shape[:2], dtype=working_dtype(query.dtype))
 
 
-@torch.library.custom_op("sparsecse::attention_backward", mutates_args=())
-def _backward_op(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-    out: Tensor,
-    lse: Tensor,
-    upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value, bias and gate, the last two empty where there are none."""
-    return implementation(query).attention_backward(
-        query, key, value, cu_lengths, bias, gate, scale, dropout, seed, out, lse, upstream
-    )
+@torch.library.custom_op(
+    "sparsecse::attention_backward",
+    mutates_args=(),
+    schema=f"({_INPUTS}, Tensor out, Tensor lse, Tensor upstream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward_op(*arguments: Any) -> Gradients:
+    *inputs, out, lse, upstream = arguments
+    x = AttentionInputs(*inputs)
+    return implementation(x.query).attention_backward(x, out, lse, upstream)
 
 
 @_backward_op.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-    out: Tensor,
-    lse: Tensor,
-    upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grads = [x.new_empty(x.shape) for x in (query, key, value)]
-    extras = [lse.new_empty((0,) if x is None else x.shape) for x in (bias, gate)]
-    return grads[0], grads[1], grads[2], extras[0], extras[1]
+def _(*arguments: Any) -> Gradients:
+    *inputs, _, lse, _ = arguments
+    return AttentionInputs(*inputs).new_gradients(lse)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

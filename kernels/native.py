@@ -1,6 +1,7 @@
 """The functions of `reference`, computed by the compiled extension on CPU tensors."""
 
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from sparsecse.forking import is_survivor
 from sparsecse.kernels.dispatch import cpu_level, native_extension
+from sparsecse.kernels.reference import AttentionInputs, Gradients
 from sparsecse.processors import default_threads
 
 # The extension works in whole blocks: it wants gradients padded to multiples of this in both dimensions.
@@ -47,83 +49,32 @@ def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scal
     return _unpadded(grad_a, a), _unpadded(grad_b, b)
 
 
-def attention_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    q, k, v = _attention_operands(query, key, value)
-    out, lse = torch.empty(q.shape, dtype=q.dtype), torch.empty(q.shape[:2])
-    if q.numel():
-        _extension().attention_forward(
-            q,
-            k,
-            v,
-            cu_lengths.contiguous(),
-            _attention_bias(bias),
-            scale,
-            dropout,
-            seed % 2**64,
-            out,
-            lse,
-            _threads(),
-            cpu_level(),
-        )
-    out = out.to(query.dtype)
-    return out if gate is None else (out * _of_tokens(gate, cu_lengths)).to(query.dtype), lse
+def attention_forward(x: AttentionInputs) -> tuple[Tensor, Tensor]:
+    operands = _attention_operands(x)
+    out, lse = torch.empty(x.query.shape, dtype=operands[0].dtype), torch.empty(x.query.shape[:2])
+    if out.numel():
+        _extension().attention_forward(*operands, out, lse, _threads(), cpu_level())
+    out = out.to(x.query.dtype)
+    return out if x.gate is None else (out * _of_tokens(x.gate, x.cu_lengths)).to(x.query.dtype), lse
 
 
-def attention_backward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-    out: Tensor,
-    lse: Tensor,
-    upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def attention_backward(x: AttentionInputs, out: Tensor, lse: Tensor, upstream: Tensor) -> Gradients:
     grad_gate = torch.empty(0)
-    if gate is not None:
+    if x.gate is not None:
         # The result without the gate, which a gate of 0 has left nothing of.
-        out, _ = attention_forward(query, key, value, cu_lengths, bias, None, scale, dropout, seed)
+        out, _ = attention_forward(x._replace(gate=None))
         inner = (upstream.float() * out.float()).sum(dim=-1)
         tokens = torch.arange(len(inner))
-        grad_gate = F.embedding_bag(tokens, inner, cu_lengths, mode="sum", include_last_offset=True)
-        upstream = (upstream * _of_tokens(gate, cu_lengths)).to(query.dtype)
-    q, k, v = _attention_operands(query, key, value)
-    grads = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
-    grad_bias = None if bias is None else torch.zeros(bias.shape)
-    if q.numel():
-        _extension().attention_backward(
-            q,
-            k,
-            v,
-            cu_lengths.contiguous(),
-            _attention_bias(bias),
-            scale,
-            dropout,
-            seed % 2**64,
-            _operand(out),
-            lse.detach().contiguous(),
-            _operand(upstream),
-            *grads,
-            grad_bias,
-            _threads(),
-            cpu_level(),
-        )
-    grad_q, grad_k, grad_v = (grad.to(query.dtype) for grad in grads)
-    return grad_q, grad_k, grad_v, torch.empty(0) if grad_bias is None else grad_bias, grad_gate
+        grad_gate = F.embedding_bag(tokens, inner, x.cu_lengths, mode="sum", include_last_offset=True)
+        upstream = (upstream * _of_tokens(x.gate, x.cu_lengths)).to(x.query.dtype)
+    operands = _attention_operands(x)
+    grads = [torch.empty(x.query.shape, dtype=operands[0].dtype) for _ in range(3)]
+    grad_bias = None if x.bias is None else torch.zeros(x.bias.shape)
+    if out.numel():
+        results = _operand(out), lse.detach().contiguous(), _operand(upstream)
+        _extension().attention_backward(*operands, *results, *grads, grad_bias, _threads(), cpu_level())
+    grads = [grad.to(x.query.dtype) for grad in grads]
+    return Gradients(*grads, torch.empty(0) if grad_bias is None else grad_bias, grad_gate)
 
 
 def _of_tokens(gate: Tensor, cu_lengths: Tensor) -> Tensor:
@@ -131,16 +82,17 @@ def _of_tokens(gate: Tensor, cu_lengths: Tensor) -> Tensor:
     return gate.repeat_interleave(cu_lengths.diff(), dim=0).unsqueeze(-1)
 
 
-def _attention_operands(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-    """The three as the extension takes them: heads side by side, tokens the same distance apart in all."""
-    operands = [x.detach().float() if x.dtype == torch.float16 else x.detach() for x in (query, key, value)]
-    if all(x.stride() == query.stride() for x in operands) and query.stride()[1:] == (query.shape[2], 1):
-        return operands
-    return [x.contiguous() for x in operands]
+def _attention_operands(x: AttentionInputs) -> tuple[Any, ...]:
+    """What both of the extension's functions begin with: all but the gate, in its order.
 
-
-def _attention_bias(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.detach().float().contiguous()
+    query, key and value come heads side by side, tokens the same distance apart in all.
+    """
+    operands = [y.detach().float() if y.dtype == torch.float16 else y.detach() for y in x[:3]]
+    stride = x.query.stride()
+    if stride[1:] != (x.query.shape[2], 1) or any(y.stride() != stride for y in operands):
+        operands = [y.contiguous() for y in operands]
+    bias = None if x.bias is None else x.bias.detach().float().contiguous()
+    return *operands, x.cu_lengths.contiguous(), bias, x.scale, x.dropout, x.seed % 2**64
 
 
 def _threads() -> int:

@@ -6,7 +6,7 @@ Every function here works block by block, so that nothing of size N x N is ever 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -136,6 +136,39 @@ def dropout_mask(seed: int, sentence: Tensor, head: Tensor, query: Tensor, key: 
     return mask_hash(seed, sentence, head, query, key) >= int(dropout * 2.0**32)
 
 
+class Gradients(NamedTuple):
+    """Gradients of what attention was given, each in its shape; bias and gate are empty where it was given none."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    bias: Tensor
+    gate: Tensor
+
+
+class AttentionInputs(NamedTuple):
+    """What every implementation of attention takes: the arguments of `sparsecse::attention_forward`, in its order.
+
+    `sparsecse.kernels.attention` describes them. bias and gate are in the dtype that sums are in, and nothing is left
+    to a default.
+    """
+
+    query: Tensor  # [total_tokens, heads, head_size], and so are key and value
+    key: Tensor
+    value: Tensor
+    cu_lengths: Tensor  # [sentences + 1]
+    bias: Tensor | None  # [heads, 2 * reach - 1]
+    gate: Tensor | None  # [sentences, heads]
+    scale: float
+    dropout: float
+    seed: int
+
+    def new_gradients(self, lse: Tensor) -> Gradients:
+        """Memory for the gradients: zeros for bias and gate, in the dtype of lse; the others are not initialised."""
+        grads = [x.new_empty(x.shape) for x in self[:3]]
+        return Gradients(*grads, *(lse.new_zeros((0,) if x is None else x.shape) for x in (self.bias, self.gate)))
+
+
 @dataclass(frozen=True)
 class _Group:
     """Sentences of similar length that attention treats as one padded batch.
@@ -177,110 +210,86 @@ def _groups(cu_lengths: Tensor, heads: int) -> Iterator[_Group]:
 
 
 def _attention_blocks(
-    q: Tensor, k: Tensor, group: _Group, bias: Tensor | None, scale: float, dropout: float, seed: int
+    x: AttentionInputs, q: Tensor, k: Tensor, group: _Group
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """Query rows, their logits [B, heads, rows, L], and which probabilities stay (None for all)."""
     heads, length = q.shape[1:3]
     position = torch.arange(length, device=q.device)
     for i in range(0, length, BLOCK):
         rows = slice(i, i + BLOCK)
-        logits = (q[:, :, rows] @ k.mT).mul_(scale)
-        if bias is not None:
-            logits += bias[:, (bias.shape[1] // 2 + position) - position[rows, None]]
+        logits = (q[:, :, rows] @ k.mT).mul_(x.scale)
+        if x.bias is not None:
+            logits += x.bias[:, (x.bias.shape[1] // 2 + position) - position[rows, None]]
         logits.masked_fill_(~group.real[:, None, None], -torch.inf)
         stays = None
-        if dropout:
+        if x.dropout:
             head = torch.arange(heads, device=q.device)[:, None, None]
             stays = dropout_mask(
-                seed, group.sentences[:, None, None, None], head, position[rows, None], position, dropout
+                x.seed, group.sentences[:, None, None, None], head, position[rows, None], position, x.dropout
             )
         yield rows, logits, stays
 
 
-def attention_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
+def attention_forward(x: AttentionInputs) -> tuple[Tensor, Tensor]:
     """See `sparsecse.kernels.attention`. Returns [total, heads, head_size] and lse, [total, heads]."""
-    out = query.new_empty(query.shape)
-    lse = query.new_empty(query.shape[:2], dtype=working_dtype(query.dtype))
-    for group in _groups(cu_lengths, query.shape[1]):
-        q, k, v = group.gather(query), group.gather(key), group.gather(value)
+    out = x.query.new_empty(x.query.shape)
+    lse = x.query.new_empty(x.query.shape[:2], dtype=working_dtype(x.query.dtype))
+    for group in _groups(x.cu_lengths, x.query.shape[1]):
+        q, k, v = map(group.gather, x[:3])
         out_group, lse_group = torch.empty_like(q), torch.empty_like(q[..., 0])
-        for rows, logits, stays in _attention_blocks(q, k, group, bias, scale, dropout, seed):
+        for rows, logits, stays in _attention_blocks(x, q, k, group):
             lse_group[:, :, rows] = logits.logsumexp(dim=-1)
             weights = logits.sub_(lse_group[:, :, rows, None]).exp_()
             if stays is not None:
-                weights = weights.masked_fill_(~stays, 0.0).div_(1.0 - dropout)
+                weights = weights.masked_fill_(~stays, 0.0).div_(1.0 - x.dropout)
             out_group[:, :, rows] = weights @ v
-        if gate is not None:
-            out_group *= gate[group.sentences, :, None, None]
+        if x.gate is not None:
+            out_group *= x.gate[group.sentences, :, None, None]
         group.scatter(out_group, out)
         group.scatter(lse_group, lse)
     return out, lse
 
 
-def attention_backward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-    out: Tensor,
-    lse: Tensor,
-    upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value, bias and gate, the last two empty where there are none.
+def attention_backward(x: AttentionInputs, out: Tensor, lse: Tensor, upstream: Tensor) -> Gradients:
+    """The gradients of attention from its result and lse, and the gradient with respect to that result.
 
     With P the probabilities, M the mask divided by 1 - dropout, G the upstream gradient times the gate:
     dV = (M P)^T G, dS = P (M (G V^T) - rowsum(G out)), dQ = scale dS K, dK = scale dS^T Q. G out is of the result
     without the gate, which a gate of 0 has left nothing of: with a gate its sums come from M P (G V^T), and without
     the gate in G they are the gate's gradient.
     """
-    grads = [x.new_empty(x.shape) for x in (query, key, value)]
-    grad_bias, grad_gate = (lse.new_zeros((0,) if x is None else x.shape) for x in (bias, gate))
-    for group in _groups(cu_lengths, query.shape[1]):
-        q, k, v = group.gather(query), group.gather(key), group.gather(value)
+    grads = x.new_gradients(lse)
+    for group in _groups(x.cu_lengths, x.query.shape[1]):
+        q, k, v = map(group.gather, x[:3])
         g, lse_group = group.gather(upstream), group.gather(lse)
         inner = (g * group.gather(out)).sum(dim=-1, keepdim=True)
-        gates = None if gate is None else gate[group.sentences, :, None, None]
+        gates = None if x.gate is None else x.gate[group.sentences, :, None, None]
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for rows, logits, stays in _attention_blocks(q, k, group, bias, scale, dropout, seed):
+        for rows, logits, stays in _attention_blocks(x, q, k, group):
             p = logits.sub_(lse_group[:, :, rows, None]).exp_()
             # Padding has logits of 0 and an lse of 0, which would make probabilities of 1.
             p.masked_fill_(~group.real[:, None, rows, None], 0.0)
             grad_p = g[:, :, rows] @ v.mT
             kept = p
             if stays is not None:
-                kept = p.masked_fill(~stays, 0.0).div_(1.0 - dropout)
-                grad_p.masked_fill_(~stays, 0.0).div_(1.0 - dropout)
+                kept = p.masked_fill(~stays, 0.0).div_(1.0 - x.dropout)
+                grad_p.masked_fill_(~stays, 0.0).div_(1.0 - x.dropout)
             inner_rows = inner[:, :, rows]
             if gates is not None:
                 inner_rows = (p * grad_p).sum(dim=-1, keepdim=True)
-                grad_gate[group.sentences] += inner_rows.sum(dim=(2, 3))
+                grads.gate[group.sentences] += inner_rows.sum(dim=(2, 3))
                 kept, grad_p, inner_rows = kept * gates, grad_p.mul_(gates), inner_rows * gates
             grad_v += kept.mT @ g[:, :, rows]
             grad_s = grad_p.sub_(inner_rows).mul_(p)
-            grad_q[:, :, rows] = (grad_s @ k).mul_(scale)
-            grad_k += (grad_s.mT @ q[:, :, rows]).mul_(scale)
-            if bias is not None:
-                first = bias.shape[1] // 2 - (rows.start + grad_s.shape[2] - 1)
+            grad_q[:, :, rows] = (grad_s @ k).mul_(x.scale)
+            grad_k += (grad_s.mT @ q[:, :, rows]).mul_(x.scale)
+            if x.bias is not None:
+                first = x.bias.shape[1] // 2 - (rows.start + grad_s.shape[2] - 1)
                 sums = _sum_diagonals(grad_s.sum(dim=0))
-                grad_bias[:, first : first + sums.shape[1]] += sums
-        for grad_group, grad in zip((grad_q, grad_k, grad_v), grads, strict=True):
+                grads.bias[:, first : first + sums.shape[1]] += sums
+        for grad_group, grad in zip((grad_q, grad_k, grad_v), grads[:3], strict=True):
             group.scatter(grad_group, grad)
-    return grads[0], grads[1], grads[2], grad_bias, grad_gate
+    return grads
 
 
 def _sum_diagonals(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import triton
 from torch import Tensor
 
 from sparsecse.kernels import reference
+from sparsecse.kernels.reference import AttentionInputs, Gradients
 from sparsecse.kernels.token_maps import token_maps
 from sparsecse.kernels.triton_attention_backward import (
     bias_gradient_kernel,
@@ -112,34 +113,23 @@ def _aligned(x: Tensor, padded_size: int) -> Tensor:
 class _Launch:
     """What the kernels of one call share."""
 
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        cu_lengths: Tensor,
-        bias: Tensor | None,
-        gate: Tensor | None,
-        scale: float,
-        dropout: float,
-        seed: int,
-    ) -> None:
-        self.tokens, self.heads, head_size = query.shape
-        maps = token_maps(cu_lengths, self.tokens)
+    def __init__(self, x: AttentionInputs) -> None:
+        self.tokens, self.heads, head_size = x.query.shape
+        maps = token_maps(x.cu_lengths, self.tokens)
         # As torch's own products do, float32 takes tensor cores only where the user allowed it.
         precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
         self.shape: Shape = (
-            precision if query.dtype == torch.float32 else "half",
+            precision if x.query.dtype == torch.float32 else "half",
             max(32, triton.next_power_of_2(head_size)),
         )
-        q, k, v = (_aligned(x, self.shape[1]) for x in (query, key, value))
-        self.arch = architecture(query.device)
+        q, k, v = (_aligned(y, self.shape[1]) for y in x[:3])
+        self.arch = architecture(x.query.device)
         self.arguments = {
             "q": q,
             "k": k,
             "v": v,
-            "bias": None if bias is None else bias.contiguous(),
-            "gate": None if gate is None else gate.contiguous(),
+            "bias": None if x.bias is None else x.bias.contiguous(),
+            "gate": None if x.gate is None else x.gate.contiguous(),
             "sentence": maps.sentence,
             "begin": maps.begin,
             "end": maps.end,
@@ -149,18 +139,18 @@ class _Launch:
             "head_stride_k": k.stride(1),
             "stride_v": v.stride(0),
             "head_stride_v": v.stride(1),
-            "bias_columns": 0 if bias is None else bias.shape[1],
+            "bias_columns": 0 if x.bias is None else x.bias.shape[1],
             "tokens": self.tokens,
             "heads": self.heads,
-            "scale": scale,
-            "hash_start": _signed(reference.mask_hash(seed)),
-            "threshold": _signed(int(dropout * 2.0**32)),
-            "keep_scale": 1.0 / (1.0 - dropout),
+            "scale": x.scale,
+            "hash_start": _signed(reference.mask_hash(x.seed)),
+            "threshold": _signed(int(x.dropout * 2.0**32)),
+            "keep_scale": 1.0 / (1.0 - x.dropout),
             "HEAD_SIZE": head_size,
             "D": self.shape[1],
-            "HAS_BIAS": bias is not None,
-            "HAS_GATE": gate is not None,
-            "DROPOUT": dropout > 0,
+            "HAS_BIAS": x.bias is not None,
+            "HAS_GATE": x.gate is not None,
+            "DROPOUT": x.dropout > 0,
             "PRECISION": precision,
         }
 
@@ -171,63 +161,36 @@ class _Launch:
         return (triton.cdiv(self.tokens, tile) * self.heads,)
 
 
-def attention_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
+def attention_forward(x: AttentionInputs) -> tuple[Tensor, Tensor]:
     """As `reference.attention_forward`, to which heads wider than MAX_HEAD_SIZE are left. No float64.
 
     Products of float32 take tensor cores, and lose 13 bits, only where `torch.backends.cuda.matmul.fp32_precision` is
     "tf32". Returns [tokens, heads, head_size] and lse, [tokens, heads] in float32.
     """
-    if query.shape[2] > MAX_HEAD_SIZE:
-        return reference.attention_forward(query, key, value, cu_lengths, bias, gate, scale, dropout, seed)
-    out = query.new_empty(query.shape)
-    lse = query.new_empty(query.shape[:2], dtype=torch.float32)
-    if query.numel() == 0:
+    if x.query.shape[2] > MAX_HEAD_SIZE:
+        return reference.attention_forward(x)
+    out = x.query.new_empty(x.query.shape)
+    lse = x.query.new_empty(x.query.shape[:2], dtype=torch.float32)
+    if x.query.numel() == 0:
         return out, lse
-    with device_guard(query):
-        launch = _Launch(query, key, value, cu_lengths, bias, gate, scale, dropout, seed)
+    with device_guard(x.query):
+        launch = _Launch(x)
         config = launch.config(FORWARD)
         forward_kernel[launch.programs(config["M"])](**launch.arguments, out=out, lse=lse, **config.arguments())
     return out, lse
 
 
-def attention_backward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_lengths: Tensor,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    scale: float,
-    dropout: float,
-    seed: int,
-    out: Tensor,
-    lse: Tensor,
-    upstream: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def attention_backward(x: AttentionInputs, out: Tensor, lse: Tensor, upstream: Tensor) -> Gradients:
     """As `reference.attention_backward`: gradients of query, key, value, bias and gate. Deterministic."""
-    if query.shape[2] > MAX_HEAD_SIZE:
-        return reference.attention_backward(
-            query, key, value, cu_lengths, bias, gate, scale, dropout, seed, out, lse, upstream
-        )
-    grads = [x.new_empty(x.shape) for x in (query, key, value)]
-    grad_bias, grad_gate = (lse.new_zeros((0,) if x is None else x.shape) for x in (bias, gate))
-    result = (grads[0], grads[1], grads[2], grad_bias, grad_gate)
-    if query.numel() == 0:
-        return result
-    with device_guard(query):
-        launch = _Launch(query, key, value, cu_lengths, bias, gate, scale, dropout, seed)
+    if x.query.shape[2] > MAX_HEAD_SIZE:
+        return reference.attention_backward(x, out, lse, upstream)
+    grads = x.new_gradients(lse)
+    if x.query.numel() == 0:
+        return grads
+    with device_guard(x.query):
+        launch = _Launch(x)
         upstream = _aligned(upstream, launch.shape[1])
-        by_token = lse.new_empty((2 if gate is not None else 1, launch.heads, launch.tokens))
+        by_token = lse.new_empty((2 if x.gate is not None else 1, launch.heads, launch.tokens))
         shared = launch.arguments | {
             "lse": lse.contiguous(),
             "upstream": upstream,
@@ -237,23 +200,23 @@ def attention_backward(
         }
 
         config = launch.config(QUERY_GRADIENT)
-        gate_rows = None if gate is None else by_token[1]
+        gate_rows = None if x.gate is None else by_token[1]
         query_gradient_kernel[launch.programs(config["M"])](
-            **shared, out=out.contiguous(), grad_q=grads[0], gate_rows=gate_rows, **config.arguments()
+            **shared, out=out.contiguous(), grad_q=grads.query, gate_rows=gate_rows, **config.arguments()
         )
         config = launch.config(KEY_GRADIENT)
         key_gradient_kernel[launch.programs(config["N"])](
-            **shared, grad_k=grads[1], grad_v=grads[2], **config.arguments()
+            **shared, grad_k=grads.key, grad_v=grads.value, **config.arguments()
         )
-        if bias is not None:
+        if x.bias is not None:
             config = launch.config(BIAS_GRADIENT)
             chunks = min(BIAS_CHUNKS, triton.cdiv(launch.tokens, config["N"]))
-            partial = lse.new_zeros((chunks, *bias.shape))
+            partial = lse.new_zeros((chunks, *x.bias.shape))
             del shared["HAS_BIAS"]
             bias_gradient_kernel[(chunks * launch.heads,)](**shared, partial=partial, **config.arguments())
-            torch.sum(partial, 0, out=grad_bias)
-        if grad_gate.numel():
-            gate_gradient_kernel[(grad_gate.numel(),)](
-                gate_rows, cu_lengths, grad_gate, launch.tokens, launch.heads, N=GATE_TILE
+            torch.sum(partial, 0, out=grads.bias)
+        if grads.gate.numel():
+            gate_gradient_kernel[(grads.gate.numel(),)](
+                gate_rows, x.cu_lengths, grads.gate, launch.tokens, launch.heads, N=GATE_TILE
             )
-    return result
+    return grads

@@ -3,18 +3,8 @@
 import triton
 import triton.language as tl
 
-from sparsecse.kernels.triton_attention_tiles import (
-    LOG2E,
-    any_nan,
-    dot,
-    factors,
-    load_rows,
-    mix,
-    scores,
-    step,
-    store_rows,
-    tile,
-)
+from sparsecse.kernels import triton_attention_tiles as tiles
+from sparsecse.kernels.triton_dot import dot
 
 
 @triton.jit
@@ -37,13 +27,13 @@ def _probabilities(
     PRECISION: tl.constexpr,
 ):
     """The softmax, the gradient with respect to it, and the weights that it gave the values; each [L, R]."""
-    logits = scores(left, right, seen, distance, scale, bias, HAS_BIAS, PRECISION)
+    logits = tiles.scores(left, right, seen, distance, scale, bias, HAS_BIAS, PRECISION)
     softmax = tl.where(seen, tl.exp2(logits - lse), 0.0)
     gradient = dot(left_product, tl.trans(right_product), None, PRECISION) * multiplier
     weights = softmax * multiplier
     used = seen
     if DROPOUT:
-        stays = mix(hashed ^ position.to(tl.uint32)) >= threshold
+        stays = tiles.mix(hashed ^ position.to(tl.uint32)) >= threshold
         weights = tl.where(stays, weights, 0.0)
         used = seen & stays
     return softmax, tl.where(used, gradient, 0.0), weights
@@ -85,10 +75,10 @@ def _walk_keys(
     """
     result = tl.zeros([M, D] if GRADIENT else [M], tl.float32)
     for first in range(low, high, N):
-        columns, seen = step(first, begin, end, N)
-        keys = load_rows(k, first, high, stride_k, N, HEAD_SIZE, D)
+        columns, seen = tiles.step(first, begin, end, N)
+        keys = tiles.load_rows(k, first, high, stride_k, N, HEAD_SIZE, D)
         softmax, gradient, _ = _probabilities(
-            queries, keys, upstream, load_rows(v, first, high, stride_v, N, HEAD_SIZE, D),
+            queries, keys, upstream, tiles.load_rows(v, first, high, stride_v, N, HEAD_SIZE, D),
             seen, columns[None, :] - rows[:, None], hashed[:, None], columns[None, :] - begin[:, None],
             lse[:, None], multiplier[:, None], scale, threshold, bias, HAS_BIAS, DROPOUT, PRECISION,
         )  # fmt: skip
@@ -140,21 +130,25 @@ def query_gradient_kernel(
     M: tl.constexpr,
     N: tl.constexpr,
 ):
+    """Gradients of the queries, and what the other kernels need by query. Grid: as in forward_kernel."""
     head = tl.program_id(0) % heads
     first = tl.program_id(0) // heads * M
-    rows, real, row_begin, row_end, row_sentence, low, high = tile(first, tokens, sentence, begin, end, M)
-    hashed, gates = factors(gate, hash_start, row_sentence, rows - row_begin, real, head, heads, HAS_GATE, DROPOUT)
+    rows, real, row_begin, row_end, row_sentence, low, high = tiles.tile(first, tokens, sentence, begin, end, M)
+    hashed, gates = tiles.factors(
+        gate, hash_start, row_sentence, rows - row_begin, real, head, heads, HAS_GATE, DROPOUT
+    )
     multiplier = tl.full([M], keep_scale, tl.float32)
     threshold = threshold.to(tl.uint32, bitcast=True)
     if HAS_BIAS:
         bias += head.to(tl.int64) * bias_columns + bias_columns // 2
     k += head.to(tl.int64) * head_stride_k
     v += head.to(tl.int64) * head_stride_v
-    queries = load_rows(q + head.to(tl.int64) * head_stride_q, first, tokens, stride_q, M, HEAD_SIZE, D)
+    queries = tiles.load_rows(q + head.to(tl.int64) * head_stride_q, first, tokens, stride_q, M, HEAD_SIZE, D)
     upstream += head.to(tl.int64) * head_stride_upstream
-    up = load_rows(upstream, first, tokens, stride_upstream, M, HEAD_SIZE, D)
+    up = tiles.load_rows(upstream, first, tokens, stride_upstream, M, HEAD_SIZE, D)
     row_lse = (
-        tl.load(lse + tl.cast(first, tl.int64) * heads + head + tl.arange(0, M) * heads, mask=real, other=0.0) * LOG2E
+        tl.load(lse + tl.cast(first, tl.int64) * heads + head + tl.arange(0, M) * heads, mask=real, other=0.0)
+        * tiles.LOG2E
     )
     stride_out = heads * HEAD_SIZE
     inner_rows = head.to(tl.int64) * tokens + rows
@@ -167,7 +161,7 @@ def query_gradient_kernel(
         row_inner *= gates
         multiplier *= gates
     else:
-        result = load_rows(out + head * HEAD_SIZE, first, tokens, stride_out, M, HEAD_SIZE, D)
+        result = tiles.load_rows(out + head * HEAD_SIZE, first, tokens, stride_out, M, HEAD_SIZE, D)
         row_inner = tl.sum(up.to(tl.float32) * result.to(tl.float32), 1)
     tl.store(inner + inner_rows, row_inner, mask=real)
 
@@ -176,8 +170,8 @@ def query_gradient_kernel(
         queries, up, k, v, stride_k, stride_v, low, high, rows, row_begin, row_end, hashed, row_lse, row_inner,
         multiplier, scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION, True,
     )  # fmt: skip
-    if not any_nan(gradient):
-        store_rows(grad_q, gradient * scale, first, real, stride_out, M, HEAD_SIZE, D)
+    if not tiles.any_nan(gradient):
+        tiles.store_rows(grad_q, gradient * scale, first, real, stride_out, M, HEAD_SIZE, D)
     else:
         while low < high:
             stop = tl.load(end + low)
@@ -185,7 +179,7 @@ def query_gradient_kernel(
                 queries, up, k, v, stride_k, stride_v, low, stop, rows, row_begin, row_end, hashed, row_lse, row_inner,
                 multiplier, scale, threshold, bias, M, N, HEAD_SIZE, D, HAS_BIAS, DROPOUT, PRECISION, True,
             )  # fmt: skip
-            store_rows(grad_q, gradient * scale, first, real & (row_begin == low), stride_out, M, HEAD_SIZE, D)
+            tiles.store_rows(grad_q, gradient * scale, first, real & (row_begin == low), stride_out, M, HEAD_SIZE, D)
             low = stop
 
 
@@ -227,16 +221,16 @@ def _key_gradients(
     grad_keys = tl.zeros([N, D], tl.float32)
     grad_values = tl.zeros([N, D], tl.float32)
     for first in range(low, high, M):
-        columns, seen = step(first, row_begin, row_end, M)
+        columns, seen = tiles.step(first, row_begin, row_end, M)
         real = columns < high
         query_sentence = tl.load(sentence + columns, mask=real, other=0)
         position = columns - tl.load(begin + columns, mask=real, other=0)
-        hashed, gates = factors(gate, hash_start, query_sentence, position, real, head, heads, HAS_GATE, DROPOUT)
+        hashed, gates = tiles.factors(gate, hash_start, query_sentence, position, real, head, heads, HAS_GATE, DROPOUT)
         multiplier = keep_scale * gates
-        query_lse = tl.load(lse + columns.to(tl.int64) * heads, mask=real, other=0.0) * LOG2E
+        query_lse = tl.load(lse + columns.to(tl.int64) * heads, mask=real, other=0.0) * tiles.LOG2E
         query_inner = tl.load(inner + columns, mask=real, other=0.0)
-        queries = load_rows(q, first, high, stride_q, M, HEAD_SIZE, D)
-        up = load_rows(upstream, first, high, stride_upstream, M, HEAD_SIZE, D)
+        queries = tiles.load_rows(q, first, high, stride_q, M, HEAD_SIZE, D)
+        up = tiles.load_rows(upstream, first, high, stride_upstream, M, HEAD_SIZE, D)
         # Transposed, [keys, queries]: both products below then take their left side as it was computed.
         softmax, gradient, weights = _probabilities(
             keys, queries, values, up, seen, rows[:, None] - columns[None, :], hashed[None, :],
@@ -288,9 +282,10 @@ def key_gradient_kernel(
     M: tl.constexpr,
     N: tl.constexpr,
 ):
+    """Gradients of keys and values, after query_gradient_kernel. Grid: tiles of N keys times heads."""
     head = tl.program_id(0) % heads
     first = tl.program_id(0) // heads * N
-    rows, real, row_begin, row_end, _, low, high = tile(first, tokens, sentence, begin, end, N)
+    rows, real, row_begin, row_end, _, low, high = tiles.tile(first, tokens, sentence, begin, end, N)
     threshold = threshold.to(tl.uint32, bitcast=True)
     if HAS_BIAS:
         bias += head.to(tl.int64) * bias_columns + bias_columns // 2
@@ -298,8 +293,8 @@ def key_gradient_kernel(
     upstream += head.to(tl.int64) * head_stride_upstream
     lse += head
     inner += head.to(tl.int64) * tokens
-    keys = load_rows(k + head.to(tl.int64) * head_stride_k, first, tokens, stride_k, N, HEAD_SIZE, D)
-    values = load_rows(v + head.to(tl.int64) * head_stride_v, first, tokens, stride_v, N, HEAD_SIZE, D)
+    keys = tiles.load_rows(k + head.to(tl.int64) * head_stride_k, first, tokens, stride_k, N, HEAD_SIZE, D)
+    values = tiles.load_rows(v + head.to(tl.int64) * head_stride_v, first, tokens, stride_v, N, HEAD_SIZE, D)
     stride_out = heads * HEAD_SIZE
     grad_k += head * HEAD_SIZE
     grad_v += head * HEAD_SIZE
@@ -309,9 +304,9 @@ def key_gradient_kernel(
         rows, row_begin, row_end, head, heads, scale, hash_start, threshold, keep_scale, bias,
         M, N, HEAD_SIZE, D, HAS_BIAS, HAS_GATE, DROPOUT, PRECISION,
     )  # fmt: skip
-    if not any_nan(grad_keys + grad_values):
-        store_rows(grad_k, grad_keys, first, real, stride_out, N, HEAD_SIZE, D)
-        store_rows(grad_v, grad_values, first, real, stride_out, N, HEAD_SIZE, D)
+    if not tiles.any_nan(grad_keys + grad_values):
+        tiles.store_rows(grad_k, grad_keys, first, real, stride_out, N, HEAD_SIZE, D)
+        tiles.store_rows(grad_v, grad_values, first, real, stride_out, N, HEAD_SIZE, D)
     else:
         while low < high:
             stop = tl.load(end + low)
@@ -321,8 +316,8 @@ def key_gradient_kernel(
                 M, N, HEAD_SIZE, D, HAS_BIAS, HAS_GATE, DROPOUT, PRECISION,
             )  # fmt: skip
             mine = real & (row_begin == low)
-            store_rows(grad_k, grad_keys, first, mine, stride_out, N, HEAD_SIZE, D)
-            store_rows(grad_v, grad_values, first, mine, stride_out, N, HEAD_SIZE, D)
+            tiles.store_rows(grad_k, grad_keys, first, mine, stride_out, N, HEAD_SIZE, D)
+            tiles.store_rows(grad_v, grad_values, first, mine, stride_out, N, HEAD_SIZE, D)
             low = stop
 
 
@@ -363,6 +358,7 @@ def bias_gradient_kernel(
     M: tl.constexpr,
     N: tl.constexpr,  # equal to M
 ):
+    """Parts of the bias's gradient, after query_gradient_kernel. Grid: chunks times heads."""
     head = tl.program_id(0) % heads
     chunk = tl.program_id(0) // heads
     chunks = tl.num_programs(0) // heads
@@ -379,18 +375,20 @@ def bias_gradient_kernel(
     lane = tl.arange(0, N)
     diagonal = lane[:, None] + lane[None, :]
     for first in range(chunk * N, tokens, chunks * N):
-        rows, real, row_begin, row_end, row_sentence, low, high = tile(first, tokens, sentence, begin, end, N)
-        hashed, gates = factors(gate, hash_start, row_sentence, rows - row_begin, real, head, heads, HAS_GATE, DROPOUT)
+        rows, real, row_begin, row_end, row_sentence, low, high = tiles.tile(first, tokens, sentence, begin, end, N)
+        hashed, gates = tiles.factors(
+            gate, hash_start, row_sentence, rows - row_begin, real, head, heads, HAS_GATE, DROPOUT
+        )
         multiplier = keep_scale * gates
-        row_lse = tl.load(lse + rows.to(tl.int64) * heads, mask=real, other=0.0) * LOG2E
+        row_lse = tl.load(lse + rows.to(tl.int64) * heads, mask=real, other=0.0) * tiles.LOG2E
         row_inner = tl.load(inner + rows, mask=real, other=0.0)
-        queries = load_rows(q, first, tokens, stride_q, N, HEAD_SIZE, D)
-        up = load_rows(upstream, first, tokens, stride_upstream, N, HEAD_SIZE, D)
+        queries = tiles.load_rows(q, first, tokens, stride_q, N, HEAD_SIZE, D)
+        up = tiles.load_rows(upstream, first, tokens, stride_upstream, N, HEAD_SIZE, D)
         for start in range(low, high, N):
-            columns, seen = step(start, row_begin, row_end, N)
+            columns, seen = tiles.step(start, row_begin, row_end, N)
             softmax, gradient, _ = _probabilities(
-                queries, load_rows(k, start, high, stride_k, N, HEAD_SIZE, D),
-                up, load_rows(v, start, high, stride_v, N, HEAD_SIZE, D),
+                queries, tiles.load_rows(k, start, high, stride_k, N, HEAD_SIZE, D),
+                up, tiles.load_rows(v, start, high, stride_v, N, HEAD_SIZE, D),
                 seen, columns[None, :] - rows[:, None], hashed[:, None], columns[None, :] - row_begin[:, None],
                 row_lse[:, None], multiplier[:, None], scale, threshold, bias, True, DROPOUT, PRECISION,
             )  # fmt: skip
@@ -419,6 +417,7 @@ def gate_gradient_kernel(
     heads,
     N: tl.constexpr,
 ):
+    """The sums of gate_rows over the tokens of each sentence. Grid: sentences times heads."""
     head = tl.program_id(0) % heads
     sentence = tl.program_id(0) // heads
     low = tl.load(cu_lengths + sentence)

@@ -4,22 +4,11 @@ import triton
 import triton.language as tl
 
 from sparsecse.kernels import reference
-from sparsecse.kernels.triton_support import interpreting
+from sparsecse.kernels.triton_dot import dot
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 MIX_FIRST, MIX_SECOND = tl.constexpr(reference.MIX_FIRST), tl.constexpr(reference.MIX_SECOND)
-
-# Triton 3.9's interpreter multiplies the bits of bfloat16 as integers.
-WIDEN = tl.constexpr(interpreting())
-
-
-@triton.jit
-def dot(a, b, accumulator, PRECISION: tl.constexpr):
-    if WIDEN:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, accumulator, input_precision=PRECISION)
 
 
 @triton.jit

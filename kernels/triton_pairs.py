@@ -24,12 +24,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsecse.kernels.triton_dot import dot
 from sparsecse.kernels.triton_support import (
     ConfigTable,
     LaunchConfig,
     architecture,
     choose_config,
-    interpreting,
     product_precision,
 )
 
@@ -47,17 +47,6 @@ ACCUMULATE_CONFIGS: ConfigTable = {
     (90, "tf32"): LaunchConfig({"BLOCK_M": 128, "BLOCK_D": 128, "BLOCK_K": 32}, num_warps=8, num_stages=3),
     (90, "ieee"): LaunchConfig({"BLOCK_M": 64, "BLOCK_D": 64, "BLOCK_K": 16}, num_warps=4, num_stages=2),
 }
-
-# Triton 3.9's interpreter multiplies the bits of bfloat16 as integers.
-WIDEN = tl.constexpr(interpreting())
-
-
-@triton.jit
-def _dot(a, b, accumulator, PRECISION: tl.constexpr):
-    if WIDEN:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, accumulator, input_precision=PRECISION)
 
 
 @triton.jit
@@ -80,7 +69,7 @@ def tile_product(
     b_tile = b + columns[None, :] * d + depth[:, None]
     product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for _ in range(0, d, BLOCK_K):
-        product = _dot(tl.load(a_tile), tl.load(b_tile), product, PRECISION)
+        product = dot(tl.load(a_tile), tl.load(b_tile), product, PRECISION)
         a_tile += BLOCK_K
         b_tile += BLOCK_K
     return product
@@ -131,7 +120,7 @@ def _scratch_product(
     x_tile = x + inner[:, None] * d + first_d + tl.arange(0, BLOCK_D)[None, :]
     product = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
     for _ in range(0, extent, BLOCK_K):
-        product = _dot(tl.load(weights_tile), tl.load(x_tile), product, PRECISION)
+        product = dot(tl.load(weights_tile), tl.load(x_tile), product, PRECISION)
         weights_tile += step
         x_tile += BLOCK_K * d
     return product
@@ -201,40 +190,18 @@ def accumulate_kernel(
             scratch, x_columns, first, first_d, column_extent, stride, d, False, BLOCK_M, BLOCK_D, BLOCK_K, PRECISION
         )
         _add_tile(
-            product,
-            x_rows,
-            row_sums,
-            out_rows,
-            first,
-            first_d,
-            row_count,
-            row_slots,
-            stride,
-            d,
-            width,
-            BLOCK_M,
-            BLOCK_D,
-        )
+            product, x_rows, row_sums, out_rows, first, first_d, row_count, row_slots, stride, d, width,
+            BLOCK_M, BLOCK_D,
+        )  # fmt: skip
     else:
         first -= row_extent
         product = _scratch_product(
             scratch, x_rows, first, first_d, row_extent, stride, d, True, BLOCK_M, BLOCK_D, BLOCK_K, PRECISION
         )
         _add_tile(
-            product,
-            x_columns,
-            column_sums,
-            out_columns,
-            first,
-            first_d,
-            column_count,
-            column_slots,
-            stride,
-            d,
-            width,
-            BLOCK_M,
-            BLOCK_D,
-        )
+            product, x_columns, column_sums, out_columns, first, first_d, column_count, column_slots, stride, d, width,
+            BLOCK_M, BLOCK_D,
+        )  # fmt: skip
 
 
 def dot_precision(precision: str) -> str:

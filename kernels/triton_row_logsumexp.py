@@ -15,20 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsecse.kernels.triton_pairs import (
-    Operand,
-    accumulate,
-    block_side,
-    blocks,
-    dot_precision,
-    empty_gradient,
-    empty_operand,
-    fill,
-    finished_gradient,
-    rounded,
-    row_chunks,
-    tile_product,
-)
+from sparsecse.kernels import triton_pairs as pairs
 from sparsecse.kernels.triton_support import ConfigTable, LaunchConfig, device_guard
 
 LOG2E = math.log2(math.e)
@@ -69,7 +56,7 @@ def row_logsumexp_kernel(
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
     end = tl.minimum((split + 1) * columns_each, column_count)
     for first_column in range(split * columns_each, end, BLOCK_N):
-        product = tile_product(a, b, first_row, first_column, d, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+        product = pairs.tile_product(a, b, first_row, first_column, d, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
         columns = first_column + tl.arange(0, BLOCK_N)
         exponents = tl.where(columns[None, :] < column_count, scale * product, float("-inf"))
         larger = tl.maximum(largest, tl.max(exponents, axis=1))
@@ -106,7 +93,7 @@ def row_weights_kernel(
     """Grid: (column tiles, row tiles)."""
     row = tl.program_id(1) * BLOCK_M
     column = tl.program_id(0) * BLOCK_N
-    product = tile_product(a, b, first_row + row, first_column + column, d, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+    product = pairs.tile_product(a, b, first_row + row, first_column + column, d, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
     rows = first_row + row + tl.arange(0, BLOCK_M)
     columns = first_column + column + tl.arange(0, BLOCK_N)
     largest = tl.load(lse + rows, mask=rows < row_count, other=0.0) * LOG2E
@@ -114,7 +101,7 @@ def row_weights_kernel(
     weights = tl.exp2(product * (scale * LOG2E) - largest[:, None]) * factor[:, None]
     weights = tl.where(columns[None, :] < column_count, weights, 0.0)
     place = scratch + (row + tl.arange(0, BLOCK_M))[:, None] * stride + (column + tl.arange(0, BLOCK_N))[None, :]
-    tl.store(place, rounded(weights, PRODUCT))
+    tl.store(place, pairs.rounded(weights, PRODUCT))
 
 
 def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
@@ -136,7 +123,7 @@ def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
             tiles_each * config["BLOCK_N"],
             rows_of.values.shape[1],
             scale * LOG2E,
-            PRECISION=dot_precision(rows_of.precision),
+            PRECISION=pairs.dot_precision(rows_of.precision),
             **config.arguments(),
         )
         return parts[0] if splits == 1 else parts.logsumexp(dim=0)
@@ -144,15 +131,15 @@ def row_logsumexp(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
 
 def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Gradients of `row_logsumexp` for a and b, [N, d] and [M, d] in float32; lse: [N], its result; upstream: [N]."""
-    grad_a, grad_b = empty_gradient(a), empty_gradient(b)
+    grad_a, grad_b = pairs.empty_gradient(a), pairs.empty_gradient(b)
     lse, upstream = lse.detach().contiguous(), upstream.detach().float().contiguous()
     with device_guard(a):
         rows_of, columns_of = _operand(a.detach()), _operand(b.detach())
         config = rows_of.config(ROW_CONFIGS)
-        side = block_side((rows_of, columns_of))
+        side = pairs.block_side((rows_of, columns_of))
         scratch = torch.empty(side, side, dtype=rows_of.values.dtype, device=a.device)
-        for rows in blocks(rows_of, side):
-            for columns in blocks(columns_of, side):
+        for rows in pairs.blocks(rows_of, side):
+            for columns in pairs.blocks(columns_of, side):
                 row_weights_kernel[len(columns) // config["BLOCK_N"], len(rows) // config["BLOCK_M"]](
                     rows_of.values,
                     columns_of.values,
@@ -168,15 +155,15 @@ def row_logsumexp_grad(a: Tensor, b: Tensor, lse: Tensor, upstream: Tensor, scal
                     scale,
                     LOG2E=LOG2E,
                     PRODUCT=rows_of.precision,
-                    PRECISION=dot_precision(rows_of.precision),
+                    PRECISION=pairs.dot_precision(rows_of.precision),
                     **config.arguments(),
                 )
-                accumulate(scratch, rows_of, rows, grad_a, columns_of, columns, grad_b)
-        return finished_gradient(grad_a, a), finished_gradient(grad_b, b)
+                pairs.accumulate(scratch, rows_of, rows, grad_a, columns_of, columns, grad_b)
+        return pairs.finished_gradient(grad_a, a), pairs.finished_gradient(grad_b, b)
 
 
-def _operand(x: Tensor) -> Operand:
-    operand = empty_operand(x)
-    for rows in row_chunks(operand.count):
-        fill(operand, rows, x[rows].float())
+def _operand(x: Tensor) -> pairs.Operand:
+    operand = pairs.empty_operand(x)
+    for rows in pairs.row_chunks(operand.count):
+        pairs.fill(operand, rows, x[rows].float())
     return operand

@@ -14,21 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsecse.kernels import triton_pairs as pairs
 from sparsecse.kernels.reference import SAFE_EXPONENT
-from sparsecse.kernels.triton_pairs import (
-    Operand,
-    accumulate,
-    block_side,
-    blocks,
-    dot_precision,
-    empty_gradient,
-    empty_operand,
-    fill,
-    finished_gradient,
-    rounded,
-    row_chunks,
-    tile_product,
-)
 from sparsecse.kernels.triton_support import ConfigTable, LaunchConfig, device_guard
 
 # Unmeasured. Square tiles: the tiles below the diagonal of a block are mirrored from those above it.
@@ -57,7 +44,7 @@ def _exponents(
     PRECISION: tl.constexpr,
 ):
     """-rate ||x_i - x_j||^2 of a tile of pairs, -inf for a vector with itself and for vectors that do not exist."""
-    product = tile_product(x, x, first_row, first_column, d, BLOCK, BLOCK, BLOCK_K, PRECISION)
+    product = pairs.tile_product(x, x, first_row, first_column, d, BLOCK, BLOCK, BLOCK_K, PRECISION)
     rows = first_row + tl.arange(0, BLOCK)
     columns = first_column + tl.arange(0, BLOCK)
     squared = tl.load(norms + rows)[:, None] + tl.load(norms + columns)[None, :] - 2.0 * product
@@ -85,6 +72,7 @@ def nearest_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """Does nothing where no exponent can be below SAFE. Grid: (column tiles, row tiles)."""
     row_tile = tl.program_id(1)
     column_tile = tl.program_id(0)
     if (column_tile >= row_tile) & (tl.load(lowest) < SAFE):
@@ -127,7 +115,7 @@ def weights_kernel(
         total = tl.sum(weights)
         tl.store(totals + place, tl.where(global_row == global_column, 0.5 * total, total))
         if scratch is not None:
-            stored = rounded(weights, PRODUCT)
+            stored = pairs.rounded(weights, PRODUCT)
             weights = stored.to(tl.float32)
             rows = row_tile * BLOCK + tl.arange(0, BLOCK)
             columns = column_tile * BLOCK + tl.arange(0, BLOCK)
@@ -151,10 +139,10 @@ def uniformity_value_and_grad(x: Tensor, t: float = 2.0) -> tuple[Tensor, Tensor
     Beside the gradient it takes one copy of x, in bfloat16 for bfloat16 and in float32 else, and a scratch of at most
     max(64 KiB, 8 N d bytes) and at most 32 MiB.
     """
-    grad = empty_gradient(x)
+    grad = pairs.empty_gradient(x)
     with device_guard(x):
         value = _uniformity(x, t, grad)
-        return value, finished_gradient(grad, x)
+        return value, pairs.finished_gradient(grad, x)
 
 
 def _uniformity(x: Tensor, t: float, grad: Tensor | None) -> Tensor:
@@ -167,14 +155,14 @@ def _uniformity(x: Tensor, t: float, grad: Tensor | None) -> Tensor:
     totals = torch.zeros(tiles, tiles, device=x.device)
     shift = _shift(operand, norms, lowest, rate, config)
 
-    side = block_side((operand,)) if grad is not None else padded
+    side = pairs.block_side((operand,)) if grad is not None else padded
     slots = side // config["BLOCK"]
     scratch = sums = None
     if grad is not None:
         scratch = torch.empty(side, side, dtype=operand.values.dtype, device=x.device)
         sums = (torch.empty(slots, side, device=x.device), torch.empty(slots, side, device=x.device))
-    for i, rows in enumerate(blocks(operand, side)):
-        for columns in blocks(operand, side)[i:]:
+    for i, rows in enumerate(pairs.blocks(operand, side)):
+        for columns in pairs.blocks(operand, side)[i:]:
             diagonal = rows == columns
             shape = (len(columns) // config["BLOCK"], len(rows) // config["BLOCK"])
             weights_kernel[shape](
@@ -193,37 +181,39 @@ def _uniformity(x: Tensor, t: float, grad: Tensor | None) -> Tensor:
                 operand.values.shape[1],
                 rate,
                 PRODUCT=operand.precision,
-                PRECISION=dot_precision(operand.precision),
+                PRECISION=pairs.dot_precision(operand.precision),
                 **config.arguments(),
             )
             if grad is not None and scratch is not None:
-                accumulate(scratch, operand, rows, grad, operand, columns, None if diagonal else grad, sums, shape)
+                pairs.accumulate(
+                    scratch, operand, rows, grad, operand, columns, None if diagonal else grad, sums, shape
+                )
     total = totals.sum(dtype=torch.float64)
     if grad is not None:
         grad.mul_((-2.0 * t / total).float())
     return ((2.0 * total / (n * (n - 1))).log() - shift.double() * math.log(2.0)).float()
 
 
-def _operand(x: Tensor, t: float) -> tuple[Operand, Tensor, Tensor]:
+def _operand(x: Tensor, t: float) -> tuple[pairs.Operand, Tensor, Tensor]:
     """The vectors, their squared norms, and a bound that no exponent of e lies below.
 
     Distances do not move with the origin, and float32 rounds them least about the mean. bfloat16 and float16 stay as
     they are: products take them exactly, which they would not take their differences to the mean.
     """
-    operand = empty_operand(x)
+    operand = pairs.empty_operand(x)
     norms = torch.zeros(operand.values.shape[0], device=x.device)
     mean = x.mean(dim=0, dtype=torch.float32)
     spread = []
-    for rows in row_chunks(operand.count):
+    for rows in pairs.row_chunks(operand.count):
         values = x[rows].float()
         centred = values - mean
         spread.append(centred.square().sum(dim=1).amax())
-        kept = fill(operand, rows, centred if x.dtype == torch.float32 else values)
+        kept = pairs.fill(operand, rows, centred if x.dtype == torch.float32 else values)
         norms[rows] = kept.square().sum(dim=1)
     return operand, norms, -4.0 * t * torch.stack(spread).amax()
 
 
-def _shift(operand: Operand, norms: Tensor, lowest: Tensor, rate: float, config: LaunchConfig) -> Tensor:
+def _shift(operand: pairs.Operand, norms: Tensor, lowest: Tensor, rate: float, config: LaunchConfig) -> Tensor:
     """What to add to every exponent of 2: 0, or minus the largest where all of them may be too low; NaN for NaN."""
     tiles = operand.values.shape[0] // config["BLOCK"]
     largest = torch.full((tiles, tiles), -torch.inf, device=norms.device)
@@ -236,7 +226,7 @@ def _shift(operand: Operand, norms: Tensor, lowest: Tensor, rate: float, config:
         operand.values.shape[1],
         rate,
         SAFE=-SAFE_EXPONENT,
-        PRECISION=dot_precision(operand.precision),
+        PRECISION=pairs.dot_precision(operand.precision),
         **config.arguments(),
     )
     # 0 * lowest is NaN where anything in x is not finite.

@@ -16,6 +16,7 @@ from triton_aot import compile_kernel
 pytest.importorskip("triton")
 
 from sparsecse.kernels import attention, reference, triton_attention
+from sparsecse.kernels.reference import AttentionInputs
 from sparsecse.kernels.triton_support import ARCHITECTURES, choose_config, interpreting
 
 interpreted = pytest.mark.skipif(not interpreting(), reason="needs TRITON_INTERPRET=1")
@@ -66,9 +67,9 @@ class Case:
 
     def run(self) -> tuple[list[Tensor], Tensor]:
         """The result with its gradients, in the order of `exact`, and lse."""
-        settings = (*self.inputs, self.cu_lengths, self.bias, self.gate, self.scale, self.dropout, SEED)
-        out, lse = triton_attention.attention_forward(*settings)
-        grads = triton_attention.attention_backward(*settings, out, lse, self.upstream)
+        x = AttentionInputs(*self.inputs, self.cu_lengths, self.bias, self.gate, self.scale, self.dropout, SEED)
+        out, lse = triton_attention.attention_forward(x)
+        grads = triton_attention.attention_backward(x, out, lse, self.upstream)
         return [out, *grads[:3], *(x for x in grads[3:] if x.numel())], lse
 
     def check(self) -> None:
@@ -120,8 +121,9 @@ def test_all_heads_but_one_closed() -> None:
 def test_lse_is_that_of_the_reference() -> None:
     case = Case([3, 0, 40, 30], 2, 32, bias=True, dropout=0.3)
     assert case.bias is not None
+    inputs = [x.double() for x in case.inputs]
     _, expected = reference.attention_forward(
-        *(x.double() for x in case.inputs), case.cu_lengths, case.bias.double(), None, case.scale, case.dropout, SEED
+        AttentionInputs(*inputs, case.cu_lengths, case.bias.double(), None, case.scale, case.dropout, SEED)
     )
     assert relative_error(case.run()[1], expected) < 1e-6
 
@@ -172,7 +174,8 @@ def test_every_probability_is_dropped_as_in_the_reference() -> None:
     # Values that show the probabilities: those of the j-th token are 1 in coordinate j.
     value = torch.cat([torch.eye(n, 64) for n in lengths])[:, None].repeat(1, 2, 1)
     for seed in (0, 1, -3, 2**62 + 5, 2**33):
-        out, _ = triton_attention.attention_forward(query, key, value, cu_lengths, None, None, 0.1, 0.25, seed)
+        inputs = AttentionInputs(query, key, value, cu_lengths, None, None, 0.1, 0.25, seed)
+        out, _ = triton_attention.attention_forward(inputs)
         start = 0
         for sentence, length in enumerate(lengths):
             position = torch.arange(length)
@@ -189,14 +192,15 @@ def test_nothing_in_nothing_out() -> None:
         x, bias = torch.ones(tokens, heads, 16), torch.ones(heads, 5)
         for cu_lengths in (torch.tensor([0, tokens]), torch.tensor([0, 0, tokens, tokens])):
             gate = torch.ones(len(cu_lengths) - 1, heads)
-            settings = (x, x, x, cu_lengths, bias, gate, 0.5, 0.1, 1)
-            out, lse = triton_attention.attention_forward(*settings)
-            grads = triton_attention.attention_backward(*settings, out, lse, x)
+            inputs = AttentionInputs(x, x, x, cu_lengths, bias, gate, 0.5, 0.1, 1)
+            out, lse = triton_attention.attention_forward(inputs)
+            grads = triton_attention.attention_backward(inputs, out, lse, x)
             assert out.shape == x.shape and lse.shape == (tokens, heads)
             assert [g.shape for g in grads] == [x.shape] * 3 + [bias.shape, gate.shape]
             assert not grads[3].any() and not grads[4].any()
     nothing = torch.ones(0, 2, 16)
-    assert triton_attention.attention_forward(nothing, nothing, nothing, torch.tensor([0]), None, None, 1.0, 0.0, 0)
+    inputs = AttentionInputs(nothing, nothing, nothing, torch.tensor([0]), None, None, 1.0, 0.0, 0)
+    assert triton_attention.attention_forward(inputs)
 
 
 @interpreted

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import openvino
 
-from sparsecse.benchmarking.runtimes import Runtime, Setup, padded
+from sparsecse.benchmarking.runtimes import ExportedGraph, Runtime, Setup
 
 if TYPE_CHECKING:
     from sparsecse.encoders import Encoder
 
 # int8 has no entry: what NNCF leaves in floating point runs in what OpenVINO takes by default, its fastest.
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
-
-
-class _OpenVino:
-    def __init__(self, model: Any, pad_token_id: int):
-        self._model, self._pad_token_id = model, pad_token_id
-        self._names = [value.any_name for value in model.inputs]
-
-    def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        input_ids, mask = padded(token_ids, self._pad_token_id)
-        values = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": np.zeros_like(input_ids)}
-        return self._model({name: values[name] for name in self._names})[0]
 
 
 def convert(encoder: Encoder, precision: str, sentences: Sequence[str], folder: Path) -> Path:
@@ -60,5 +47,4 @@ def load(setup: Setup) -> Runtime:
     if setup.precision in _HINTS:
         properties["INFERENCE_PRECISION_HINT"] = _HINTS[setup.precision]
     model = openvino.Core().compile_model(setup.converted, "CPU", properties)
-    config = json.loads((setup.converted.parents[1] / "config.json").read_text(encoding="utf-8"))
-    return _OpenVino(model, config["pad_token_id"])
+    return ExportedGraph(model, [value.any_name for value in model.inputs], setup.converted)

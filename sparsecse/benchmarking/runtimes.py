@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -168,6 +169,24 @@ def function(name: str) -> Any:
     """Import a function given as "module:function"."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+class ExportedGraph:
+    """A `Runtime` of what `sparsecse.exporting` wrote with pooling inside the graph.
+
+    run: maps the graph's inputs by name, int64 [batch, longest] each, to its outputs.
+    names: the inputs that the graph has.
+    path: the graph's file; the folder above its own has the model's configuration.
+    """
+
+    def __init__(self, run: Callable[[dict[str, np.ndarray]], Any], names: Sequence[str], path: Path):
+        self._run, self._names = run, names
+        self._pad_token_id = json.loads((path.parents[1] / "config.json").read_text(encoding="utf-8"))["pad_token_id"]
+
+    def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        input_ids, mask = padded(token_ids, self._pad_token_id)
+        values = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": np.zeros_like(input_ids)}
+        return self._run({name: values[name] for name in self._names})[0]
 
 
 def padded(token_ids: Sequence[Sequence[int]], pad_token_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sparsecse.encoders import Encoder
@@ -18,38 +19,46 @@ from sparsecse.exporting.report import ExportReport
 _SUFFIXES = {"float32": "", "bfloat16": "_bfloat16", "int8": "_qint8_quantized"}
 
 
-def require(packages: Sequence[str], extra: str) -> None:
-    """Raise `InputError` with the pip command where a package is missing."""
+@dataclass(frozen=True)
+class Format:
+    """What is fixed for a format: its name, which its folder and its extra have too, and what it calls its files.
+
+    precisions: those of `TOLERANCES` that it has.
+    """
+
+    name: str
+    stem: str
+    extension: str
+    precisions: tuple[str, ...]
+
+
+def require(format: Format, packages: Sequence[str], precision: str) -> None:
+    """Raise `InputError` for a missing package, with the pip command, and for a precision that the format lacks."""
     for package in packages:
         try:
             importlib.import_module(package)
         except ImportError:
             raise InputError(
-                f"Export to {extra} needs the package {package}, which is not installed; "
-                f"run pip install 'sparsecse[{extra}]'."
+                f"Export to {format.name} needs the package {package}, which is not installed; "
+                f"run pip install 'sparsecse[{format.name}]'."
             ) from None
-
-
-def require_precision(precision: str, known: Sequence[str], extra: str) -> None:
-    """Raise `InputError` for a precision that a format does not have."""
-    if precision not in known:
-        raise InputError(f"`precision` {precision} is not one of {extra}'s; choose one of {', '.join(known)}.")
+    if precision not in format.precisions:
+        known = ", ".join(format.precisions)
+        raise InputError(f"`precision` {precision} is not one of {format.name}'s; choose one of {known}.")
 
 
 def export(
     encoder: Encoder,
-    folder: Path,
-    *,
-    format_name: str,
-    stem: str,
-    extension: str,
+    folder: str | Path,
+    format: Format,
     precision: str,
     pooled: bool,
     tolerance: float | None,
+    *,
     write: Callable[[Graph, Path], None],
     load: Callable[[Path], Run],
 ) -> ExportReport:
-    """Export into `folder/format_name/`; `write` and `load` are what differs between formats.
+    """Export into the folder of the format's name in `folder`; `write` and `load` are what differs between formats.
 
     write: writes a graph to a path, and what belongs to it beside.
     load: reads it back, ready to run.
@@ -60,10 +69,11 @@ def export(
     # traces again, would find them changed.
     reference.eval().requires_grad_(False)
     graph = trace(reference, pooled)
-    name = Path(format_name) / f"{stem}{_SUFFIXES[precision]}{'_pooled' if pooled else ''}{extension}"
+    folder = Path(folder)
+    name = Path(format.name) / f"{format.stem}{_SUFFIXES[precision]}{'_pooled' if pooled else ''}{format.extension}"
     with staged(folder, reference) as stage:
         (stage / name).parent.mkdir()
-        with converting(reference, format_name):
+        with converting(reference, format.name):
             write(graph, stage / name)
             difference = compare(reference, load(stage / name), pooled)
         limit = TOLERANCES[precision] if tolerance is None else tolerance
@@ -72,7 +82,7 @@ def export(
     paths = tuple(folder / part for part in sorted(parts, key=lambda part: part != name))
     return ExportReport(
         paths=paths,
-        format=format_name,
+        format=format.name,
         precision=precision,
         pooled=pooled,
         bytes=sum(path.stat().st_size for path in paths),

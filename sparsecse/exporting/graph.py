@@ -36,26 +36,19 @@ class Graph:
     output: str
 
 
-class _TokenVectors(nn.Module):
-    def __init__(self, encoder: Encoder):
+class _Traced(nn.Module):
+    """What the graph computes: token vectors, or with `pooled` sentence vectors."""
+
+    def __init__(self, encoder: Encoder, pooled: bool):
         super().__init__()
-        self.model = encoder.model
+        self.model, self.settings, self.pooled = encoder.model, encoder.settings, pooled
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self.model(input_ids, attention_mask, token_type_ids).last_hidden_state
-
-
-class _SentenceVectors(nn.Module):
-    def __init__(self, encoder: Encoder):
-        super().__init__()
-        self.model, self.settings = encoder.model, encoder.settings
-
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        outputs = self.model(input_ids, attention_mask, token_type_ids, output_hidden_states=True)
+        outputs = self.model(input_ids, attention_mask, token_type_ids, output_hidden_states=self.pooled)
+        if not self.pooled:
+            return outputs.last_hidden_state
         vectors = pool(outputs, attention_mask, self.settings.pooling)
         return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
@@ -86,10 +79,9 @@ def trace(encoder: Encoder, pooled: bool) -> Graph:
     ids = torch.full((2, 7), encoder.model.config.pad_token_id + 1)
     values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
-    module = (_SentenceVectors if pooled else _TokenVectors)(encoder)
     with converting(encoder, "a traced graph"):
         program = torch.export.export(
-            module, tuple(values[name] for name in names), dynamic_shapes=(sizes,) * len(names)
+            _Traced(encoder, pooled), tuple(values[name] for name in names), dynamic_shapes=(sizes,) * len(names)
         )
     return Graph(program, names, "sentence_embedding" if pooled else "last_hidden_state")
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.exporting.comparison import Run
-from sparsecse.exporting.export import export, require, require_precision
+from sparsecse.exporting.export import Format, export, require
 from sparsecse.exporting.graph import Graph
 from sparsecse.exporting.report import ExportReport
 
@@ -20,6 +18,7 @@ from sparsecse.exporting.report import ExportReport
 _EXTERNAL_BYTES = 1_800_000_000
 
 _OLDEST_OPSET = 18
+_FORMAT = Format("onnx", "model", ".onnx", ("float32", "int8"))
 
 
 def export_onnx(
@@ -49,8 +48,7 @@ def export_onnx(
         InputError: a package is missing, an operator is not supported, the result is not within the tolerance, or
             `folder` is another model's or cannot be written; nothing is kept of the export then.
     """
-    require(("onnx", "onnxscript", "onnxruntime"), "onnx")
-    require_precision(precision, ("float32", "int8"), "onnx")
+    require(_FORMAT, ("onnx", "onnxscript", "onnxruntime"), precision)
     if opset < _OLDEST_OPSET:
         raise InputError(
             f"opset {opset} is older than {_OLDEST_OPSET}, the first that torch exports; give a newer one."
@@ -65,18 +63,7 @@ def export_onnx(
                 _write(graph, source, opset)
                 _quantize(source, target)
 
-    return export(
-        encoder,
-        Path(folder),
-        format_name="onnx",
-        stem="model",
-        extension=".onnx",
-        precision=precision,
-        pooled=pooled,
-        tolerance=tolerance,
-        write=write,
-        load=_load,
-    )
+    return export(encoder, folder, _FORMAT, precision, pooled, tolerance, write=write, load=_load)
 
 
 def _write(graph: Graph, target: Path, opset: int) -> None:
@@ -110,8 +97,4 @@ def _load(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        return session.run(None, dict(inputs))[0]
-
-    return run
+    return lambda inputs: session.run(None, dict(inputs))[0]

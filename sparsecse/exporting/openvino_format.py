@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.exporting.comparison import Run
-from sparsecse.exporting.export import export, require, require_precision
+from sparsecse.exporting.export import Format, export, require
 from sparsecse.exporting.graph import Graph
 from sparsecse.exporting.report import ExportReport
+
+_FORMAT = Format("openvino", "openvino_model", ".xml", ("float32", "bfloat16", "int8"))
 
 CALIBRATION_SENTENCES = 300
 """As many sentences are read of those given for calibration: NNCF's own default."""
@@ -48,8 +50,7 @@ def export_openvino(
     Raises:
         InputError: as `export_onnx`; and int8 without calibration sentences.
     """
-    require(("openvino", *(("nncf",) if precision == "int8" else ())), "openvino")
-    require_precision(precision, ("float32", "bfloat16", "int8"), "openvino")
+    require(_FORMAT, ("openvino", *(("nncf",) if precision == "int8" else ())), precision)
     if precision == "int8" and not calibration:
         raise InputError("Export to OpenVINO in int8 needs calibration sentences; give some hundred of your own data.")
     token_ids = encoder.tokenize(list(calibration[:CALIBRATION_SENTENCES]))
@@ -73,24 +74,9 @@ def export_openvino(
 
         hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
         compiled = openvino.Core().compile_model(path, "CPU", hint)
+        return lambda inputs: compiled(dict(inputs))[0]
 
-        def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-            return compiled(dict(inputs))[0]
-
-        return run
-
-    return export(
-        encoder,
-        Path(folder),
-        format_name="openvino",
-        stem="openvino_model",
-        extension=".xml",
-        precision=precision,
-        pooled=pooled,
-        tolerance=tolerance,
-        write=write,
-        load=load,
-    )
+    return export(encoder, folder, _FORMAT, precision, pooled, tolerance, write=write, load=load)
 
 
 def _store_in_bfloat16(model: Any) -> None:
