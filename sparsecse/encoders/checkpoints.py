@@ -23,7 +23,7 @@ from sparsecse.encoders.families import (
     state_from_family,
     state_to_family,
 )
-from sparsecse.encoders.model_files import ModelFiles
+from sparsecse.encoders.model_files import ModelFiles, inside
 from sparsecse.encoders.modeling_sparsecse import Pooler, SparseCSEConfig, SparseCSEModel, stored_as_int8
 from sparsecse.encoders.pooling import POOLING_MODES, pooling_mode
 from sparsecse.encoders.sentence_transformers_files import write_settings
@@ -46,7 +46,7 @@ def _read_layout(files: ModelFiles) -> tuple[Module, ...]:
     """The modules of a model; none where it has no modules.json."""
     try:
         modules = read_modules(files)
-        adapter = f"{modules[0].folder if modules else ''}/adapter_config.json".lstrip("/")
+        adapter = inside(modules[0].folder if modules else "", "adapter_config.json")
         content = files.json(adapter)
     except OSError:  # a hub id that is none: reading its configuration says so
         return ()
@@ -61,7 +61,7 @@ def _read_layout(files: ModelFiles) -> tuple[Module, ...]:
 
 def _read_config(files: ModelFiles, folder: str) -> dict[str, Any]:
     """The transformers configuration in a folder of a model; a family that is not supported is refused."""
-    source, name = files.source, f"{folder}/config.json".lstrip("/")
+    source, name = files.source, inside(folder, "config.json")
     if Path(source).is_dir():
         found = files.json(name)
         if found is None:

@@ -29,6 +29,11 @@ def find_file(source: str, name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def inside(folder: str, name: str) -> str:
+    """The name, inside a model, of a file in one of its folders; "" is its root."""
+    return f"{folder}/{name}" if folder else name
+
+
 class ModelFiles:
     """The files of the model `source`, by their names inside it."""
 
@@ -38,13 +43,6 @@ class ModelFiles:
     def find(self, name: str) -> Path | None:
         """Where a file lies; None where the model has no such file."""
         return find_file(self.source, name)
-
-    def require(self, name: str) -> Path:
-        """Where a file lies; a missing one raises `InputError`."""
-        path = self.find(name)
-        if path is None:
-            raise InputError(f"{self.source}: {name} is missing; restore it or copy the whole model again.")
-        return path
 
     def json(self, name: str) -> dict[str, Any] | None:
         """The object that a JSON file holds; None where the model has no such file."""

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sparsecse.encoders.model_files import ModelFiles
+from sparsecse.encoders.model_files import ModelFiles, inside
 from sparsecse.encoders.pooling import first_last_weights
 from sparsecse.errors import InputError
 from sparsecse.files import read_json
@@ -101,7 +101,7 @@ class Module:
     folder: str
 
     def file(self, name: str) -> str:
-        return f"{self.folder}/{name}" if self.folder else name
+        return inside(self.folder, name)
 
 
 @dataclass(frozen=True)
@@ -247,12 +247,19 @@ def _pooling(
     )
 
 
+def _config(files: ModelFiles, module: Module, known: _Known) -> tuple[str, dict[str, Any]]:
+    """The name and the content of a module's config.json, which must be there and hold nothing that is not followed."""
+    name = module.file("config.json")
+    content = files.json(name)
+    if content is None:
+        raise InputError(f"{files.source}: {name} is missing; restore it or copy the whole model again.")
+    files.check(name, content, known)
+    return name, content
+
+
 def _token_pooling(files: ModelFiles, module: Module) -> str:
     """cls or mean; anything else is refused."""
-    name = module.file("config.json")
-    files.require(name)
-    content = files.json(name) or {}
-    files.check(name, content, _POOLING)
+    name, content = _config(files, module, _POOLING)
     modes = content.get("pooling_mode")
     if modes is None:
         modes = [mode for flag, mode in _POOLING_FLAGS.items() if content.get(flag)] or "mean"
@@ -267,10 +274,7 @@ def _token_pooling(files: ModelFiles, module: Module) -> str:
 
 def _dense(files: ModelFiles, module: Module, pooling: str) -> dict[str, torch.Tensor]:
     """State of the linear layer after cls pooling."""
-    name = module.file("config.json")
-    files.require(name)
-    content = files.json(name) or {}
-    files.check(name, content, _DENSE)
+    name, content = _config(files, module, _DENSE)
     sizes = content.get("in_features"), content.get("out_features")
     if sizes[0] != sizes[1] or pooling != "cls":
         raise InputError(

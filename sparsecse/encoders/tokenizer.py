@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
-from sparsecse.encoders.model_files import ModelFiles
+from sparsecse.encoders.model_files import ModelFiles, inside
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig
 from sparsecse.errors import InputError
 from sparsecse.files import read_json, write_json
@@ -31,7 +31,7 @@ def load_tokenizer(files: ModelFiles, folder: str, config: SparseCSEConfig, lowe
             vectors depend on their batch.
     """
     place = f"{files.source}/{folder}".rstrip("/")
-    name = f"{folder}/{_CONFIG_FILE}".lstrip("/")
+    name = inside(folder, _CONFIG_FILE)
     code = (files.json(name) or {}).get("auto_map")
     if code:
         raise InputError(
@@ -65,7 +65,7 @@ def _require_vocabulary(files: ModelFiles, folder: str, names: dict[str, str], p
     parts = [name for name in names.values() if name != _WHOLE_FILE]
 
     def there(name: str) -> bool:
-        return files.find(f"{folder}/{name}".lstrip("/")) is not None
+        return files.find(inside(folder, name)) is not None
 
     if not there(_WHOLE_FILE) and not all(map(there, parts)):
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,6 +93,21 @@ def embed(
     vectors = torch.empty(len(sentences), parts[0].shape[1])
     vectors[order] = torch.cat(parts)
     return vectors
+
+
+def embed_each(
+    encoder: SentenceEncoder,
+    sentences: Iterable[str],
+    batch_size: int,
+    advance: Callable[[int], None],
+    *,
+    prompt: str | None = None,
+) -> torch.Tensor:
+    """As `embed`, a row for each sentence; one that occurs more than once is embedded, and told of, once."""
+    texts = list(sentences)
+    row = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    vectors = embed(encoder, list(row), batch_size, advance, prompt=prompt)
+    return vectors[[row[text] for text in texts]]
 
 
 def named_prompts(encoder: SentenceEncoder) -> tuple[Mapping[str, str], str | None]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from sparsecse.datasets import RerankingSet
-from sparsecse.evaluation.embedding import SentenceEncoder, embed
+from sparsecse.evaluation.embedding import SentenceEncoder, embed, embed_each
 from sparsecse.evaluation.ranking import average_precision, nearest, reciprocal_rank
 from sparsecse.evaluation.retrieval import retrieval_prompts, same_size
 
@@ -70,20 +68,16 @@ def reranking(
     """
     documents = encoder if documents is None else documents
     query_prompt, document_prompt = retrieval_prompts(encoder, documents, query_prompt, document_prompt)
-
-    def embedded(model: SentenceEncoder, texts: Iterable[str], prompt: str | None) -> tuple[torch.Tensor, dict]:
-        distinct = list(dict.fromkeys(texts))
-        vectors = embed(model, distinct, batch_size, advance, prompt=prompt)
-        return vectors, {text: row for row, text in enumerate(distinct)}
-
-    queries, query_row = embedded(encoder, task.queries.values(), query_prompt)
-    candidates, row = embedded(documents, task.texts(), document_prompt)
+    queries = embed_each(encoder, task.queries.values(), batch_size, advance, prompt=query_prompt)
+    texts = task.texts()
+    row = {text: index for index, text in enumerate(texts)}
+    candidates = embed(documents, texts, batch_size, advance, prompt=document_prompt)
     same_size(queries, candidates)
     precisions, reciprocals = [], []
-    for query, text in task.queries.items():
+    for query, vector in zip(task.queries, queries, strict=True):
         names = list(task.candidates[query])
         vectors = candidates[[row[each] for each in task.candidates[query].values()]]
-        ranked = nearest(queries[query_row[text]][None], [(names, vectors)], names, _MAP)[0]
+        ranked = nearest(vector[None], [(names, vectors)], names, _MAP)[0]
         precisions.append(average_precision(ranked, task.judgements[query], _MAP))
         reciprocals.append(reciprocal_rank(ranked, task.judgements[query], _MRR))
     return RerankingResult(

@@ -10,7 +10,7 @@ import torch
 
 from sparsecse.datasets import RetrievalSet
 from sparsecse.errors import InputError
-from sparsecse.evaluation.embedding import SentenceEncoder, embed, named_prompts
+from sparsecse.evaluation.embedding import SentenceEncoder, embed, embed_each, named_prompts
 from sparsecse.evaluation.ranking import ndcg, nearest, recall, reciprocal_rank
 
 BLOCK = 4096
@@ -84,10 +84,7 @@ def retrieval(
     """
     documents = encoder if documents is None else documents
     query_prompt, document_prompt = retrieval_prompts(encoder, documents, query_prompt, document_prompt)
-    texts = list(dict.fromkeys(task.queries.values()))
-    row = {text: index for index, text in enumerate(texts)}
-    vectors = embed(encoder, texts, batch_size, advance, prompt=query_prompt)
-    vectors = vectors[[row[text] for text in task.queries.values()]]
+    vectors = embed_each(encoder, task.queries.values(), batch_size, advance, prompt=query_prompt)
 
     # Documents of the same text share one vector. The longest come first, as inside `embed`.
     names: dict[str, list[str]] = {}
