@@ -95,7 +95,9 @@ def evaluate_run(
             ("dense", lambda: load_dense(workdir)),
             ("pruned", lambda: load_model(workdir, stage)),
         ):
-            encoder = models[label] = Runtime(load(), precision, device=device)
+            encoder = Runtime(load(), precision, device=device)
+            if aligned:  # else the dense model need not stay in memory
+                models[label] = encoder
             results[label] = evaluate(
                 encoder,
                 tasks,
