@@ -27,8 +27,8 @@ def finetune(
     """Repair the newest pruned or rewound model, by distillation from the dense one or with another objective.
 
     Of the weights at which no labelled kind of dev set lies more than --tolerance below the dense model, those with the
-    largest mean gain over all kinds are kept, the weights before the repair included. Without --dev and gold scores,
-    agreement with the dense model on held-out training sentences picks them.
+    largest mean gain over all kinds are kept, the weights before the repair included. Without --dev, agreement
+    with the dense model on held-out training sentences is one of the kinds.
     """
     with session(workdir, threads) as run:
         from sparsecse import stages

@@ -43,7 +43,7 @@ Dev = Annotated[
         help="What choices are made on, several with commas: graded pairs (stsb, or a table), a folder in BEIR's "
         "layout (small: at most 2000 of its documents are drawn), text (agreement with the dense model), or "
         "agreement: that on held-out training sentences. By default the graded pairs of the scores and the dev sets of "
-        "STS-B and SICK-R in their --data-dir, else agreement; train has none.",
+        "STS-B and SICK-R in their --data-dir, and for the repair's weights agreement too; train has none.",
         rich_help_panel=_DATA,
     ),
 ]

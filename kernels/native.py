@@ -73,8 +73,8 @@ def attention_backward(x: AttentionInputs, out: Tensor, lse: Tensor, upstream: T
     if out.numel():
         results = _operand(out), lse.detach().contiguous(), _operand(upstream)
         _extension().attention_backward(*operands, *results, *grads, grad_bias, _threads(), cpu_level())
-    grads = [grad.to(x.query.dtype) for grad in grads]
-    return Gradients(*grads, torch.empty(0) if grad_bias is None else grad_bias, grad_gate)
+    query, key, value = (grad.to(x.query.dtype) for grad in grads)
+    return Gradients(query, key, value, torch.empty(0) if grad_bias is None else grad_bias, grad_gate)
 
 
 def _of_tokens(gate: Tensor, cu_lengths: Tensor) -> Tensor:

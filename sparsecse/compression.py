@@ -207,7 +207,7 @@ def compress(
         dev: what the choices are made on: names of graded pairs, and paths of graded pairs, of retrieval sets in BEIR's
             layout or of text (agreement with the dense model), several with commas or in a list, or the data itself;
             "agreement" is that on training sentences which are held out. By default the graded pairs of `data`, and the
-            dev sets of STS-B and SICK-R in `data_dir`.
+            dev sets of STS-B and SICK-R in `data_dir`; for the weights also "agreement".
         steps: optimiser steps of the repair; by default one pass over `train_data`.
         method, scoring: see `score`.
         training: all settings of the repair, in place of the defaults, `tolerance` included; `steps` counts over its
