@@ -421,7 +421,13 @@ def test_control_c_while_a_worker_is_busy(dense, log, tmp_path):
         "    RUNTIMES['waits'] = RuntimeSpec('fake_runtimes:load_waits_for_interrupt', ('float32',))\n"
         f"    benchmark([{str(dense)!r}], ['red cat'], runtimes=['waits'], batch_sizes=[1])\n"
     )
-    process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     while not (log.exists() and log.read_text()):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)

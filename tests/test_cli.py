@@ -185,7 +185,7 @@ def test_bench_prints_rows(call, sentence_folder):
         (["eval", "{model}", "--device", "cuda:99"], "--device cuda:99"),
         (["bench", "{model}", "--runtimes", "warp"], "warp"),
         (["bench", "{model}", "--batch-sizes", "0"], "--batch-sizes 0"),
-        (["finetune", "--data", "demo"], "sparsecse score"),
+        (["finetune", "--data", "demo"], "sparsecse prune"),
         (["nonsense"], "nonsense"),
     ],
 )

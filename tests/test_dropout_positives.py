@@ -205,7 +205,7 @@ def test_the_stages_on_sentences_alone(call, sentence_folder, text_file, pairs_f
     training = ["--data", text_file, "--steps", "2", "--train-batch-size", "4", "--eval-every", "1"]
     code, out, _ = call("finetune", *training)
     assert code == 0 and "no dev set, the last weights are kept" in out
-    code, _, err = call("finetune", *training, "--dev", text_file, "--teacher", "cuts")
+    code, _, err = call("finetune", *training, "--teacher", "cuts")
     assert code == 2 and "cuts is chosen by scores and labelled dev sets" in err
     code, out, _ = call("finetune", *training, "--dev", pairs_file, "--teacher", "cuts", "--json")
     assert code == 0 and json.loads(out)["info"]["teachers"][0] == 0.0
