@@ -92,21 +92,24 @@ def main() -> None:
     }
     print("dense", _line(report["models"]["dense"]), flush=True)
     for sparsity in map(float, arguments.sparsities.split(",")):
-        start = time.monotonic()
-        small = sparsecse.compress(
-            dense,
-            sparsity,
-            data="stsb",
-            data_dir=arguments.data_dir,
-            train_data=training,
-            steps=arguments.steps,
-            step_progress=lambda report: print(report.step, report.dev, flush=True) if report.dev else None,
-        )
-        minutes = (time.monotonic() - start) / 60
-        report["models"][f"{sparsity:g}"] = {**measure(small), "minutes": minutes}
-        print(f"{sparsity:g}", _line(report["models"][f"{sparsity:g}"]), f"{minutes:.1f} min", flush=True)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        for repair in (False, True):
+            start = time.monotonic()
+            small = sparsecse.compress(
+                dense,
+                sparsity,
+                data="stsb",
+                data_dir=arguments.data_dir,
+                train_data=training,
+                steps=arguments.steps,
+                repair=repair,
+                step_progress=lambda report: print(report.step, report.dev, flush=True) if report.dev else None,
+            )
+            minutes = (time.monotonic() - start) / 60
+            label = f"{sparsity:g}" + ("" if repair else " reconstructed")
+            report["models"][label] = {**measure(small), "minutes": minutes}
+            print(label, _line(report["models"][label]), f"{minutes:.1f} min", flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _line(result: dict[str, Any]) -> str:

@@ -36,6 +36,15 @@ ScoreData = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+TrainData = Annotated[
+    str | None,
+    typer.Option(
+        "--train-data",
+        help="Sentences of the repair, on which a reconstruction is fitted too (text, .gz, a table, a pair set, demo); "
+        "run takes those of --data by default.",
+        rich_help_panel=_DATA,
+    ),
+]
 Dev = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from sparsecse.cli import options
 from sparsecse.cli.groups import Only, takes
 from sparsecse.cli.output import note, progress, show
-from sparsecse.cli.session import DEFAULT_WORKDIR, named_dev, named_model, session
+from sparsecse.cli.session import DEFAULT_WORKDIR, named_data, named_dev, named_model, session
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.sources import DataOptions, ModelOptions
 
@@ -17,6 +17,7 @@ def prune(
     model: options.CutModel = "",
     *,
     pruning: Recipe,
+    train_data: options.TrainData = None,
     dev: options.Dev = None,
     reading: DataOptions,
     loading: ModelOptions,
@@ -28,9 +29,18 @@ def prune(
     with session(workdir, threads) as run:
         from sparsecse import stages
         from sparsecse.cli.tables import cut_notes, cut_tables
+        from sparsecse.stages.text import RepairText
 
         chosen = named_model(run, model, loading) if model else None
-        record, reused = stages.prune(run, pruning, chosen, dev=named_dev(dev, reading), progress=progress)
+        text = named_data(train_data, reading)
+        record, reused = stages.prune(
+            run,
+            pruning,
+            chosen,
+            dev=named_dev(dev, reading),
+            text=None if text is None else RepairText(text, hold_out=dev is None),
+            progress=progress,
+        )
         if reused:
             note(f"{run.path} already holds this cut.")
         info = record.info

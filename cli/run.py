@@ -26,14 +26,6 @@ from sparsecse.scoring.settings import ScoringSettings
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.training.settings import TrainingSettings
 
-TrainData = Annotated[
-    str | None,
-    typer.Option(
-        "--train-data",
-        help="Sentences for the repair (text, .gz, a table, a pair set, demo); by default those of --data.",
-        rich_help_panel="data",
-    ),
-]
 RewindTo = Annotated[
     str | None,
     typer.Option("--rewind-to", help="Checkpoint whose weights the kept structures take.", rich_help_panel="pruning"),
@@ -72,7 +64,7 @@ def run(
     *,
     data: options.ScoreData = "stsb",
     reading: DataOptions,
-    train_data: TrainData = None,
+    train_data: options.TrainData = None,
     tasks: RunTasks = None,
     method: options.Method = "taylor",
     scoring: ScoringSettings,
@@ -93,8 +85,8 @@ def run(
 ) -> None:
     """Score, prune, rewind, fine-tune, evaluate, pack and time a model; goes on where an earlier call stopped.
 
-    Without --dev and gold scores in --data nothing is reconstructed, and the repair keeps the weights that agree
-    best with the dense model on held-out sentences.
+    Without --dev and gold scores in --data, choices are made by agreement with the dense model on held-out
+    sentences.
     """
     with session(workdir) as run_directory:
         note(f"Loading {model}")  # first: importing torch and transformers takes seconds

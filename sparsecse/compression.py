@@ -14,7 +14,7 @@ from sparsecse.datasets.pairs import dev_pairs
 from sparsecse.datasets.views import views_of
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
-from sparsecse.evaluation.dev import HELD_OUT, Dev, DevNames, DevSet, listed, load_dev
+from sparsecse.evaluation.dev import Dev, DevNames, DevSet, listed, load_dev
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning import surgery
 from sparsecse.pruning.costs import closed_form
@@ -30,7 +30,7 @@ from sparsecse.sources import DataOptions
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings
 from sparsecse.training import train as run_training
 from sparsecse.training.examples import training_data
-from sparsecse.training.held_out import hold_out
+from sparsecse.training.held_out import hold_out, trained_on
 from sparsecse.vocabulary import Corpus
 
 Data = str | Path | PairSet | Sequence[str]
@@ -193,8 +193,8 @@ def compress(
 ) -> Encoder:
     """A smaller encoder: scored, pruned and repaired in memory, as `sparsecse run` does it.
 
-    What can be chosen is chosen on `dev`, by the rule of `sparsecse.guard.Guard`. Without it, and with sentences alone
-    as `data`, nothing is reconstructed, and the weights are picked by agreement with the dense model.
+    What can be chosen is chosen on `dev`, by the rule of `sparsecse.guard.Guard`; without it, and with sentences alone
+    as `data`, by agreement with the dense model. The reconstruction is fitted on the text that the repair trains on.
 
     Args:
         model: an `Encoder` (left as it is), or what `load_encoder` takes; "demo" is the demo extra's MiniLM.
@@ -235,13 +235,22 @@ def compress(
     else:
         beside = data_dir or os.environ.get("SPARSECSE_DATA_DIR")
         sets = [DevSet.of(one) for one in dev_pairs(_graded(data, data_dir), beside)]
-    if not sets:
-        if wanted.auto or wanted.layers_compete:
-            raise InputError(f"{pairs.source} has no gold scores for sparsity auto and layers auto to choose by.")
+    if not sets and (wanted.auto or wanted.layers_compete):
+        raise InputError(f"{pairs.source} has no gold scores for sparsity auto and layers auto to choose by.")
+    settings = training or TrainingSettings(tolerance=wanted.tolerance)
+    if steps is not None:
+        settings = replace(settings, max_steps=steps)
+    examples: list[Example] = [(text,) for text in _sentences(data if train_data is None else train_data, data_dir)]
+    held = None
+    if held_out or dev is None:
+        examples, held = hold_out(examples, settings.seed)
+    seen = trained_on(examples, settings)
+    chosen_by = [*sets, *([] if held is None else [held])]
+    if not chosen_by:
         wanted = replace(wanted, reconstruct=False)
     scores = score(dense, pairs, method=method, settings=scoring, progress=progress("Scoring"))
-    ensemble = Ensemble(dense, scores, Dev(sets, dense, wanted.tolerance))
     if wanted.auto:
+        ensemble = Ensemble(dense, scores, Dev(sets, dense, wanted.tolerance))
         chosen, _ = choose_sparsity(ensemble, progress("Looking for the sparsity"))
         if not chosen:
             warnings.warn(nothing_leaves(ensemble.dev), stacklevel=2)
@@ -250,16 +259,17 @@ def compress(
     if wanted.cost not in ("structures", *costs):
         raise InputError(f"cost '{wanted.cost}' is measured by the stage `prune` of a run directory; use another one.")
     if wanted.layers_compete:
+        ensemble = Ensemble(dense, scores, Dev(chosen_by, dense, wanted.tolerance), seen)
         wanted = replace(wanted, layers=best_layers(search_layers(ensemble, wanted, costs, progress), ensemble.dev))
     carried_out = carry_out(
         wanted,
         select_by_recipe(wanted, scores, scores.sizes(), costs),
         dense,
         scores,
-        dev=sets,
+        dev=chosen_by,
         corpus=Corpus(wanted.vocab) if wanted.vocab else None,
         rescore=lambda encoder: score(encoder, pairs, method=method, settings=scoring),
-        calibration=pairs,
+        text=seen,
         trained_after=repair,
         progress=progress,
     )
@@ -267,16 +277,12 @@ def compress(
         warnings.warn(warning, stacklevel=2)
     pruned = carried_out.encoder
     if repair:
-        settings = training or TrainingSettings(tolerance=wanted.tolerance)
-        if steps is not None:
-            settings = replace(settings, max_steps=steps)
-        judges: list[DevSet | str] = [] if held_out and not named else [*sets]
         distill(
             pruned,
             dense,
-            _sentences(data if train_data is None else train_data, data_dir),
+            [text for (text,) in examples],
             settings=settings,
-            dev=[*judges, HELD_OUT] if held_out or dev is None else judges,
+            dev=chosen_by if named or not held_out else held,
             progress=step_progress,
             teacher_progress=progress("Embedding with the teacher"),
         )

@@ -11,15 +11,18 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.pruning.ensemble import (
     GRID,
+    Ensemble,
     choose_reconstruction,
     choose_teachers,
 )
 from sparsecse.pruning.iterative import fractions, prune_iteratively
 from sparsecse.pruning.masks import Budget, select
 from sparsecse.pruning.recipe import Recipe
+from sparsecse.pruning.reconstruction import reconstruct
 from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import contributions
 from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.stages.text import RepairText
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
 
@@ -65,6 +68,26 @@ def test_a_light_cut_is_left_to_the_training(ensemble, monkeypatch, loss, left):
     assert choose_reconstruction(ensemble, mask, cut)[1]["strength"] is not None
 
 
+def test_text_leads_to_the_dense_model_and_is_fitted_on_even_before_training(ensemble, monkeypatch):
+    monkeypatch.setattr("sparsecse.pruning.ensemble.CALIBRATION_TOKENS", 60)
+    monkeypatch.setattr("sparsecse.pruning.ensemble.CALIBRATION_LENGTH", 5)
+    text = [f"the {animal} on the hill and the {animal}" for animal in ("cat", "dog", "bird") for _ in range(10)]
+    on_text = Ensemble(ensemble.dense, ensemble.scores, ensemble.dev, text)
+    ids = on_text.calibration()
+    assert all(len(one) == 5 for one in ids) and len(ids) == 12 and len({tuple(one) for one in ids}) == 3
+    own = {len(one) for one in ensemble.calibration()}
+    assert max(own) <= 5 and sorted(map(tuple, ensemble.calibration())) != sorted(map(tuple, ids))
+    mask = select(ensemble.scores, Budget.of(ensemble.scores.sizes(), sparsity=0.5))
+    monkeypatch.setattr("sparsecse.pruning.ensemble.LEAST_GAIN", -1000.0)
+    monkeypatch.setattr("sparsecse.pruning.ensemble.LIGHT_LOSS", 1000.0)
+    cut = prune(ensemble.dense, mask)
+    fitted, info = choose_reconstruction(on_text, mask, cut, trained_after=True)
+    assert info["reference_sparsity"] == 0.0 and info["strength"] in (0.01, 0.1)
+    by_hand = cut.copy()
+    reconstruct(by_hand, ensemble.dense, ids, layers=mask.kept_layers(), strength=info["strength"])
+    assert all(torch.equal(x, y) for x, y in zip(fitted.model.parameters(), by_hand.model.parameters(), strict=True))
+
+
 def test_choose_is_a_stage_that_is_not_run_twice(run):
     record, reused = stages.choose(run, 0.5)
     assert not reused and record.info["sparsity"] in GRID
@@ -80,6 +103,19 @@ def test_prune_reconstructs_and_records_it(run):
     assert {"dev", "dev_before", "reference_sparsity", "strength"} == set(record.info["reconstruction"])
     assert record.info["kept"] == plain.info["kept"]
     assert stages.prune(run, Recipe(sparsity=0.5, reconstruct=True))[1]
+
+
+def test_prune_fits_on_text_and_chooses_on_what_it_holds_out(run, tmp_path):
+    words = ("cat", "dog", "mat", "hill", "house", "river")
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"the {a} and the {b} {c}\n" for a in words for b in words for c in words))
+    recipe = Recipe(sparsity=0.5, reconstruct=True)
+    record, _ = stages.prune(run, recipe, text=RepairText(DataOptions(str(text))))
+    assert set(record.info["reconstruction"]["dev"]) == {"similarity", "agreement"}
+    assert record.settings["text"]["name"] == str(text) and "text" in record.inputs
+    assert stages.prune(run, recipe, text=RepairText(DataOptions(str(text))))[1]
+    apart, reused = stages.prune(run, recipe, text=RepairText(DataOptions(str(text)), hold_out=False))
+    assert not reused and set(apart.info["reconstruction"]["dev"]) == {"similarity"}
 
 
 def test_reconstruction_needs_scores(tmp_path, sentence_folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
@@ -25,7 +26,11 @@ TEACHERS = (0.2, 0.4, 0.6)
 # What the reconstruction can follow, and the strengths of its ridge.
 REFERENCES = (0.0, 0.1, 0.2, 0.3)
 STRENGTHS = (0.1, 1.0)
-CALIBRATION_SENTENCES = 4000
+# On text, which is more varied and follows the dense model, a weaker ridge.
+TEXT_STRENGTHS = (0.01, 0.1)
+# What it is fitted on, at most; longer sentences are cut off.
+CALIBRATION_TOKENS = 80_000
+CALIBRATION_LENGTH = 128
 # What a reconstruction must gain on dev to be taken: less is chance, and costs on the tasks that dev does not show.
 LEAST_GAIN = 0.1
 # What a cut may have lost on dev for training alone to repair it: of lighter ones reconstructed first, it makes less.
@@ -39,11 +44,13 @@ class Ensemble:
         dense: the model that was scored.
         scores: its scores.
         dev: what the choices are made on, with `dense` as its dense model; the first set's texts are also the
-            calibration data.
+            calibration data where there is no text.
+        text: sentences like those that will be embedded, for calibration: a reconstruction on them follows the dense
+            model, so that the vectors stay in its space.
     """
 
-    def __init__(self, dense: Encoder, scores: Scores, dev: Dev):
-        self.dense, self.scores, self.dev = dense, scores, dev
+    def __init__(self, dense: Encoder, scores: Scores, dev: Dev, text: Sequence[str] = ()):
+        self.dense, self.scores, self.dev, self.text = dense, scores, dev, text
         self._cuts = {0.0: dev.dense}
 
     def encoder(self, sparsity: float) -> Encoder:
@@ -51,6 +58,20 @@ class Ensemble:
         if not sparsity:
             return self.dense
         return prune(self.dense, select(self.scores, Budget.of(self.scores.sizes(), sparsity=sparsity)))
+
+    def calibration(self) -> list[list[int]]:
+        """Token ids of the sentences that a reconstruction is fitted on, `CALIBRATION_TOKENS` at most."""
+        sentences = list(self.text or self.dev.sets[0].sentences())
+        random.Random(0).shuffle(sentences)
+        ids: list[list[int]] = []
+        left = CALIBRATION_TOKENS
+        for start in range(0, len(sentences), 512):
+            for sentence in self.dense.tokenize(sentences[start : start + 512], CALIBRATION_LENGTH):
+                left -= len(sentence)
+                if left < 0 and ids:
+                    return ids
+                ids.append(sentence)
+        return ids
 
     def cuts(self, sparsities: Sequence[float]) -> Cuts:
         """The cuts at these sparsities, each made when it is asked for."""
@@ -176,30 +197,33 @@ def choose_reconstruction(
 ) -> tuple[Encoder, dict[str, Any]]:
     """A cut of the dense model with its output projections fitted again, if that is better on dev.
 
-    The reference is the best on dev of the dense model and its lightest cuts; a few strengths are tried.
+    The reference is the dense model where the ensemble has text, else the best on dev of it and its lightest cuts; a
+    few strengths are tried.
 
     Args:
         mask: what was cut.
         cut: the encoder without repair; left as it is.
-        trained_after: a cut that lost less than `LIGHT_LOSS` on dev is left to the training that follows.
+        trained_after: a cut that lost less than `LIGHT_LOSS` on dev is left to the training that follows, where there
+            is no text.
 
     Returns the better encoder, and for the record the dev figures, the reference's sparsity and the strength (None
     where the cut without repair is as good, to `LEAST_GAIN`, or left to the training).
     """
     dev = ensemble.dev
     before = dev(cut)
-    if trained_after and dev.guard.gain(before) > -LIGHT_LOSS:
+    if trained_after and not ensemble.text and dev.guard.gain(before) > -LIGHT_LOSS:
         return cut, {"dev_before": before, "dev": before, "reference_sparsity": None, "strength": None}
     removed = 1 - sum(int(neurons.sum()) for neurons in mask.neurons) / max(1, sum(map(len, mask.neurons)))
-    reference = choose_reference(ensemble, removed)
+    reference = 0.0 if ensemble.text else choose_reference(ensemble, removed)
     teacher = ensemble.encoder(reference)
-    token_ids = cut.tokenize(dev.sets[0].sentences()[:CALIBRATION_SENTENCES])
+    token_ids = ensemble.calibration()
+    strengths = TEXT_STRENGTHS if ensemble.text else STRENGTHS
     allowed, points = dev.rank(before)
     best, figures, best_strength, bar = cut, before, None, (allowed, points + LEAST_GAIN)
-    for number, strength in enumerate(STRENGTHS):
+    for number, strength in enumerate(strengths):
 
         def report(done: int, total: int, number: int = number) -> None:
-            progress(number * total + done, len(STRENGTHS) * total)
+            progress(number * total + done, len(strengths) * total)
 
         fitted = cut.copy()
         reconstruct(fitted, teacher, token_ids, layers=mask.kept_layers(), strength=strength, progress=report)

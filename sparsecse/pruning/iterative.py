@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
 from sparsecse.pruning.masks import Budget, Mask, select
 from sparsecse.pruning.reconstruction import reconstruct
@@ -44,7 +43,7 @@ def prune_iteratively(
     rescore: Rescore,
     *,
     reference: Encoder | None = None,
-    calibration: PairSet | None = None,
+    calibration: Sequence[Sequence[int]] = (),
     strength: float = 0.1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Mask, Encoder]:
@@ -56,7 +55,7 @@ def prune_iteratively(
         budget: heads and neurons removed in all.
         rescore: scores what is left, before each later round.
         reference, calibration: with them every round but the last ends with `reconstruct` towards the reference on
-            these sentences; the last one is the caller's to repair.
+            these sentences' token ids; the last one is the caller's to repair.
         strength: of the reconstruction.
 
     Returns:
@@ -74,7 +73,7 @@ def prune_iteratively(
         mask = select(own, Budget(target.heads - gone.heads, target.neurons - gone.neurons))
         encoder, gone = prune(encoder, mask), target
         stays = Mask(_spread(stays.heads, mask.heads), _spread(stays.neurons, mask.neurons))
-        if reference is not None and calibration is not None and number + 1 < rounds:
-            reconstruct(encoder, reference, encoder.tokenize(calibration.sentences()), strength=strength)
+        if reference is not None and number + 1 < rounds:
+            reconstruct(encoder, reference, calibration, strength=strength)
         progress(number + 1, rounds)
     return stays, encoder

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
 from sparsecse.evaluation.dev import Dev, DevSet
 from sparsecse.progress import Progress, silent
@@ -47,7 +46,7 @@ def carry_out(
     costs: Mapping[str, CostModel] | None = None,
     corpus: Corpus | None = None,
     rescore: Callable[[Encoder], Scores] | None = None,
-    calibration: PairSet | None = None,
+    text: Sequence[str] = (),
     trained_after: bool = False,
     progress: Progress = silent,
 ) -> Pruned:
@@ -61,12 +60,13 @@ def carry_out(
         dev: what the reconstruction is chosen on.
         costs: cost models to report by; by default those that need no measurement.
         corpus: of the tokens that stay, where the recipe reduces the vocabulary.
-        rescore, calibration: for iterative pruning: scores of what is left, and the sentences to reconstruct on.
+        rescore: for iterative pruning: scores of what is left.
+        text: what the reconstruction is fitted on; see `ensemble.Ensemble`.
         trained_after: a training follows, which light pruning is left to; see `ensemble.choose_reconstruction`.
     """
     smaller = kept = None
     if recipe.rounds > 1 and scores is not None and rescore is not None:
-        mask, smaller = _iteratively(recipe, dense, scores, dev, rescore, calibration, progress)
+        mask, smaller = _iteratively(recipe, dense, scores, dev, rescore, text, progress)
     info: dict[str, Any] = {"kept": mask.kept(), "sizes": mask.sizes(), "layers": mask.kept_layers()}
     if recipe.needs_scores:
         info["budget"] = {
@@ -85,7 +85,7 @@ def carry_out(
     smaller = smaller or prune(narrowed, mask)
     if recipe.reconstruct and scores is not None:
         smaller, info["reconstruction"] = choose_reconstruction(
-            Ensemble(narrowed, scores, Dev(dev, narrowed, recipe.tolerance)),
+            Ensemble(narrowed, scores, Dev(dev, narrowed, recipe.tolerance), text),
             mask,
             smaller,
             progress("Reconstructing"),
@@ -100,13 +100,14 @@ def _iteratively(
     scores: Scores,
     dev: Sequence[DevSet],
     rescore: Callable[[Encoder], Scores],
-    calibration: PairSet | None,
+    text: Sequence[str],
     progress: Progress,
 ) -> tuple[Mask, Encoder]:
-    reference = None
+    reference, calibration = None, list[list[int]]()
     if recipe.reconstruct:
-        ensemble = Ensemble(dense, scores, Dev(dev, dense, recipe.tolerance))
-        reference = ensemble.encoder(choose_reference(ensemble, max(recipe.fraction or 0.0, REFERENCES[-1])))
+        ensemble = Ensemble(dense, scores, Dev(dev, dense, recipe.tolerance), text)
+        followed = 0.0 if text else choose_reference(ensemble, max(recipe.fraction or 0.0, REFERENCES[-1]))
+        reference, calibration = ensemble.encoder(followed), ensemble.calibration()
     return prune_iteratively(
         dense,
         scores,

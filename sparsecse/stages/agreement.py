@@ -8,8 +8,7 @@ from sparsecse.sources import DataOptions
 from sparsecse.stages.score import score_set
 from sparsecse.training import TrainingSettings
 from sparsecse.training.examples import training_data
-from sparsecse.training.held_out import hold_out
-from sparsecse.training.loop import unseen_rows
+from sparsecse.training.held_out import hold_out, trained_on
 from sparsecse.workdir import Workdir
 
 RUN_LIMIT = 1000  # sentences: embedding them takes a small part of the time of the other stages
@@ -39,7 +38,5 @@ def _untouched(data: DataOptions, training: TrainingSettings, held_out: bool) ->
     examples, _ = training_data(data, set(training.objective))
     if held_out:
         examples, _ = hold_out(examples, training.seed)
-    unseen = set(unseen_rows(len(examples), training))
-    trained_on = {text for row, example in enumerate(examples) if row not in unseen for text in example}
-    left = dict.fromkeys(text for row, example in enumerate(examples) if row in unseen for text in example)
-    return [text for text in left if text not in trained_on]
+    seen = set(trained_on(examples, training))
+    return [text for text in dict.fromkeys(text for example in examples for text in example) if text not in seen]

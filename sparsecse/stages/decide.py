@@ -25,6 +25,7 @@ from sparsecse.stages.latency import TABLE_FILE, latency_table
 from sparsecse.stages.layers import TRIED_FILE, choose_layers
 from sparsecse.stages.models import load_dense
 from sparsecse.stages.score import SCORES_FILE, load_scores
+from sparsecse.stages.text import RepairText, sentences_hash
 from sparsecse.vocabulary import Corpus
 from sparsecse.workdir import Workdir
 
@@ -37,6 +38,7 @@ class Decision:
     sizes: for each layer of the dense model its (heads, neurons).
     scores: None where only layers and the vocabulary leave. dense: the model, where it had to be loaded.
     costs: cost models, where the budget needs them. dev: dev sets, where choices need them.
+    text: what the reconstruction is fitted on, where that is not the dev set.
     corpus: of the vocabulary. tried: the sets of layers (`layers.Tried`), where they compete.
     auto: what the choice of the sparsity came to, where it was made.
     not_reconstructed: why there is no reconstruction although one was asked for.
@@ -49,6 +51,7 @@ class Decision:
     dense: Encoder | None = None
     costs: Mapping[str, CostModel] = field(default_factory=dict)
     dev: Sequence[DevSet] = ()
+    text: list[str] = field(default_factory=list)
     corpus: Corpus | None = None
     tried: Sequence[Mapping[str, Any]] | None = None
     auto: Mapping[str, Any] | None = None
@@ -117,7 +120,13 @@ def cost_models(workdir: Workdir, recipe: Recipe, dense: Encoder, progress: Prog
 
 
 def choose(
-    workdir: Workdir, decided: Decision, dev: DevOptions | None, *, where_possible: bool, progress: Progress
+    workdir: Workdir,
+    decided: Decision,
+    dev: DevOptions | None,
+    text: RepairText | None,
+    *,
+    where_possible: bool,
+    progress: Progress,
 ) -> None:
     """Make the choices that take dev sets: the sparsity, whether there is a reconstruction, the layers.
 
@@ -134,18 +143,28 @@ def choose(
     if recipe.reconstruct or recipe.layers_compete:
         if decided.scores is None:
             raise InputError("`reconstruct` follows the scored model; run `sparsecse score` first.")
+        held = None
+        if text is not None and recipe.reconstruct:
+            decided.text, held = text.load()
+            decided.inputs["text"] = sentences_hash(decided.text)
+            decided.settings["text"] = text.data.settings()
         try:
             decided.dev = dev_sets(workdir, dev)
         except NoDevError as error:
-            if not where_possible or recipe.layers_compete:
+            if recipe.layers_compete or (held is None and not where_possible):
                 raise
-            recipe, decided.not_reconstructed = replace(recipe, reconstruct=False), str(error)
-        else:
+            if held is None:
+                recipe, decided.not_reconstructed = replace(recipe, reconstruct=False), str(error)
+        if held is not None:
+            decided.dev = [*decided.dev, held]
+        if decided.dev:
             decided.inputs["dev"] = dev_fingerprint(decided.dev)
             decided.settings["tolerance"] = recipe.tolerance
     if recipe.layers_compete:
         timed = {name: value for name, value in decided.inputs.items() if name.startswith("latency/")}
-        chosen, _ = choose_layers(workdir, recipe, decided.dev, decided.costs, timed, progress=progress)
+        chosen, _ = choose_layers(
+            workdir, recipe, decided.dev, decided.costs, timed, text=decided.text, progress=progress
+        )
         recipe, decided.tried = replace(recipe, layers=tuple(chosen.info["layers"])), chosen.info["tried"]
         decided.inputs[f"layers/{TRIED_FILE}"] = workdir.output_hash("layers", TRIED_FILE)
     decided.recipe = recipe

@@ -16,6 +16,7 @@ from sparsecse.pruning.layers import best_layers, search_layers
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.stages.models import load_dense
 from sparsecse.stages.score import SCORES_FILE, load_scores
+from sparsecse.stages.text import sentences_hash
 from sparsecse.workdir import Record, Workdir
 
 TRIED_FILE = "tried.json"
@@ -28,12 +29,14 @@ def choose_layers(
     models: Mapping[str, CostModel] | None = None,
     inputs: Mapping[str, str] | None = None,
     *,
+    text: Sequence[str] = (),
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Stage `layers`: the record's info holds `layers`, those that stay, and all that were `tried`.
 
     Args:
         dev: what the choice is made on.
+        text: what reconstructions are fitted on; see `ensemble.Ensemble`.
         models, inputs: the cost models that the budget needs, and the hashes of what they were read from.
     """
     scores = load_scores(workdir)
@@ -44,10 +47,12 @@ def choose_layers(
     }
     settings = {**cut_.budget_settings, **cut_.budget, "reconstruct": cut_.reconstruct}
     settings["tolerance"] = cut_.tolerance
+    if text:
+        inputs["text"] = sentences_hash(list(text))
 
     def work(folder: Path) -> Mapping[str, Any]:
         dense = load_dense(workdir)
-        ensemble = Ensemble(dense, scores, Dev(dev, dense, cut_.tolerance))
+        ensemble = Ensemble(dense, scores, Dev(dev, dense, cut_.tolerance), text)
         tried = search_layers(ensemble, cut_, models, progress)
         rows = [{**asdict(one), "layers": list(one.layers)} for one in tried]
         write_json(folder / TRIED_FILE, rows)

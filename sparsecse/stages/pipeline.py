@@ -21,6 +21,7 @@ from sparsecse.stages.evaluate import check_aligned, evaluate_run
 from sparsecse.stages.pack import pack
 from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score
+from sparsecse.stages.text import RepairText
 from sparsecse.stages.train import DENSE, StepProgress, finetune
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Record, Workdir
@@ -77,8 +78,7 @@ def run(
     begin: called before each stage with its name, its number from 1, and how many there are.
     note: called with what the repair will take; see `training.train`.
 
-    Without dev sets and gold scores there is no reconstruction, which is chosen by them, and the repair keeps the
-    weights that agree best with the dense model.
+    Without dev sets and gold scores what is chosen is what agrees best with the dense model on held-out sentences.
 
     A rewind or repair of an earlier plan that this one does not have must not be taken for the newest model: it is
     moved aside (`Workdir.retire`).
@@ -102,10 +102,12 @@ def run(
         )
     }
     starts("prune")
+    named, held_out = (None, True) if plan.dev is None else plan.dev.without_held_out()
     done["prune"] = prune(
         workdir,
         plan.recipe,
-        dev=None if plan.dev is None else plan.dev.without_held_out()[0],
+        dev=named,
+        text=RepairText(plan.train_data, plan.training or TrainingSettings(), hold_out=held_out),
         where_possible=True,
         trained_after=plan.training is not None,
         progress=progress,

@@ -22,6 +22,7 @@ from sparsecse.stages.decide import Decision, choose, cost, cost_models, recorde
 from sparsecse.stages.models import load_dense, load_model, save_model
 from sparsecse.stages.options import kept_step, resolve_model
 from sparsecse.stages.score import score_again, score_set
+from sparsecse.stages.text import RepairText
 from sparsecse.vocabulary import prune_vocabulary
 from sparsecse.workdir import Record, Workdir
 
@@ -35,6 +36,7 @@ def prune(
     model: ModelOptions | None = None,
     *,
     dev: DevOptions | None = None,
+    text: RepairText | None = None,
     where_possible: bool = False,
     trained_after: bool = False,
     progress: Progress = silent,
@@ -44,6 +46,8 @@ def prune(
     Args:
         model: the model to prune where nothing was scored, which is enough for layers and the vocabulary.
         dev: what the sparsity, the reconstruction and the layers are chosen on; see `dev.dev_sets`.
+        text: what the reconstruction is fitted on, instead of the first dev set's sentences; without `dev` a held-out
+            part of it is a dev set too.
         where_possible: leave out the reconstruction, with a note in the record, where there is nothing to choose by.
         trained_after: a repair by training follows; see `pruning.pipeline.carry_out`.
 
@@ -52,7 +56,7 @@ def prune(
     """
     decided = resolve(workdir, recipe, model)
     cost(workdir, decided, progress)
-    choose(workdir, decided, dev, where_possible=where_possible, progress=progress)
+    choose(workdir, decided, dev, text, where_possible=where_possible, progress=progress)
     mask = decided.mask()
 
     def work(folder: Path) -> Mapping[str, Any]:
@@ -67,8 +71,7 @@ def _work(
 ) -> Mapping[str, Any]:
     recipe = decided.recipe
     dense = decided.dense or load_dense(workdir)
-    iterative = recipe.rounds > 1
-    data = score_set(workdir) if iterative else None
+    data = score_set(workdir) if recipe.rounds > 1 else None
     pruned = carry_out(
         recipe,
         mask,
@@ -78,7 +81,7 @@ def _work(
         costs=decided.costs or (cost_models(workdir, recipe, dense, progress) if recipe.needs_scores else None),
         corpus=decided.corpus,
         rescore=None if data is None else lambda encoder: score_again(workdir, encoder, data),
-        calibration=data,
+        text=decided.text,
         trained_after=trained_after,
         progress=progress,
     )

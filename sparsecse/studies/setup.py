@@ -152,7 +152,8 @@ class Setup:
     def ensemble(self) -> Ensemble:
         """The cuts by the paper's scores, and what is chosen by, with the tolerance of the training."""
         training = self.settings.training or TrainingSettings()
-        return Ensemble(self.dense, self.scores(), Dev([DevSet.of(self.score_pairs)], self.dense, training.tolerance))
+        dev = Dev([DevSet.of(self.score_pairs)], self.dense, training.tolerance)
+        return Ensemble(self.dense, self.scores(), dev, self.sentences if self.settings.training else ())
 
     @staticmethod
     def runtime(model: Encoder | SentenceEncoder, precision: str) -> SentenceEncoder:

@@ -1,4 +1,4 @@
-"""Sentences that are held out of training, for the agreement with the dense model on them."""
+"""Which sentences a training sees, and which are held out of it for the agreement with the dense model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from sparsecse.evaluation import AgreementText
 from sparsecse.evaluation.dev import SENTENCES, DevSet
+from sparsecse.training.loop import unseen_rows
 from sparsecse.training.losses import Example
+from sparsecse.training.settings import TrainingSettings
 
 _LEAST = 20  # fewer sentences say nothing
 
@@ -26,3 +28,9 @@ def hold_out(examples: Sequence[Example], seed: int) -> tuple[list[Example], Dev
         example for row, example in enumerate(examples) if row not in chosen and held_out.keys().isdisjoint(example)
     ]
     return left, DevSet.of(AgreementText(list(held_out), "held out of training"))
+
+
+def trained_on(examples: Sequence[Example], settings: TrainingSettings) -> list[str]:
+    """The sentences, each once, of the examples that some step of a training with these settings takes."""
+    unseen = set(unseen_rows(len(examples), settings)) if examples else set[int]()
+    return list(dict.fromkeys(text for row, example in enumerate(examples) if row not in unseen for text in example))

@@ -1,0 +1,39 @@
+"""The text of a repair as `prune` takes it, before the repair: to fit a reconstruction on, and to choose by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from sparsecse.evaluation.dev import DevSet
+from sparsecse.files import text_hash
+from sparsecse.sources import DataOptions
+from sparsecse.training import TrainingSettings
+from sparsecse.training.examples import training_data
+from sparsecse.training.held_out import hold_out, trained_on
+
+
+@dataclass(frozen=True)
+class RepairText:
+    """What text, and what will be trained on it.
+
+    data: of the repair. training: its settings; by default one pass over all.
+    hold_out: whether some sentences are for choices; they are those that the repair holds out too.
+    """
+
+    data: DataOptions
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    hold_out: bool = True
+
+    def load(self) -> tuple[list[str], DevSet | None]:
+        """The sentences that some step of the repair takes, and the dev set that is held out, where there is one."""
+        examples, scores = training_data(self.data, set(self.training.objective))
+        held = None
+        if self.hold_out and scores is None:
+            examples, held = hold_out(examples, self.training.seed)
+        return trained_on(examples, self.training), held
+
+
+def sentences_hash(sentences: list[str]) -> str:
+    """A hash of sentences in their order, in hex."""
+    return text_hash(json.dumps(sentences))
