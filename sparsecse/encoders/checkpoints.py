@@ -285,7 +285,7 @@ def load_encoder(
 
 
 def _check_widths(source: str, width: int, head: Sequence[Dense]) -> None:
-    """Raise `InputError` where a Dense module does not take what comes before it, vectors of `width` numbers at first."""
+    """Raise `InputError` where a Dense module does not take what comes before it, first vectors [width]."""
     for dense in head:
         if dense.linear.in_features != width:
             raise InputError(

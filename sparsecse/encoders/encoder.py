@@ -98,9 +98,7 @@ class Encoder(nn.Module):
 
     def copy(self) -> Encoder:
         """An encoder with weights of its own, in the same mode; the tokenizer and the settings are shared."""
-        twin = Encoder(
-            copy.deepcopy(self.model), self.tokenizer, self.settings, self.source, copy.deepcopy(self.head)
-        )
+        twin = Encoder(copy.deepcopy(self.model), self.tokenizer, self.settings, self.source, copy.deepcopy(self.head))
         twin.origin = self.origin
         return twin.train(self.training)
 

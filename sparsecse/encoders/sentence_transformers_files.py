@@ -25,7 +25,7 @@ from sparsecse.encoders.settings import EncoderSettings
 from sparsecse.files import write_json
 
 _MODULE_PREFIX = "sentence_transformers.models."
-# Of the modes of token pooling; an earlier release stops at a flag that it does not know, so that the others are left out.
+# Written whatever the mode; the other flags only where they are set, as earlier releases do not know them.
 _FLAGS_OF_ALL = (
     "pooling_mode_cls_token",
     "pooling_mode_mean_tokens",

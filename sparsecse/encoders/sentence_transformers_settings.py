@@ -110,8 +110,8 @@ class FolderSettings:
     """What a model's own files say; None where they say nothing.
 
     lower_case: texts are lower-cased before the tokenizer sees them, whatever it does itself.
-    pooler: a `Dense` module alone after cls pooling that is what BERT's pooler is (tanh, bias, equal width): it takes the
-        place of the checkpoint's.
+    pooler: a `Dense` module alone after cls pooling that is what BERT's pooler is (tanh, bias, equal width); it takes
+        the place of the checkpoint's.
     head: any other `Dense` modules, in their order.
     averaged_layers: layers that the first-last average was written for.
     """

@@ -32,10 +32,11 @@ class Runtime:
     """An encoder for inference: the tokens of all sentences in one matrix, without padding.
 
     The weights are copied when it is made, on the CPU into the native encoder's own layout, and later changes of the
-    model are not seen. (The embeddings of an `encoder` that it loaded itself are not copied: do not write to them.) Where the native encoder cannot run (no compiled extension, an activation it does not have) the
-    same methods compute with PyTorch in float32, and a warning says so once. On a GPU they compute with PyTorch and the
-    Triton kernels. Several threads may use one Runtime at a time, and so may forked processes. It can be pickled and
-    copied: what is made from it has its precision and is built from `encoder` as it is then.
+    model are not seen. (The embeddings of an `encoder` that it loaded itself are not copied: do not write to them.)
+    Where the native encoder cannot run (no compiled extension, an activation it does not have) the same methods compute
+    with PyTorch in float32, and a warning says so once. On a GPU they compute with PyTorch and the Triton kernels.
+    Several threads may use one Runtime at a time, and so may forked processes. It can be pickled and copied: what is
+    made from it has its precision and is built from `encoder` as it is then.
 
     Args:
         model: an `Encoder`, or what `load_encoder` takes: a folder or a hub id.

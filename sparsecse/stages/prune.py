@@ -125,7 +125,7 @@ def rewind(workdir: Workdir, checkpoint: str) -> tuple[Record, bool]:
         smaller = surgery.prune(earlier, mask)
         if f"prune/{VOCABULARY_FILE}" in inputs:
             smaller = prune_vocabulary(smaller, load_file(vocabulary)["kept"].tolist())
-        # Pooling, prompts and tokenizer stay those of the model that was pruned, and its head where the earlier has none.
+        # Pooling, prompts and tokenizer stay those of the pruned model, and its head where the earlier one has none.
         head = smaller.head if len(smaller.head) else pruned.head
         rewound = Encoder(smaller.model, pruned.tokenizer, own, pruned.source, head)
         save_model(rewound, folder)

@@ -25,8 +25,8 @@ class Teacher:
     """One model to distil from, or several whose unit vectors are averaged.
 
     Args:
-        encoders: the models; all have vectors of the student's size. They are taken one after the other, so that a sequence
-            that makes a model when it is asked for one (`ensemble.Cuts`) never has two of them in memory.
+        encoders: the models; all have vectors of the student's size. They are taken one after the other, so that a
+            sequence that makes a model when it is asked for one (`ensemble.Cuts`) never has two of them in memory.
         student: the model in training.
         settings: their `max_length` and `precision` are also the teachers'.
     """
