@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -365,7 +365,7 @@ def save_encoder(encoder: Encoder, directory: Path, *, stock: bool = False, dtyp
     else:
         model.to(dtype=DTYPES[dtype]).save_pretrained(directory)  # type: ignore[call-arg]
     save_tokenizer(encoder.tokenizer, directory, encoder.settings.max_length)
-    config, head = encoder.model.config, list(encoder.head)
+    config, head = encoder.model.config, cast(list[Dense], list(encoder.head))
     if encoder.settings.pooling == "pooler":
         pooler = encoder.model.pooler.dense
         head.insert(0, Dense(pooler.weight.detach(), pooler.bias.detach(), TANH))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparsecse.encoders import embedding
+from sparsecse.encoders.head import Dense
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
 from sparsecse.encoders.settings import EncoderSettings
@@ -109,7 +110,7 @@ class Encoder(nn.Module):
     @property
     def dimension(self) -> int:
         """The size of a sentence vector."""
-        return self.head[-1].linear.out_features if len(self.head) else self.model.config.hidden_size
+        return cast(Dense, self.head[-1]).linear.out_features if len(self.head) else self.model.config.hidden_size
 
     def tokenize(
         self, sentences: Sequence[str], max_length: int | None = None, prompt: str | None = None

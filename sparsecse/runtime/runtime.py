@@ -99,8 +99,9 @@ class Runtime:
                 native.lend_embeddings(self.encoder.model)
             self.precision, self.reason = choice.precision, choice.reason
             self._native, self._scales = choice.encoder, choice.scales
-            pooler = [self.encoder.model.pooler] if self.encoder.settings.pooling == "pooler" else []
-            self._after = copy.deepcopy(nn.Sequential(*pooler, *self.encoder.head)).float().requires_grad_(False)
+            pooler = self.encoder.model.pooler if self.encoder.settings.pooling == "pooler" else None
+            after = nn.Sequential(*(() if pooler is None else (pooler,)), *self.encoder.head)
+            self._after = copy.deepcopy(after).float().requires_grad_(False)
             return
         if precision not in ("auto", "float32"):
             raise InputError(f"`precision` {precision} needs the native encoder, but {self._obstacle}; use float32.")
