@@ -22,7 +22,9 @@ class ModelOptions:
 
     name: str = ""
     pooling: str | None = setting(
-        None, "How token vectors are pooled, where the model's files do not say: mean, cls, pooler, first_last_avg."
+        None,
+        "How token vectors are pooled, where the model's files do not say: mean, cls, pooler, first_last_avg, max, "
+        "mean_sqrt_len_tokens, weightedmean, lasttoken.",
     )
     normalize: bool | None = setting(None, "Unit-length vectors; by default what the model's files say.")
     max_length: int | None = setting(None, "Tokens kept of a text; by default what the model's files say.")

@@ -28,11 +28,16 @@ def test_vectors_are_those_of_transformers(checkpoints, sentences, family, pooli
         pytest.skip("DistilBERT has no pooler")
     outputs, mask = stock_outputs(checkpoints[family], sentences)
     last = outputs.last_hidden_state
+    position = mask.cumsum(1) * mask
     expected = {
         "mean": lambda: (last * mask).sum(1) / mask.sum(1),
         "cls": lambda: last[:, 0],
         "pooler": lambda: outputs.pooler_output,
         "first_last_avg": lambda: ((outputs.hidden_states[1] + last) / 2 * mask).sum(1) / mask.sum(1),
+        "max": lambda: last.masked_fill(mask == 0, -torch.inf).max(1).values,
+        "mean_sqrt_len_tokens": lambda: (last * mask).sum(1) / mask.sum(1).sqrt(),
+        "weightedmean": lambda: (last * position).sum(1) / position.sum(1),
+        "lasttoken": lambda: last[torch.arange(len(last)), mask.sum(1).squeeze(1).long() - 1],
     }[pooling]()
     vectors = load_encoder(checkpoints[family], pooling=pooling).encode(sentences, batch_size=3)
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-5)
@@ -112,8 +117,8 @@ def test_twins_of_other_families_compute_the_same(checkpoints, sentences, tmp_pa
 def test_pooling_is_never_guessed(checkpoints):
     with pytest.raises(InputError, match=r"`pooling`.*mean, cls, pooler, first_last_avg"):
         load_encoder(checkpoints["bert"])
-    with pytest.raises(InputError, match="'max' is not a pooling mode"):
-        load_encoder(checkpoints["bert"], pooling="max")
+    with pytest.raises(InputError, match="'median' is not a pooling mode"):
+        load_encoder(checkpoints["bert"], pooling="median")
     assert load_encoder(checkpoints["bert"], pooling="cls_before_pooler").settings.pooling == "cls"
 
 

@@ -88,8 +88,11 @@ def test_the_vectors_are_right_or_the_folder_is_refused(row: Row, tmp_path, tall
     encoder = load_encoder(folder, **row.options)
     pack(encoder, tmp_path / "packed")
     packed = reference(tmp_path / "packed")
+    with torch.inference_mode():
+        padded = encoder(*encoder.collate(encoder.tokenize(TEXTS)))
     doors = {
         "load_encoder": encoder.encode(TEXTS),
+        "forward": padded,
         "Runtime": Runtime(encoder, "float32").encode(TEXTS, convert_to_tensor=True),
         "packed": packed.encode(list(TEXTS), convert_to_tensor=True),
     }

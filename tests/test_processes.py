@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -10,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,30 @@ def test_copies_of_a_runtime(bert: Encoder, sentences: list[str], precision: str
     for same in (copy.deepcopy(runtime), copy.copy(runtime), pickle.loads(pickle.dumps(runtime))):
         assert (same.precision, same.reason, same.threads) == (precision, "as measured there", 1)
         assert np.array_equal(same.encode(sentences), runtime.encode(sentences))
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_runtime_of_an_encoder_that_is_sent_elsewhere(
+    bert: Encoder, sentence_folder: Path, sentences: list[str], loaded: bool
+) -> None:
+    runtime = Runtime(sentence_folder if loaded else bert, "float32", threads=1)
+    expected = runtime.encode(sentences)
+    # As torch.multiprocessing sends it: storages move to shared memory, and what they had is free for others.
+    ForkingPickler.dumps(runtime.encoder)
+    embeddings = runtime.encoder.model.embeddings.word_embeddings.weight
+    taken = [torch.full(embeddings.shape, 7.0) for _ in range(100)]
+    assert embeddings.is_shared() and len(taken) == 100
+    assert np.array_equal(runtime.encode(sentences), expected)
+
+
+def test_a_runtime_of_an_encoder_that_is_trained_on(bert: Encoder, sentences: list[str]) -> None:
+    bert.settings = dataclasses.replace(bert.settings, pooling="pooler")
+    runtime = Runtime(bert, "float32", threads=1)
+    expected = runtime.encode(sentences)
+    with torch.no_grad():
+        for parameter in bert.parameters():
+            parameter.zero_()
+    assert np.array_equal(runtime.encode(sentences), expected)
 
 
 def test_a_copy_where_the_precision_is_missing(bert: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

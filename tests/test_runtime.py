@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 
 from sparsecse.datasets import load_pairs
 from sparsecse.encoders import (
+    POOLING_MODES,
     Encoder,
     EncoderSettings,
     SparseCSEConfig,
@@ -26,6 +27,7 @@ from sparsecse.encoders import (
     load_encoder,
     save_encoder,
 )
+from sparsecse.encoders.head import TANH, Dense
 from sparsecse.errors import InputError
 from sparsecse.kernels import dispatch
 from sparsecse.pruning.masks import Mask
@@ -88,7 +90,7 @@ def random_ids(encoder: Encoder, lengths: list[int], seed: int = 0) -> list[list
 
 def padded(encoder: Encoder, token_ids: list[list[int]]) -> torch.Tensor:
     """What PyTorch computes in float64 with padding."""
-    exact = Encoder(encoder.model, encoder.tokenizer, encoder.settings, encoder.source).double()
+    exact = Encoder(encoder.model, encoder.tokenizer, encoder.settings, encoder.source, encoder.head).double()
     try:
         with torch.inference_mode():
             return exact(*encoder.collate(token_ids)).float()
@@ -112,10 +114,12 @@ def test_equals_pytorch_in_every_family(
     assert distance(vectors, expected) < TOLERANCE[precision]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler", "first_last_avg"])
+@pytest.mark.parametrize("pooling", list(POOLING_MODES))
 @pytest.mark.parametrize("normalize", [True, False])
 def test_pooling(pooling: str, normalize: bool) -> None:
     encoder = make_encoder(pooling, normalize, has_pooler=True)
+    if normalize:
+        encoder.head.append(Dense(torch.randn(20, 48), None, TANH))
     token_ids = random_ids(encoder, [5, 1, 30])
     expected = padded(encoder, token_ids)
     vectors = Runtime(encoder, "float32").encode_ids(token_ids)

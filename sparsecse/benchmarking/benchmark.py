@@ -191,7 +191,7 @@ def _prepare(source: str, sentences: Sequence[str], options: Mapping[str, Any]) 
     encoder = load_encoder(source, **options)
     token_ids = encoder.tokenize(sentences)
     described = BenchModel(
-        parameters=count_parameters(encoder.model),
+        parameters=count_parameters(encoder),
         bytes_on_disk=weight_bytes(Path(source)),
         tokens=sum(map(len, token_ids)),
     )

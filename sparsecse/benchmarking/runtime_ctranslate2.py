@@ -63,7 +63,7 @@ def convert(encoder: Encoder, precision: str, sentences: Sequence[str], folder: 
         InputError: ctranslate2 has no encoder of this kind.
     """
     config = encoder.model.config
-    if reason := _unsupported(config, encoder.settings.pooling):
+    if reason := _unsupported(encoder):
         raise InputError(f"{encoder.source}: ctranslate2 has {reason}; leave out that runtime or that model.")
     # Copies: ctranslate2 quantises in place.
     state = {name: tensor.float().cpu().numpy().copy() for name, tensor in encoder.model.state_dict().items()}
@@ -91,8 +91,9 @@ def load(setup: Setup) -> Runtime:
     return _CTranslate2(model, **settings, pooler=np.load(pooler) if pooler.exists() else {})
 
 
-def _unsupported(config: SparseCSEConfig, pooling: str) -> str:
+def _unsupported(encoder: Encoder) -> str:
     """What the model has and ctranslate2 has not; "" where there is nothing."""
+    config, pooling = encoder.model.config, encoder.settings.pooling
     heads = {heads for heads, _ in config.layer_sizes()}
     if len(heads) > 1:
         return "no encoder whose layers differ in their number of heads"
@@ -104,6 +105,8 @@ def _unsupported(config: SparseCSEConfig, pooling: str) -> str:
         return f"no activation '{config.hidden_act}'"
     if pooling == "first_last_avg":
         return "no way to the first layer's token vectors, which the pooling first_last_avg needs"
+    if pooling not in ("mean", "cls", "pooler") or len(encoder.head):
+        return f"no benchmark here with {pooling} pooling and {len(encoder.head)} Dense modules"
     return ""
 
 

@@ -21,12 +21,12 @@ class _PyTorch:
 
 
 def reference(encoder: Encoder, token_ids: Sequence[Sequence[int]], batch_size: int = 32) -> np.ndarray:
-    """The sentence vectors that all others are compared with, float32 [sentences, hidden_size], in the order given.
+    """The sentence vectors that all others are compared with, float32 [sentences, dimension], in the order given.
 
     encoder: in float32, in evaluation mode, on the CPU.
     """
     runtime = _PyTorch(encoder)
-    vectors = np.empty((len(token_ids), encoder.model.config.hidden_size), dtype=np.float32)
+    vectors = np.empty((len(token_ids), encoder.dimension), dtype=np.float32)
     by_length = np.argsort([len(ids) for ids in token_ids])
     for start in range(0, len(token_ids), batch_size):
         rows = by_length[start : start + batch_size]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from sparsecse.encoders.families import (
     state_from_family,
     state_to_family,
 )
+from sparsecse.encoders.head import TANH, Dense
 from sparsecse.encoders.model_files import ModelFiles, inside
 from sparsecse.encoders.modeling_sparsecse import Pooler, SparseCSEConfig, SparseCSEModel, stored_as_int8
 from sparsecse.encoders.pooling import POOLING_MODES, pooling_mode
@@ -279,21 +280,28 @@ def load_encoder(
         )
     if settings.pooling == "pooler":
         _set_pooler(model, found, source)
-    return Encoder(model, tokenizer, settings, source).eval()
+    _check_widths(source, model.config.hidden_size, found.head)
+    return Encoder(model, tokenizer, settings, source, found.head).eval()
+
+
+def _check_widths(source: str, width: int, head: Sequence[Dense]) -> None:
+    """Raise `InputError` where a Dense module does not take what comes before it, first vectors [width]."""
+    for dense in head:
+        if dense.linear.in_features != width:
+            raise InputError(
+                f"{source}: a Dense module takes vectors of {dense.linear.in_features} numbers, and what comes before "
+                f"it gives {width}; copy the whole model again."
+            )
+        width = dense.linear.out_features
 
 
 def _set_pooler(model: SparseCSEModel, found: FolderSettings, source: str) -> None:
     """Let a Dense module of the folder take the place of the checkpoint's pooler; one of the two there must be."""
     if found.pooler is not None:
-        width = len(found.pooler["bias"])
-        if width != model.config.hidden_size:
-            raise InputError(
-                f"{source}: its Dense module takes vectors of {width} numbers, and the model gives "
-                f"{model.config.hidden_size}; copy the whole model again."
-            )
+        _check_widths(source, model.config.hidden_size, [found.pooler])
         model.config.has_pooler = True
         model.pooler = Pooler(model.config)
-        model.pooler.dense.load_state_dict(found.pooler)
+        model.pooler.dense.load_state_dict(found.pooler.linear.state_dict())
     if model.pooler is None:
         raise InputError(
             f"{source} has no pooler weights (pooler.dense.*), so `pooling` pooler cannot be used; a raw SimCSE "
@@ -357,6 +365,8 @@ def save_encoder(encoder: Encoder, directory: Path, *, stock: bool = False, dtyp
     else:
         model.to(dtype=DTYPES[dtype]).save_pretrained(directory)  # type: ignore[call-arg]
     save_tokenizer(encoder.tokenizer, directory, encoder.settings.max_length)
-    pooler = None if encoder.model.pooler is None else encoder.model.pooler.dense
-    config = encoder.model.config
-    write_settings(directory, encoder.settings, config.hidden_size, config.num_hidden_layers, pooler)
+    config, head = encoder.model.config, cast(list[Dense], list(encoder.head))
+    if encoder.settings.pooling == "pooler":
+        pooler = encoder.model.pooler.dense
+        head.insert(0, Dense(pooler.weight.detach(), pooler.bias.detach(), TANH))
+    write_settings(directory, encoder.settings, config.hidden_size, config.num_hidden_layers, head)

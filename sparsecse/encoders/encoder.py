@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparsecse.encoders import embedding
+from sparsecse.encoders.head import Dense
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
 from sparsecse.encoders.settings import EncoderSettings
@@ -69,10 +70,18 @@ class Encoder(nn.Module):
         tokenizer: a transformers tokenizer.
         settings: pooling, normalisation, length limit and prompts.
         source: the folder or hub id it was loaded from, for messages and records.
+        head: `Dense` modules between pooling and normalisation, one after the other; mostly none.
         origin: what it was pruned from in this process; None for a model as it was loaded.
     """
 
-    def __init__(self, model: SparseCSEModel, tokenizer: Any, settings: EncoderSettings, source: str):
+    def __init__(
+        self,
+        model: SparseCSEModel,
+        tokenizer: Any,
+        settings: EncoderSettings,
+        source: str,
+        head: Iterable[nn.Module] = (),
+    ):
         super().__init__()
         self.model = model
         # An Encoder is PyTorch throughout: what is scored, trained, exported, and what faster runtimes are measured by.
@@ -80,22 +89,28 @@ class Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.settings = settings
         self.source = source
+        self.head = nn.Sequential(*head)
         self.origin: Origin | None = None
 
     def pruned_from(self) -> Origin:
         """What a model that is pruned from this one now was pruned from: this one's own origin, or this one."""
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        parameters = sum(parameter.numel() for parameter in self.parameters())
         return self.origin or Origin(self.source, self.model.config.layer_sizes(), parameters)
 
     def copy(self) -> Encoder:
         """An encoder with weights of its own, in the same mode; the tokenizer and the settings are shared."""
-        twin = Encoder(copy.deepcopy(self.model), self.tokenizer, self.settings, self.source)
+        twin = Encoder(copy.deepcopy(self.model), self.tokenizer, self.settings, self.source, copy.deepcopy(self.head))
         twin.origin = self.origin
         return twin.train(self.training)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def dimension(self) -> int:
+        """The size of a sentence vector."""
+        return cast(Dense, self.head[-1]).linear.out_features if len(self.head) else self.model.config.hidden_size
 
     def tokenize(
         self, sentences: Sequence[str], max_length: int | None = None, prompt: str | None = None
@@ -158,16 +173,16 @@ class Encoder(nn.Module):
             yield torch.tensor(rows), self.pack([token_ids[row] for row in rows])
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Sentence vectors [batch, hidden_size] of padded token ids [batch, length]."""
+        """Sentence vectors [batch, dimension] of padded token ids [batch, length]."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             output_hidden_states=self.settings.pooling == "first_last_avg",
         )
-        return self._finish(pool(outputs, attention_mask, self.settings.pooling))
+        return self.pool(outputs, attention_mask)
 
     def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
-        """Sentence vectors [sentences, hidden_size]: those of `forward`, but no padding is computed."""
+        """Sentence vectors [sentences, dimension]: those of `forward`, but no padding is computed."""
         with shared_token_maps(batch.cu_lengths):
             outputs = self.model(
                 input_ids=batch.input_ids,
@@ -177,7 +192,12 @@ class Encoder(nn.Module):
             )
         return self._finish(pool_packed(outputs, batch.cu_lengths, self.settings.pooling, self.model.pooler))
 
+    def pool(self, outputs: Any, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Sentence vectors [batch, dimension] of what the model returned for padded token ids; see `pooling.pool`."""
+        return self._finish(pool(outputs, attention_mask, self.settings.pooling))
+
     def _finish(self, vectors: torch.Tensor) -> torch.Tensor:
+        vectors = self.head(vectors)
         return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
 
     @past_fork
@@ -188,7 +208,7 @@ class Encoder(nn.Module):
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
     ) -> torch.Tensor:
-        """Sentence vectors [N, hidden_size], float32, without gradients and dropout; rows in the order given.
+        """Sentence vectors [N, dimension], float32, without gradients and dropout; rows in the order given.
 
         batch_size: sentences of average length that are taken at a time; see `batches`.
         progress: called with (sentences done, sentences in all) after each batch.
@@ -203,7 +223,7 @@ class Encoder(nn.Module):
         token_ids = [part.tolist() for part in np.split(flat, lengths.cumsum()[:-1])] if len(lengths) else []
         was_training = self.training
         self.eval()
-        vectors = torch.empty(len(token_ids), self.model.config.hidden_size, device=self.device)
+        vectors = torch.empty(len(token_ids), self.dimension, device=self.device)
         done = 0
         with torch.inference_mode():
             for rows, batch in self.batches(token_ids, batch_size):
@@ -232,7 +252,7 @@ class Encoder(nn.Module):
         truncate_dim: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> torch.Tensor | np.ndarray:
-        """Sentence vectors of texts, float32: [N, hidden_size], or [hidden_size] for a single string.
+        """Sentence vectors of texts, float32: [N, dimension], or [dimension] for a single string.
 
         A tensor on the encoder's device, or an array where `convert_to_numpy` asks for one. PyTorch computes;
         `sparsecse.Runtime` has the same method and is faster.

@@ -14,10 +14,11 @@ from sparsecse.encoders.encoder import Encoder
 def fingerprint(encoder: Encoder) -> str:
     """SHA-256 in hex; equal for encoders that compute the same vectors from the same texts."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.model.state_dict().items()):
+    for name, tensor in sorted({**encoder.model.state_dict(), **encoder.head.state_dict(prefix="head.")}.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    settings = dataclasses.asdict(encoder.settings)
-    digest.update(json.dumps([settings, encoder.model.config.layer_sizes()], sort_keys=True).encode())
+    rest = [dataclasses.asdict(encoder.settings), encoder.model.config.layer_sizes()]
+    rest += [dense.activation_name for dense in encoder.head]
+    digest.update(json.dumps(rest, sort_keys=True).encode())
     digest.update(json.dumps(encoder.tokenizer.get_vocab(), sort_keys=True).encode())
     return digest.hexdigest()

@@ -6,32 +6,45 @@ pooler is a Dense module with tanh, the first-last average a WeightedLayerPoolin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from sparsecse.encoders.head import Dense
 from sparsecse.encoders.pooling import first_last_weights
-from sparsecse.encoders.sentence_transformers_settings import MODEL_FILE, MODULES_FILE, TRANSFORMER_FILES
+from sparsecse.encoders.sentence_transformers_settings import (
+    MODEL_FILE,
+    MODULES_FILE,
+    POOLING_FLAGS,
+    TRANSFORMER_FILES,
+)
 from sparsecse.encoders.settings import EncoderSettings
 from sparsecse.files import write_json
 
 _MODULE_PREFIX = "sentence_transformers.models."
-_TANH = "torch.nn.modules.activation.Tanh"
+# Written whatever the mode; the other flags only where they are set, as earlier releases do not know them.
+_FLAGS_OF_ALL = (
+    "pooling_mode_cls_token",
+    "pooling_mode_mean_tokens",
+    "pooling_mode_max_tokens",
+    "pooling_mode_mean_sqrt_len_tokens",
+)
 
 
 def write_settings(
-    directory: Path, settings: EncoderSettings, hidden_size: int, num_layers: int, pooler: torch.nn.Linear | None
+    directory: Path, settings: EncoderSettings, hidden_size: int, num_layers: int, head: Iterable[Dense]
 ) -> None:
     """Write modules.json and what it names into a folder that holds a transformers model.
 
     Args:
         directory: the model's folder, being written.
         settings: pooling, normalisation, length, lower-casing, prompts and similarity.
-        hidden_size: width of the sentence vector.
+        hidden_size: width of the token vectors.
         num_layers: layers of the model, for the first-last average.
-        pooler: the checkpoint's pooler, needed for pooling "pooler".
+        head: the Dense modules after pooling, the checkpoint's pooler as the first for pooling "pooler".
     """
     modules: list[tuple[str, str]] = [("Transformer", "")]
 
@@ -50,27 +63,20 @@ def write_settings(
             {"word_embedding_dimension": hidden_size, "layer_start": 1, "num_hidden_layers": num_layers},
             {"layer_weights": first_last_weights(num_layers)},
         )
-    add(
-        "Pooling",
-        {
-            "word_embedding_dimension": hidden_size,
-            "pooling_mode_cls_token": settings.pooling in ("cls", "pooler"),
-            "pooling_mode_mean_tokens": settings.pooling in ("mean", "first_last_avg"),
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )
-    if settings.pooling == "pooler":
-        assert pooler is not None
+    mode = {"pooler": "cls", "first_last_avg": "mean"}.get(settings.pooling, settings.pooling)
+    flags = {flag: True for flag, name in POOLING_FLAGS.items() if name == mode}
+    add("Pooling", {"word_embedding_dimension": hidden_size, **dict.fromkeys(_FLAGS_OF_ALL, False), **flags})
+    for dense in head:
+        linear = dense.linear
         add(
             "Dense",
             {
-                "in_features": hidden_size,
-                "out_features": hidden_size,
-                "bias": True,
-                "activation_function": _TANH,
+                "in_features": linear.in_features,
+                "out_features": linear.out_features,
+                "bias": linear.bias is not None,
+                "activation_function": dense.activation_name,
             },
-            {"linear.weight": pooler.weight.detach().contiguous(), "linear.bias": pooler.bias.detach()},
+            {f"linear.{name}": tensor.contiguous() for name, tensor in linear.state_dict().items()},
         )
     if settings.normalize:
         add("Normalize")

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from sparsecse.encoders.head import ACTIVATIONS, TANH, Dense
 from sparsecse.encoders.model_files import ModelFiles, inside
 from sparsecse.encoders.pooling import first_last_weights
 from sparsecse.errors import InputError
@@ -53,7 +54,7 @@ _TRANSFORMER: _Known = {
     ),
 }
 # In the order in which sentence-transformers joins the vectors of several.
-_POOLING_FLAGS = {
+POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -66,7 +67,7 @@ _POOLING: _Known = {
     "word_embedding_dimension": None,
     "pooling_mode": None,
     "include_prompt": (True,),
-    **dict.fromkeys(_POOLING_FLAGS),
+    **dict.fromkeys(POOLING_FLAGS),
 }
 _INPUT_AND_OUTPUT: _Known = {
     "module_input_name": ("sentence_embedding",),
@@ -75,8 +76,8 @@ _INPUT_AND_OUTPUT: _Known = {
 _DENSE: _Known = {
     "in_features": None,
     "out_features": None,
-    "bias": None,
-    "activation_function": ("torch.nn.modules.activation.Tanh", "torch.nn.Tanh"),
+    "bias": (True, False),
+    "activation_function": tuple(ACTIVATIONS),
     "use_residual": (False,),
     **_INPUT_AND_OUTPUT,
 }
@@ -109,7 +110,9 @@ class FolderSettings:
     """What a model's own files say; None where they say nothing.
 
     lower_case: texts are lower-cased before the tokenizer sees them, whatever it does itself.
-    pooler: state of the linear layer of a `Dense` module with tanh, which takes the place of the checkpoint's pooler.
+    pooler: a `Dense` module alone after cls pooling that is what BERT's pooler is (tanh, bias, equal width); it takes
+        the place of the checkpoint's.
+    head: any other `Dense` modules, in their order.
     averaged_layers: layers that the first-last average was written for.
     """
 
@@ -120,7 +123,8 @@ class FolderSettings:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     similarity: str = "cosine"
-    pooler: Mapping[str, torch.Tensor] | None = None
+    pooler: Dense | None = None
+    head: tuple[Dense, ...] = ()
     averaged_layers: int | None = None
 
 
@@ -161,16 +165,18 @@ def read_modules(files: ModelFiles) -> tuple[Module, ...]:
 def read_prompts(files: ModelFiles) -> tuple[dict[str, str], str | None]:
     """The prompts that are not empty, by name, and the name of the one put before every sentence, or None.
 
+    There are none where there is no modules.json: sentence-transformers then reads no file of its own.
+
     Raises:
         InputError: a prompt that is no text, or a default that is none of them.
     """
-    content = files.json(MODEL_FILE) or {}
+    content = (files.json(MODEL_FILE) if files.find(MODULES_FILE) else None) or {}
     prompts = content.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(text is None or isinstance(text, str) for text in prompts.values()):
         raise InputError(f"{files.source}/{MODEL_FILE}: prompts is no object of texts; restore it.")
     default = content.get("default_prompt_name")
     # sentence-transformers has these two, empty, in every model.
-    if default is not None and default not in {*prompts, "query", "document"}:
+    if default is not None and default not in [*prompts, "query", "document"]:
         raise InputError(
             f"{files.source}/{MODEL_FILE}: default_prompt_name is {default!r}, which is none of its prompts "
             f"({', '.join(prompts) or 'there are none'}); name one of them there."
@@ -190,28 +196,24 @@ def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[
     Raises:
         InputError: the files ask for something that sparsecse does not do.
     """
+    if not modules:
+        return FolderSettings()
     prompts, default = read_prompts(files)
     about = files.json(MODEL_FILE) or {}
     files.check(MODEL_FILE, {key: value for key, value in about.items() if key in _MODEL}, _MODEL)
-    similarity = about.get("similarity_fn_name") or "cosine"
-    if not modules:
-        return FolderSettings(prompts=prompts, default_prompt=default, similarity=similarity)
     normalize = modules[-1].kind == "Normalize"
     if normalize:
         name = modules[-1].file("config.json")
         files.check(name, files.json(name) or {}, _INPUT_AND_OUTPUT)
     max_length, lower_case = _transformer(files, modules[0])
-    pooling, pooler, layers = _pooling(files, modules[: len(modules) - normalize], config)
     return FolderSettings(
-        pooling=pooling,
+        **_pooling(files, modules[: len(modules) - normalize], config),
         normalize=normalize,
         max_length=max_length,
         lower_case=lower_case,
         prompts=prompts,
         default_prompt=default,
-        similarity=similarity,
-        pooler=pooler,
-        averaged_layers=layers,
+        similarity=about.get("similarity_fn_name") or "cosine",
     )
 
 
@@ -230,21 +232,34 @@ def _transformer(files: ModelFiles, module: Module) -> tuple[int | None, bool]:
     return None, False
 
 
-def _pooling(
-    files: ModelFiles, modules: Sequence[Module], config: Mapping[str, Any]
-) -> tuple[str, Mapping[str, torch.Tensor] | None, int | None]:
-    """A key of `POOLING_MODES`, the pooler's state where it is a module of its own, and the layers of an average."""
-    kinds = tuple(module.kind for module in modules)
-    if kinds == ("Transformer", "Pooling"):
-        return _token_pooling(files, modules[1]), None, None
-    if kinds == ("Transformer", "Pooling", "Dense"):
-        return "pooler", _dense(files, modules[2], _token_pooling(files, modules[1])), None
-    if kinds == ("Transformer", "WeightedLayerPooling", "Pooling") and _token_pooling(files, modules[2]) == "mean":
-        return "first_last_avg", None, _averaged_layers(files, modules[1], config)
-    raise InputError(
-        f"{files.source}: {MODULES_FILE} names {' + '.join(kinds)}, which sparsecse does not support; it "
-        f"takes Transformer + Pooling, a Dense tanh layer of equal width after cls pooling, and Normalize at the end."
-    )
+def _pooling(files: ModelFiles, modules: Sequence[Module], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `FolderSettings` that say what becomes of token vectors, but for the normalisation at the end."""
+    rest = list(modules[1:])
+    average = rest.pop(0) if rest and rest[0].kind == "WeightedLayerPooling" else None
+    if not rest or rest[0].kind != "Pooling" or any(module.kind != "Dense" for module in rest[1:]):
+        kinds = " + ".join(module.kind for module in modules)
+        raise InputError(
+            f"{files.source}: {MODULES_FILE} names {kinds}, which sparsecse does not support; it takes "
+            f"Transformer, WeightedLayerPooling or not, Pooling, Dense as often as need be, and Normalize at the end."
+        )
+    mode = _token_pooling(files, rest[0])
+    head = tuple(_dense(files, module) for module in rest[1:])
+    if average is not None:
+        if mode != "mean":
+            raise InputError(
+                f"{files.source}: {MODULES_FILE} names WeightedLayerPooling before {mode} pooling; sparsecse supports "
+                f"it before mean pooling only."
+            )
+        return {"pooling": "first_last_avg", "averaged_layers": _averaged_layers(files, average, config), "head": head}
+    if mode == "cls" and len(head) == 1 and _is_pooler(head[0]):
+        return {"pooling": "pooler", "pooler": head[0]}
+    return {"pooling": mode, "head": head}
+
+
+def _is_pooler(dense: Dense) -> bool:
+    linear = dense.linear
+    square = linear.in_features == linear.out_features
+    return square and linear.bias is not None and dense.activation_name == TANH
 
 
 def _config(files: ModelFiles, module: Module, known: _Known) -> tuple[str, dict[str, Any]]:
@@ -258,37 +273,36 @@ def _config(files: ModelFiles, module: Module, known: _Known) -> tuple[str, dict
 
 
 def _token_pooling(files: ModelFiles, module: Module) -> str:
-    """cls or mean; anything else is refused."""
+    """One of the modes of `POOLING_FLAGS`; several are refused."""
     name, content = _config(files, module, _POOLING)
-    modes = content.get("pooling_mode")
-    if modes is None:
-        modes = [mode for flag, mode in _POOLING_FLAGS.items() if content.get(flag)] or "mean"
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if modes not in (["cls"], ["mean"]):
+    asked = content.get("pooling_mode", [mode for flag, mode in POOLING_FLAGS.items() if content.get(flag)] or "mean")
+    modes = [asked] if isinstance(asked, str) else asked
+    known = list(POOLING_FLAGS.values())
+    if not isinstance(modes, list) or not all(mode in known for mode in modes):
+        raise InputError(f"{files.source}/{name}: pooling_mode is {asked!r}; it must be one of {', '.join(known)}.")
+    if len(modes) != 1:
         raise InputError(
-            f"{files.source}/{name} pools with {' + '.join(map(str, modes))}; "
-            f"sparsecse supports mean and cls in a sentence-transformers folder."
+            f"{files.source}/{name} pools with {' + '.join(modes) or 'nothing'}; sparsecse supports one mode at a time."
         )
     return modes[0]
 
 
-def _dense(files: ModelFiles, module: Module, pooling: str) -> dict[str, torch.Tensor]:
-    """State of the linear layer after cls pooling."""
+def _dense(files: ModelFiles, module: Module) -> Dense:
     name, content = _config(files, module, _DENSE)
-    sizes = content.get("in_features"), content.get("out_features")
-    if sizes[0] != sizes[1] or pooling != "cls":
-        raise InputError(
-            f"{files.source}/{name} is a Dense layer from in_features {sizes[0]} to out_features {sizes[1]} after "
-            f"{pooling} pooling; sparsecse supports one of equal width after cls pooling."
-        )
-    state = {key.removeprefix("linear."): tensor for key, tensor in _weights(files, module).items()}
-    if not content.get("bias", True):
-        state.setdefault("bias", torch.zeros(len(state.get("weight", ()))))
-    if state.keys() != {"weight", "bias"} or state["weight"].shape != sizes or state["bias"].shape != sizes[1:]:
+    sizes = {key: content.get(key) for key in ("in_features", "out_features")}
+    for key, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise InputError(f"{files.source}/{name}: {key} is {size!r}; it must be a whole number above 0.")
+    shape = sizes["out_features"], sizes["in_features"]
+    wanted = {"linear.weight": shape, **({"linear.bias": shape[:1]} if content.get("bias", True) else {})}
+    state = _weights(files, module)
+    if {key: tuple(tensor.shape) for key, tensor in state.items()} != wanted:
         raise InputError(
             f"{files.source}: the weights in {module.folder} are not those of its config.json; copy the model again."
         )
-    return {key: tensor.float() for key, tensor in state.items()}
+    values = {key: tensor.float() for key, tensor in state.items()}
+    activation = content.get("activation_function", TANH)
+    return Dense(values["linear.weight"], values.get("linear.bias"), activation)
 
 
 def _averaged_layers(files: ModelFiles, module: Module, config: Mapping[str, Any]) -> int:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sparsecse.encoders import Encoder
-from sparsecse.encoders.pooling import pool
 from sparsecse.errors import InputError
 from sparsecse.exporting.graph import input_names
 
@@ -73,7 +72,7 @@ def _pool(encoder: Encoder, hidden: torch.Tensor, mask: torch.Tensor) -> torch.T
     outputs = BaseModelOutputWithPooling(
         last_hidden_state=hidden, pooler_output=None if pooler is None else pooler(hidden[:, 0])
     )
-    return pool(outputs, mask, encoder.settings.pooling)
+    return encoder.pool(outputs, mask)
 
 
 def check(difference: Difference, precision: str, tolerance: float, what: str) -> None:

@@ -57,7 +57,7 @@ def _write_companions(encoder: Encoder, directory: Path) -> None:
 def _fingerprint(encoder: Encoder) -> str:
     """SHA-256 over the weights and what else decides a sentence's vector."""
     digest = hashlib.sha256(repr(encoder.settings).encode())
-    for name, tensor in encoder.model.state_dict().items():
+    for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

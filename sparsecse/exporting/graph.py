@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from sparsecse.encoders import Encoder
-from sparsecse.encoders.pooling import pool
 from sparsecse.errors import InputError
 
 # How torch.onnx and OpenVINO say it.
@@ -28,7 +26,7 @@ class Graph:
 
     program: takes the inputs [batch, length], int64, in their order; both sizes are dynamic.
     inputs: their names, as a transformers tokenizer gives them.
-    output: "last_hidden_state" [batch, length, hidden_size], or "sentence_embedding" [batch, hidden_size].
+    output: "last_hidden_state" [batch, length, hidden_size], or "sentence_embedding" [batch, dimension].
     """
 
     program: torch.export.ExportedProgram
@@ -41,16 +39,15 @@ class _Traced(nn.Module):
 
     def __init__(self, encoder: Encoder, pooled: bool):
         super().__init__()
-        self.model, self.settings, self.pooled = encoder.model, encoder.settings, pooled
+        self.encoder, self.pooled = encoder, pooled
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        outputs = self.model(input_ids, attention_mask, token_type_ids, output_hidden_states=self.pooled)
+        outputs = self.encoder.model(input_ids, attention_mask, token_type_ids, output_hidden_states=self.pooled)
         if not self.pooled:
             return outputs.last_hidden_state
-        vectors = pool(outputs, attention_mask, self.settings.pooling)
-        return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
+        return self.encoder.pool(outputs, attention_mask)
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:

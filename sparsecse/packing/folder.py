@@ -36,7 +36,7 @@ def model_name(source: str) -> str:
 
 def facts_of(encoder: Encoder) -> CardFacts:
     """What the card can tell of an encoder alone, and of what it was pruned from in this process."""
-    kept, parameters = encoder.model.config.layer_sizes(), count_parameters(encoder.model)
+    kept, parameters = encoder.model.config.layer_sizes(), count_parameters(encoder)
     origin = encoder.pruned_from()
     return CardFacts(
         model_name(origin.source),

@@ -5,6 +5,7 @@ Pruning cuts the model that was scored; rewinding makes the same cut in an earli
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -77,7 +78,7 @@ def prune(encoder: Encoder, mask: Mask) -> Encoder:
     model = SparseCSEModel(_smaller_config(encoder.model.config, mask))
     model.load_state_dict(_kept_state(encoder.model, mask))
     model.to(device=encoder.device, dtype=encoder.model.dtype)  # type: ignore[call-arg]
-    smaller = Encoder(model, encoder.tokenizer, encoder.settings, encoder.source)
+    smaller = Encoder(model, encoder.tokenizer, encoder.settings, encoder.source, copy.deepcopy(encoder.head))
     smaller.origin = encoder.pruned_from()
     return smaller.train(encoder.training)
 

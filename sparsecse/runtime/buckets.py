@@ -75,7 +75,7 @@ class Bucket:
         self._replay: Callable[[], torch.Tensor] | None = None
 
     def __call__(self, input_ids: np.ndarray, position_ids: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
-        """Sentence vectors [sentences, hidden_size], valid until the next call."""
+        """Sentence vectors [sentences, dimension], valid until the next call."""
         batch = self._staging.fill(input_ids, position_ids, lengths)
         if self._replay is None:
             self._replay = self._record(lambda: self._forward(batch))

@@ -108,14 +108,14 @@ class GpuEncoder:
         self._lock = threading.Lock()
 
     def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Sentence vectors, float32 [N, hidden_size], in the order given.
+        """Sentence vectors, float32 [N, dimension], in the order given.
 
         Raises:
             InputError: a sentence without ids or with more than there are positions, or an id outside the vocabulary.
         """
         ids, lengths = embedding.read_token_ids(token_ids)
         if not len(lengths):
-            return np.empty((0, self._config.hidden_size), np.float32)
+            return np.empty((0, self._encoder.dimension), np.float32)
         # On the host: a wrong index would end all work on the GPU.
         embedding.check_token_ids(ids, lengths, self._config, self._encoder.source)
         positions = self._positions(ids, lengths)
@@ -134,8 +134,8 @@ class GpuEncoder:
                 self._buckets.clear()
                 reason = str(error).strip().partition("\n")[0]
                 warnings.warn(f"sparsecse embeds without CUDA graphs ({reason}).", RuntimeWarning, stacklevel=4)
-        vectors = torch.empty(len(lengths), self._config.hidden_size, device=self._device)
-        for sentences, tokens in _batches(lengths):
+        vectors = torch.empty(len(lengths), self._encoder.dimension, device=self._device)
+        for sentences, tokens in token_batches(lengths):
             batch = Staging(tokens.stop - tokens.start, sentences.stop - sentences.start, self._device)
             filled = batch.fill(ids[tokens], positions[tokens], lengths[sentences])
             vectors[sentences] = self._forward(filled)
@@ -166,7 +166,7 @@ class GpuEncoder:
         return (count[1:] - np.repeat(count[starts], lengths)) * counted + offset - 1
 
 
-def _batches(lengths: np.ndarray) -> Iterator[tuple[slice, slice]]:
+def token_batches(lengths: np.ndarray) -> Iterator[tuple[slice, slice]]:
     """Sentences, and their tokens, in order: at most `TOKEN_BUDGET` tokens at a time, or a single sentence."""
     ends = np.cumsum(lengths)
     first = start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sparsecse.encoders import SparseCSEModel
+from sparsecse.encoders import Encoder, SparseCSEModel
 from sparsecse.kernels import dispatch
 from sparsecse.runtime.calibration import LayerScales
 
@@ -62,8 +63,26 @@ def computes_in(precision: str) -> bool:
     return extension is not None and extension.computes_in(precision, dispatch.cpu_level())
 
 
+def with_own_embeddings(encoder: Encoder) -> Encoder:
+    """The same layers with a copy of the embeddings, which a native encoder reads where they lie."""
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in encoder.model.encoder.parameters()}
+    return Encoder(copy.deepcopy(encoder.model, shared), encoder.tokenizer, encoder.settings, encoder.source)
+
+
+def lend_embeddings(model: SparseCSEModel) -> None:
+    """Let a model's embeddings only borrow their memory, which stays for the native encoder that has been built of it.
+
+    torch.multiprocessing moves the storage of a tensor that it sends into shared memory, and frees what it had.
+    """
+    for parameter in model.embeddings.parameters():
+        if parameter.dtype == torch.float32:  # others have been copied
+            parameter.data = torch.from_numpy(parameter.detach().numpy())
+
+
 def build(model: SparseCSEModel, precision: str, scales: Sequence[LayerScales] | None = None) -> Any:
     """A `sparsecse._native.Encoder` with this model's weights as they are now, in that precision.
+
+    It keeps a copy of the layers, and reads the embeddings where they lie.
 
     scales: of each layer, from `calibrate`; for int8.
     """

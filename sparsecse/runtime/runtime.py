@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from sparsecse.encoders import Encoder, embedding, load_encoder
 from sparsecse.encoders.checkpoints import check_weights
+from sparsecse.encoders.pooling import pool_tokens
 from sparsecse.errors import InputError
 from sparsecse.forking import apart, past_fork
 from sparsecse.processors import check_threads, default_threads
@@ -21,6 +24,7 @@ from sparsecse.runtime.calibration import LayerScales
 from sparsecse.runtime.precision import choose
 from sparsecse.runtime.tokenization import BLOCK, Tokenize
 
+# The pooling inside the native pass; others pool the token vectors that it returns.
 _POOLING = {"mean": "mean", "cls": "cls", "pooler": "cls", "first_last_avg": "first_last_avg"}
 
 
@@ -28,10 +32,11 @@ class Runtime:
     """An encoder for inference: the tokens of all sentences in one matrix, without padding.
 
     The weights are copied when it is made, on the CPU into the native encoder's own layout, and later changes of the
-    model are not seen. Where the native encoder cannot run (no compiled extension, an activation it does not have) the
-    same methods compute with PyTorch in float32, and a warning says so once. On a GPU they compute with PyTorch and the
-    Triton kernels. Several threads may use one Runtime at a time, and so may forked processes. It can be pickled and
-    copied: what is made from it has its precision and is built from `encoder` as it is then.
+    model are not seen. (The embeddings of an `encoder` that it loaded itself are not copied: do not write to them.)
+    Where the native encoder cannot run (no compiled extension, an activation it does not have) the same methods compute
+    with PyTorch in float32, and a warning says so once. On a GPU they compute with PyTorch and the Triton kernels.
+    Several threads may use one Runtime at a time, and so may forked processes. It can be pickled and copied: what is
+    made from it has its precision and is built from `encoder` as it is then.
 
     Args:
         model: an `Encoder`, or what `load_encoder` takes: a folder or a hub id.
@@ -68,6 +73,8 @@ class Runtime:
         self.encoder = model if isinstance(model, Encoder) else apart(load_encoder, model, **load_options)
         if isinstance(model, Encoder):
             check_weights(self.encoder.model, self.encoder.source)
+        # Whether the encoder is somebody else's, who may train it or send it elsewhere.
+        self._borrowed = isinstance(model, Encoder)
         self._tokenize = Tokenize(self.encoder)
         self._scales: list[LayerScales] | None = None
         self.device = gpu.choose_device(device, self.encoder.device)
@@ -83,12 +90,18 @@ class Runtime:
             self._gpu = gpu.GpuEncoder(self.encoder, self.precision, self.device)
             return
         if self.device != self.encoder.device:
-            self.encoder = copy.deepcopy(self.encoder).to(self.device)
+            self.encoder, self._borrowed = copy.deepcopy(self.encoder).to(self.device), False
         self._obstacle = native.obstacle(self.encoder.model)
         if self._obstacle is None:
-            choice = apart(choose, self.encoder, precision, self.threads, self._scales)
+            read = native.with_own_embeddings(self.encoder) if self._borrowed else self.encoder
+            choice = apart(choose, read, precision, self.threads, self._scales)
+            if not self._borrowed:
+                native.lend_embeddings(self.encoder.model)
             self.precision, self.reason = choice.precision, choice.reason
             self._native, self._scales = choice.encoder, choice.scales
+            pooler = self.encoder.model.pooler if self.encoder.settings.pooling == "pooler" else None
+            after = nn.Sequential(*(() if pooler is None else (pooler,)), *self.encoder.head)
+            self._after = copy.deepcopy(after).float().requires_grad_(False)
             return
         if precision not in ("auto", "float32"):
             raise InputError(f"`precision` {precision} needs the native encoder, but {self._obstacle}; use float32.")
@@ -97,15 +110,14 @@ class Runtime:
         self.precision, self.reason = "float32", f"float32 through PyTorch, as {self._obstacle}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # The encoder as bytes: multiprocessing would move its tensors into shared memory and free what they had, while
-        # the native encoder reads its embeddings where they lie.
-        rebuilt = ("_native", "_gpu", "_tokenize")
+        # The encoder as bytes: multiprocessing would move its tensors into shared memory, of which there may be little.
+        rebuilt = ("_native", "_gpu", "_tokenize", "_after")
         kept = {name: value for name, value in vars(self).items() if name not in rebuilt}
         return {**kept, "encoder": pickle.dumps(self.encoder)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.encoder = pickle.loads(state["encoder"])
+        self.encoder, self._borrowed = pickle.loads(state["encoder"]), False
         self._tokenize = Tokenize(self.encoder)
         # Another machine may lack the device or the precision, and says so.
         self.device = gpu.choose_device(self.device, self.encoder.device)
@@ -121,7 +133,7 @@ class Runtime:
     @property
     def dimension(self) -> int:
         """The size of a sentence vector."""
-        return self.encoder.model.config.hidden_size
+        return self.encoder.dimension
 
     @past_fork
     def encode(
@@ -138,7 +150,7 @@ class Runtime:
         truncate_dim: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray | torch.Tensor:
-        """Sentence vectors of texts, float32: [N, hidden_size], or [hidden_size] for a single string.
+        """Sentence vectors of texts, float32: [N, dimension], or [dimension] for a single string.
 
         An array, or a tensor on the CPU where `convert_to_tensor` asks for one. The tokenizer works on the next
         sentences while these are computed.
@@ -177,7 +189,7 @@ class Runtime:
 
     @past_fork
     def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Sentence vectors, float32 [N, hidden_size], of token ids with their special tokens.
+        """Sentence vectors, float32 [N, dimension], of token ids with their special tokens.
 
         token_ids: for each sentence a list, tuple, array or tensor of whole numbers; or an array or tensor
             [N, length], of which every id counts.
@@ -195,10 +207,15 @@ class Runtime:
             return embedding.check_finite(self._gpu.encode_ids(token_ids), source, first)
         if self._native is None:
             return self.encoder.encode_ids(token_ids).cpu().numpy()
-        with_pooler = settings.pooling == "pooler"
         ids, lengths = embedding.read_token_ids(token_ids)
-        vectors = self._run(ids, lengths, _POOLING[settings.pooling], settings.normalize and not with_pooler)
-        return embedding.check_finite(self._through_pooler(vectors) if with_pooler else vectors, source, first)
+        inside = _POOLING.get(settings.pooling)
+        if inside and not len(self._after):
+            vectors = self._run(ids, lengths, inside, settings.normalize)
+        elif inside:
+            vectors = self._finish(self._run(ids, lengths, inside, False))
+        else:
+            vectors = self._finish(self._pool(ids, lengths, settings.pooling))
+        return embedding.check_finite(vectors, source, first)
 
     @past_fork
     def hidden_states(self, token_ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -218,18 +235,26 @@ class Runtime:
         return states
 
     def _run(self, ids: np.ndarray, lengths: np.ndarray, pooling: str, normalize: bool) -> np.ndarray:
-        out = np.empty((len(ids) if pooling == "none" else len(lengths), self.dimension), np.float32)
+        rows = len(ids) if pooling == "none" else len(lengths)
+        out = np.empty((rows, self.encoder.model.config.hidden_size), np.float32)
         try:
             self._native.encode(ids, lengths, pooling, normalize, out, self.threads)
         except ValueError as error:
             raise InputError(f"{self.encoder.source}: {error}; tokenise with the model's own tokenizer.") from None
         return out
 
-    def _through_pooler(self, first_tokens: np.ndarray) -> np.ndarray:
+    def _pool(self, ids: np.ndarray, lengths: np.ndarray, mode: str) -> np.ndarray:
+        """Pool token vectors here, some sentences at a time."""
+        vectors = np.empty((len(lengths), self.encoder.model.config.hidden_size), np.float32)
+        for sentences, tokens in gpu.token_batches(lengths):
+            states = torch.from_numpy(self._run(ids[tokens], lengths[sentences], "none", False))
+            cu_lengths = F.pad(torch.from_numpy(lengths[sentences]).cumsum(dim=0), (1, 0))
+            vectors[sentences] = pool_tokens(states, cu_lengths, mode).numpy()
+        return vectors
+
+    def _finish(self, pooled: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            pooler = self.encoder.model.pooler
-            assert pooler is not None
-            vectors = pooler(torch.from_numpy(first_tokens))
+            vectors = self._after(torch.from_numpy(pooled))
             if self.encoder.settings.normalize:
-                vectors = torch.nn.functional.normalize(vectors, dim=-1)
+                vectors = F.normalize(vectors, dim=-1)
         return vectors.numpy()

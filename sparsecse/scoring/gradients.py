@@ -120,7 +120,7 @@ def accumulate(
         if progress is not None:
             progress(done, 2 * len(sentences))
 
-    vectors = torch.empty(len(sentences), encoder.model.config.hidden_size, device=encoder.device)
+    vectors = torch.empty(len(sentences), encoder.dimension, device=encoder.device)
     views = pairs if isinstance(pairs, DropoutViews) else None
     with frozen_encoder(encoder, resolved_precision(encoder, precision)) as frozen, _masks(frozen, views) as masks:
         kept: list[_Pass] = []
@@ -179,7 +179,7 @@ def accumulate_one(
 class _Pass:
     """A batch's forward pass, ready for its backward pass.
 
-    rows: [sentences], their positions in the set; gates: a copy for each; output: [sentences, hidden_size].
+    rows: [sentences], their positions in the set; gates: a copy for each; output: [sentences, dimension].
     """
 
     rows: torch.Tensor

@@ -226,7 +226,7 @@ class _States:
         model = self._encoder.model
         if without is not None:
             self._advance(without.layer)
-        found = torch.empty(self._count, model.config.hidden_size, dtype=torch.float64, device=self._encoder.device)
+        found = torch.empty(self._count, self._encoder.dimension, dtype=torch.float64, device=self._encoder.device)
         for number, (rows, batch) in enumerate(self._batches):
             with contextlib.ExitStack() as stack:
                 if without is not None:

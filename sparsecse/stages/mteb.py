@@ -30,8 +30,8 @@ def write_mteb(
     model = MtebModel(
         name=name if "/" in name else f"local/{name}",
         revision=fingerprint(encoder)[:40] + suffix,
-        parameters=count_parameters(encoder.model),
-        dimension=encoder.model.config.hidden_size,
+        parameters=count_parameters(encoder),
+        dimension=encoder.dimension,
         max_length=encoder.settings.max_length,
     )
     folder = out / model.folder

@@ -76,7 +76,7 @@ def pack(workdir: Workdir, out: Path | None = None, *, dtype: str = "float32") -
 
     def work(_: Path) -> Mapping[str, Any]:
         encoder = load_model(workdir, stage)
-        facts = _facts(workdir, stage, count_parameters(encoder.model), encoder.settings.pooling)
+        facts = _facts(workdir, stage, count_parameters(encoder), encoder.settings.pooling)
         return {"stage": stage, **write_pack(encoder, target, facts, dtype=dtype)}
 
     before = workdir.record("pack")

@@ -100,8 +100,8 @@ def _work(
         info["reconstruction"] = {"left_out": decided.not_reconstructed}
     return {
         **info,
-        "parameters": count_parameters(pruned.encoder.model),
-        "dense_parameters": count_parameters(dense.model),
+        "parameters": count_parameters(pruned.encoder),
+        "dense_parameters": count_parameters(dense),
     }
 
 
@@ -128,8 +128,10 @@ def rewind(workdir: Workdir, checkpoint: str) -> tuple[Record, bool]:
         smaller = surgery.prune(earlier, mask)
         if f"prune/{VOCABULARY_FILE}" in inputs:
             smaller = prune_vocabulary(smaller, load_file(vocabulary)["kept"].tolist())
-        # Pooling, prompts and tokenizer stay those of the model that was pruned.
-        save_model(Encoder(smaller.model, pruned.tokenizer, own, pruned.source), folder)
-        return {"kept": mask.kept(), "parameters": count_parameters(smaller.model)}
+        # Pooling, prompts and tokenizer stay those of the pruned model, and its head where the earlier one has none.
+        head = smaller.head if len(smaller.head) else pruned.head
+        rewound = Encoder(smaller.model, pruned.tokenizer, own, pruned.source, head)
+        save_model(rewound, folder)
+        return {"kept": mask.kept(), "parameters": count_parameters(rewound)}
 
     return workdir.run_stage("rewind", inputs, {"to": checkpoint}, work)

@@ -97,7 +97,7 @@ def unseen_rows(count: int, settings: TrainingSettings) -> list[int]:
 
 
 def _copy_state(encoder: Encoder) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in encoder.model.state_dict().items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
 
 
 class _Trainer:
@@ -337,6 +337,6 @@ def train(
             if progress is not None:
                 steps = state.step if trainer.finished() else trainer.total
                 progress(StepReport(state.step, steps, loss, figures, state.best_step))
-    encoder.model.load_state_dict(trainer.best_weights)
+    encoder.load_state_dict(trainer.best_weights)
     encoder.eval()
     return TrainingResult(state.step, trainer.total, state.best_step, state.best, state.history)

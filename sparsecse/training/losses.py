@@ -38,7 +38,7 @@ class BatchLoss(nn.Module):
         self.encoder = encoder
         self.settings = settings
         self.teacher = teacher
-        size = encoder.model.config.hidden_size
+        size = encoder.dimension
         self.head = MLPHead(size) if settings.mlp_head else nn.Identity()
         moco, byol = "moco" in settings.objective, "byol" in settings.objective
         self.average = MomentumNetwork(encoder, self.head, settings.momentum) if moco or byol else None

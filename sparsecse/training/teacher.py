@@ -25,15 +25,15 @@ class Teacher:
     """One model to distil from, or several whose unit vectors are averaged.
 
     Args:
-        encoders: the models; all have the student's hidden size. They are taken one after the other, so that a sequence
-            that makes a model when it is asked for one (`ensemble.Cuts`) never has two of them in memory.
+        encoders: the models; all have vectors of the student's size. They are taken one after the other, so that a
+            sequence that makes a model when it is asked for one (`ensemble.Cuts`) never has two of them in memory.
         student: the model in training.
         settings: their `max_length` and `precision` are also the teachers'.
     """
 
     def __init__(self, encoders: Sequence[Encoder], student: Encoder, settings: TrainingSettings):
         self._encoders = encoders
-        self._size = student.model.config.hidden_size
+        self._size = student.dimension
         self._settings = settings
         self._row: dict[str, int] = {}
         self._vectors = torch.empty(0, self._size)
@@ -49,7 +49,7 @@ class Teacher:
             seconds that the passes took, without those that made the models ready for them.
 
         Raises:
-            InputError: a model of another hidden size.
+            InputError: a model with vectors of another size.
         """
         texts = list(dict.fromkeys(sentences))
         vectors = torch.zeros(len(texts), self._size)
@@ -77,7 +77,7 @@ class Teacher:
         report: Callable[[int], None],
     ) -> tuple[_Tokens, float]:
         """Add a model's unit vectors to `vectors`; its token ids, those given where they will do, and the seconds."""
-        size = encoder.model.config.hidden_size
+        size = encoder.dimension
         if size != self._size:
             raise InputError(
                 f"`teacher` {encoder.source} has vectors of {size} numbers and the model in training has {self._size}; "
@@ -94,7 +94,7 @@ class Teacher:
         return tokens, time.perf_counter() - start
 
     def __call__(self, sentences: Sequence[str]) -> torch.Tensor:
-        """Unit vectors [sentences, hidden_size], float32 on the CPU, of sentences that were embedded."""
+        """Unit vectors [sentences, dimension], float32 on the CPU, of sentences that were embedded."""
         return self._vectors[[self._row[sentence] for sentence in sentences]]
 
 

@@ -94,7 +94,7 @@ def prune_vocabulary(encoder: Encoder, kept: Sequence[int]) -> Encoder:
     state[_WORD_EMBEDDINGS] = state[_WORD_EMBEDDINGS][list(kept)]
     model = SparseCSEModel(config)
     model.load_state_dict(state)
-    smaller = Encoder(model, tokenizer, encoder.settings, encoder.source)
+    smaller = Encoder(model, tokenizer, encoder.settings, encoder.source, copy.deepcopy(encoder.head))
     return smaller.to(encoder.device, encoder.model.dtype).train(encoder.training)
 
 

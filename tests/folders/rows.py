@@ -19,6 +19,12 @@ DENSE = Part("Dense", SQUARE, LINEAR)
 NARROW = Part(
     "Dense", {**SQUARE, "out_features": 8}, {"linear.weight": (8, HIDDEN), "linear.bias": (8,)}, "pytorch_model.bin"
 )
+IDENTITY = "torch.nn.modules.linear.Identity"
+WIDE = Part(
+    "Dense",
+    {"in_features": 8, "out_features": 24, "bias": False, "activation_function": IDENTITY},
+    {"linear.weight": (24, 8)},
+)
 LAYERS = {"word_embedding_dimension": HIDDEN, "layer_start": 1, "num_hidden_layers": 2}
 AVERAGE = Part("WeightedLayerPooling", LAYERS, {"layer_weights": [1.0, 1.0]})
 BASE, SIX = "sentence_transformers.base.modules.", "sentence_transformers.sentence_transformer.modules."
@@ -75,10 +81,15 @@ ROWS = (
     Row("pooling_mode, a list", parts=pooling(pooling_mode=["cls"])),
     Row("pooling_mode beside old flags", parts=pooling(pooling_mode="cls", pooling_mode_mean_tokens=True)),
     Row("no flag set", parts=pooling(pooling_mode_cls_token=False, pooling_mode_mean_tokens=False)),
-    Row("max", parts=pooling(pooling_mode_max_tokens=True), refused="1_Pooling.*pools with max"),
-    Row("mean over a root", parts=pooling(pooling_mode="mean_sqrt_len_tokens"), refused="mean_sqrt_len_tokens"),
-    Row("weighted mean", parts=pooling(pooling_mode_weightedmean_tokens=True), refused="weightedmean"),
-    Row("last token", parts=pooling(pooling_mode="lasttoken"), refused="lasttoken"),
+    Row("max", parts=(*pooling(pooling_mode_max_tokens=True), NORMALIZE)),
+    Row("mean over a root", parts=pooling(pooling_mode="mean_sqrt_len_tokens")),
+    Row("weighted mean", "roberta", "byte pairs", pooling(pooling_mode_weightedmean_tokens=True)),
+    Row("last token", "mpnet", parts=(*pooling(pooling_mode="lasttoken"), NARROW, NORMALIZE)),
+    Row("no mode", parts=pooling(pooling_mode=[]), refused="pools with nothing"),
+    Row("a mode that is none", parts=pooling(pooling_mode="median"), refused="1_Pooling.*pooling_mode is 'median'"),
+    Row("a number", parts=pooling(pooling_mode=5), refused="1_Pooling/config.json: pooling_mode is 5"),
+    Row("a null", parts=pooling(pooling_mode=None), refused="1_Pooling/config.json: pooling_mode is None"),
+    Row("a list of lists", parts=pooling(pooling_mode=[["mean"]]), refused="pooling_mode is"),
     Row("two poolings", parts=pooling(pooling_mode=["mean", "cls"]), refused=r"mean \+ cls"),
     Row("without the prompt", parts=pooling(pooling_mode="mean", include_prompt=False), refused="include_prompt"),
     Row("unknown key", parts=pooling(pooling_mode="mean", temperature=2), refused="1_Pooling.*temperature"),
@@ -87,13 +98,24 @@ ROWS = (
     Row("dense, pytorch_model.bin", parts=(CLS, Part("Dense", SQUARE, LINEAR, "pytorch_model.bin"), NORMALIZE)),
     Row("dense without weights", parts=(CLS, Part("Dense", SQUARE)), refused="2_Dense"),
     Row("dense of another shape", parts=(CLS, Part("Dense", SQUARE, NARROW.tensors)), refused="2_Dense"),
-    Row("narrower", parts=(MEAN, NARROW), refused="2_Dense.*out_features 8"),
-    Row("dense after the mean", parts=(MEAN, DENSE), refused="2_Dense.*mean pooling"),
-    Row("two dense", parts=(CLS, DENSE, DENSE), refused="Dense \\+ Dense"),
-    Row("normalised before", parts=(CLS, NORMALIZE, DENSE), refused="Normalize \\+ Dense"),
+    Row("narrower", parts=(MEAN, NARROW)),
+    Row("narrower, layers averaged", parts=(AVERAGE, MEAN, NARROW), files={CONFIG: {"output_hidden_states": True}}),
+    Row("dense after the mean", "distilbert", parts=(MEAN, DENSE, NORMALIZE)),
+    Row("two dense", parts=(CLS, DENSE, DENSE)),
+    Row("narrower, then wider", parts=(MEAN, NARROW, WIDE, NORMALIZE)),
+    Row("dense that does not fit", parts=(MEAN, WIDE), refused="takes vectors of 8 numbers.*gives 16"),
+    Row("bias without one", parts=(CLS, Part("Dense", {**SQUARE, "bias": False}, LINEAR)), refused="2_Dense"),
+    Row("bias in words", parts=(CLS, Part("Dense", {**SQUARE, "bias": "no"}, LINEAR)), refused="2_Dense.*bias"),
     Row(
-        "no activation",
-        parts=(CLS, Part("Dense", {**SQUARE, "activation_function": "torch.nn.modules.linear.Identity"}, LINEAR)),
+        "width in words",
+        parts=(CLS, Part("Dense", {**SQUARE, "in_features": "16"}, LINEAR)),
+        refused="2_Dense/config.json: in_features is '16'",
+    ),
+    Row("normalised before", parts=(CLS, NORMALIZE, DENSE), refused="Normalize \\+ Dense"),
+    Row("no activation", parts=(CLS, Part("Dense", {**SQUARE, "activation_function": IDENTITY}, LINEAR))),
+    Row(
+        "other activation",
+        parts=(CLS, Part("Dense", {**SQUARE, "activation_function": "torch.nn.modules.activation.ReLU"}, LINEAR)),
         refused="activation_function",
     ),
     Row("residual", parts=(CLS, Part("Dense", {**SQUARE, "use_residual": True}, LINEAR)), refused="use_residual"),
@@ -126,6 +148,12 @@ ROWS = (
     Row("module above tokenizer", files={MODULE: {"max_seq_length": 44}}, max_length=44),
     Row("null", files={MODULE: {"max_seq_length": None}, TOKENIZER: {"model_max_length": 9}}, max_length=9),
     Row("above the positions", files={MODULE: {"max_seq_length": 8192}}, max_length=POSITIONS),
+    Row(
+        "no modules, files that are not read",
+        parts=None,
+        files={MODEL: {"prompts": {"query": "the old "}, "default_prompt_name": "query", "similarity_fn_name": "dot"}},
+        options={"pooling": "mean"},
+    ),
     Row("no modules, tokenizer's limit", parts=None, options={"pooling": "cls", "max_length": 7}, max_length=7),
     *(
         Row(f"limit of {name}", files={f"sentence_{name}_config.json": {"max_seq_length": 11}}, max_length=11)
@@ -150,10 +178,17 @@ ROWS = (
     Row("own tokenizer", files={TOKENIZER: {"auto_map": {"AutoTokenizer": ["own.T", None]}}}, refused="auto_map"),
     Row("padding on the left", files={TOKENIZER: {"padding_side": "left"}}, refused="padding_side"),
     Row("padding on the left, counted", "camembert", files={TOKENIZER: {"padding_side": "left"}}),
+    Row(
+        "last token, padding on the left",
+        "camembert",
+        parts=pooling(pooling_mode="lasttoken"),
+        files={TOKENIZER: {"padding_side": "left"}},
+    ),
     Row("cut on the left", files={TOKENIZER: {"truncation_side": "left", "model_max_length": 8}}, max_length=8),
     # What belongs to the whole model.
     Row("prompts", files={MODEL: {"prompts": {"query": "the old ", "document": ""}, "default_prompt_name": "query"}}),
     Row("a default of release 6", files={MODEL: {"prompts": {}, "default_prompt_name": "query"}}),
+    Row("a default in a list", files={MODEL: {"default_prompt_name": ["query"]}}, refused="default_prompt_name"),
     Row("a default that is none", files={MODEL: {"prompts": {}, "default_prompt_name": "x"}}, refused="'x'"),
     Row("dot product", files={MODEL: {"similarity_fn_name": "dot"}}),
     Row("maxsim", files={MODEL: {"similarity_fn_name": "maxsim"}}, refused="similarity_fn_name"),
