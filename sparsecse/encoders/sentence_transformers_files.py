@@ -28,7 +28,7 @@ def write_settings(
 
     Args:
         directory: the model's folder, being written.
-        settings: pooling, normalisation, length, lower-casing, prompts and similarity.
+        settings: pooling, normalisation, length, lower-casing, prompts, similarity and width.
         hidden_size: width of the sentence vector.
         num_layers: layers of the model, for the first-last average.
         pooler: the checkpoint's pooler, needed for pooling "pooler".
@@ -90,5 +90,6 @@ def write_settings(
             "prompts": dict(settings.prompts),
             "default_prompt_name": settings.default_prompt,
             "similarity_fn_name": settings.similarity,
+            **({} if settings.truncate_dim is None else {"truncate_dim": settings.truncate_dim}),
         },
     )

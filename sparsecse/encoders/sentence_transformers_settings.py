@@ -88,7 +88,7 @@ _LAYERS: _Known = {
 }
 _MODEL: _Known = {
     "model_type": ("SentenceTransformer",),
-    "truncate_dim": (None,),
+    "truncate_dim": None,
     "similarity_fn_name": (None, *SIMILARITIES),
 }
 
@@ -111,6 +111,7 @@ class FolderSettings:
     lower_case: texts are lower-cased before the tokenizer sees them, whatever it does itself.
     pooler: state of the linear layer of a `Dense` module with tanh, which takes the place of the checkpoint's pooler.
     averaged_layers: layers that the first-last average was written for.
+    truncate_dim: values that are kept of a sentence vector.
     """
 
     pooling: str | None = None
@@ -122,6 +123,7 @@ class FolderSettings:
     similarity: str = "cosine"
     pooler: Mapping[str, torch.Tensor] | None = None
     averaged_layers: int | None = None
+    truncate_dim: int | None = None
 
 
 def read_modules(files: ModelFiles) -> tuple[Module, ...]:
@@ -179,6 +181,21 @@ def read_prompts(files: ModelFiles) -> tuple[dict[str, str], str | None]:
     return kept, default if default in kept else None
 
 
+def read_truncate_dim(files: ModelFiles) -> int | None:
+    """How many values are kept of the sentence vectors of a model that has modules; None for all.
+
+    Raises:
+        InputError: something else than a whole number above 0.
+    """
+    width = (files.json(MODEL_FILE) or {}).get("truncate_dim")
+    if width is not None and (type(width) is not int or width < 1):
+        raise InputError(
+            f"{files.source}/{MODEL_FILE}: truncate_dim is {width!r}; give a whole number above 0, or null for all of "
+            f"a vector."
+        )
+    return width
+
+
 def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[str, Any]) -> FolderSettings:
     """Read pooling, normalisation, length limit, lower-casing, prompts and similarity from a model's files.
 
@@ -194,7 +211,7 @@ def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[
     about = files.json(MODEL_FILE) or {}
     files.check(MODEL_FILE, {key: value for key, value in about.items() if key in _MODEL}, _MODEL)
     similarity = about.get("similarity_fn_name") or "cosine"
-    if not modules:
+    if not modules:  # sentence-transformers then passes over truncate_dim
         return FolderSettings(prompts=prompts, default_prompt=default, similarity=similarity)
     normalize = modules[-1].kind == "Normalize"
     if normalize:
@@ -212,6 +229,7 @@ def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[
         similarity=similarity,
         pooler=pooler,
         averaged_layers=layers,
+        truncate_dim=read_truncate_dim(files),
     )
 
 

@@ -28,7 +28,7 @@ class Graph:
 
     program: takes the inputs [batch, length], int64, in their order; both sizes are dynamic.
     inputs: their names, as a transformers tokenizer gives them.
-    output: "last_hidden_state" [batch, length, hidden_size], or "sentence_embedding" [batch, hidden_size].
+    output: "last_hidden_state" [batch, length, hidden_size], or "sentence_embedding" [batch, width].
     """
 
     program: torch.export.ExportedProgram
@@ -50,7 +50,9 @@ class _Traced(nn.Module):
         if not self.pooled:
             return outputs.last_hidden_state
         vectors = pool(outputs, attention_mask, self.settings.pooling)
-        return F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
+        if self.settings.normalize:
+            vectors = F.normalize(vectors, dim=-1)
+        return vectors[:, : self.settings.truncate_dim]
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ def trace(encoder: Encoder, pooled: bool) -> Graph:
 
     Args:
         encoder: on the CPU, in float32, evaluation mode and without gradients.
-        pooled: whether pooling and normalisation belong to the graph.
+        pooled: whether pooling, normalisation and the cut to `truncate_dim` belong to the graph.
 
     Raises:
         InputError: the model does something that cannot be traced, or its pooling needs more than the last layer and
