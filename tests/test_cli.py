@@ -54,6 +54,9 @@ def test_the_stages_one_by_one(scored, sentences, tmp_path):
     assert {"average", "alignment", "uniformity"} <= set(result) and "tasks" in result["dense"]
     code, out, _ = scored("pack", "--out", "packed", "--truncate-dim", "20")
     assert code == 0 and (tmp_path / "packed" / "modeling_sparsecse.py").exists()
+    assert "| demo-test |" in (tmp_path / "packed" / "README.md").read_text()
+    assert scored("pack", "--out", "whole")[0] == 0
+    assert "| demo-test |" not in (tmp_path / "whole" / "README.md").read_text()  # measured at another width
     code, out, _ = scored("eval", "packed", "--tasks", "demo-test", "--json")
     assert code == 0 and json.loads(out)["average"] == pytest.approx(result["average"], abs=1e-6)
     code, out, _ = scored("inspect", "--json")

@@ -127,7 +127,7 @@ def benchmark(
                     timings[turn].append(worker.time(batch_size, order))
                 else:
                     model = prepared[worker.setup.source]
-                    found = worker.vectors(batch_size, order)[:, : model.encoder.settings.truncate_dim]
+                    found = worker.vectors(batch_size, order)[..., : model.encoder.settings.truncate_dim]
                     cosines.append(_cosine(found, model.vectors, worker))
                 done += 1
                 if progress is not None:

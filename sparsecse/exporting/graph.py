@@ -52,7 +52,8 @@ class _Traced(nn.Module):
         vectors = pool(outputs, attention_mask, self.settings.pooling)
         if self.settings.normalize:
             vectors = F.normalize(vectors, dim=-1)
-        return vectors[:, : self.settings.truncate_dim]
+        width = self.settings.truncate_dim
+        return vectors if width is None else vectors[:, :width]
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:

@@ -49,9 +49,9 @@ def save_model(encoder: Encoder, folder: Path, *, stock: bool = False) -> None:
     save_encoder(encoder, folder / "model", stock=stock)
 
 
-def load_model(workdir: Workdir, stage: str, truncate_dim: int | None = None) -> Encoder:
-    """The model that a finished stage left; truncate_dim: values kept of its vectors, in place of its own number."""
-    return load_encoder(workdir.folder(stage) / "model", truncate_dim=truncate_dim)
+def load_model(workdir: Workdir, stage: str) -> Encoder:
+    """The model that a finished stage left."""
+    return load_encoder(workdir.folder(stage) / "model")
 
 
 def model_input(workdir: Workdir, stage: str) -> dict[str, str]:

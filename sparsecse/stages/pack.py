@@ -28,13 +28,15 @@ def default_out(workdir: Workdir) -> Path:
     return workdir.path / "packed"
 
 
-def _facts(workdir: Workdir, stage: str, encoder: Encoder) -> CardFacts:
+def _facts(workdir: Workdir, stage: str, encoder: Encoder, own_width: int) -> CardFacts:
+    """own_width: that of the stage's model, at which it was evaluated unless the record says another one."""
     pruned = workdir.need("prune")
     chain = [name for name in ("score", *reversed(MODEL_STAGES)) if workdir.record(name) and not workdir.stale(name)]
     stages = {name: dict(workdir.need(name).settings) for name in chain[: chain.index(stage) + 1]}
     evaluated = workdir.record("eval")
     scores, accuracies, ndcgs = {}, {}, {}
-    if evaluated is not None and workdir.stale("eval") is None:
+    measured = own_width if evaluated is None else evaluated.settings.get("truncate_dim", own_width)
+    if evaluated is not None and workdir.stale("eval") is None and measured == encoder.width():
         dense, packed = evaluated.info["dense"]["tasks"], evaluated.info["pruned"]["tasks"]
         scores, accuracies, ndcgs = (
             # Of a task that is a path the name alone: cards are published.
@@ -70,7 +72,8 @@ def pack(
 
     An up-to-date pack that is still intact is not written again.
 
-    truncate_dim: values that the packed model keeps of each vector; by default as many as the dense model.
+    truncate_dim: values that the packed model keeps of each vector; by default as many as the dense model. The card has
+        the scores of `eval` where that measured vectors of this width.
     """
     stage, _ = workdir.newest_model()
     target = (out or default_out(workdir)).absolute()
@@ -80,8 +83,10 @@ def pack(
         inputs["eval/results.json"] = evaluated.outputs["results.json"]
 
     def work(_: Path) -> Mapping[str, Any]:
-        encoder = load_model(workdir, stage, truncate_dim)
-        return {"stage": stage, **write_pack(encoder, target, _facts(workdir, stage, encoder), dtype=dtype)}
+        own = load_model(workdir, stage)
+        encoder = own if truncate_dim is None else own.truncated(truncate_dim)
+        facts = _facts(workdir, stage, encoder, own.width())
+        return {"stage": stage, **write_pack(encoder, target, facts, dtype=dtype)}
 
     before = workdir.record("pack")
     written = target / WEIGHTS_FILE
