@@ -89,7 +89,7 @@ def bench(
         report = stages.bench_models(chosen, texts, progress=progress, **settings)
     else:
         with session(workdir, threads) as run:
-            record, _ = stages.bench_run(run, texts, progress=progress, **settings)
+            record, _ = stages.bench_run(run, texts, truncate_dim=loading.truncate_dim, progress=progress, **settings)
         report = dict(record.info)
     for line in skip_notes(report):
         note(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,7 +142,7 @@ def evaluate(
         chosen = named_model(Workdir(workdir), model, loading)
         note_prompts(chosen, besides=_RETRIEVAL)
         encoder = Runtime(chosen.load(), precision, device=device)
-        index = _documents_model(Workdir(workdir), documents)
+        index = _documents_model(Workdir(workdir), documents, loading.truncate_dim)
         result = measure(
             encoder,
             tasks,
@@ -183,11 +184,12 @@ def evaluate(
                 precision=precision,
                 seed=seed,
                 device=device,
-                documents=_documents_model(run, documents),
+                documents=_documents_model(run, documents, loading.truncate_dim),
                 query_prompt=query_prompt,
                 document_prompt=document_prompt,
                 agreement_text=text,
                 aligned=aligned,
+                truncate_dim=loading.truncate_dim,
                 progress=progress,
             )
             if mteb_dir and found:
@@ -196,6 +198,8 @@ def evaluate(
                     (source, stages.load_dense(run), "dense"),
                     (f"{model_name(source)}-pruned", stages.load_model(run, record.info["stage"]), "pruned"),
                 ):
+                    if loading.truncate_dim is not None:
+                        loaded = loaded.truncated(loading.truncate_dim)
                     written = stages.write_mteb(mteb_dir, name, loaded, precision, record.info[label], found)
                     note(f"Wrote MTEB's files in {written}")
         results = {"dense": record.info["dense"], record.info["stage"]: record.info["pruned"]}
@@ -244,12 +248,16 @@ def _mteb_tasks(tasks: str, data_dir: str | None, documents: str | None) -> Task
     return found
 
 
-def _documents_model(run: Workdir, name: str | None) -> ModelOptions | None:
-    """The model of --documents; `dense` is that of the run directory, unless there is a folder of this name."""
+def _documents_model(run: Workdir, name: str | None, truncate_dim: int | None) -> ModelOptions | None:
+    """The model of --documents, of the width of the other.
+
+    `dense` is that of the run directory, unless there is a folder of this name.
+    """
     if not name:
         return None
     if name == "dense" and not Path(name).exists():
         from sparsecse.stages import dense_options
 
-        return dense_options(run)
-    return named_model(run, name, ModelOptions())
+        own = dense_options(run)
+        return own if truncate_dim is None else replace(own, truncate_dim=truncate_dim)
+    return named_model(run, name, ModelOptions(truncate_dim=truncate_dim))

@@ -20,7 +20,7 @@ What = Annotated[
 ]
 
 
-@takes(loading=Only(ModelOptions(), ("pooling",)))
+@takes(loading=Only(ModelOptions(), ("pooling", "truncate_dim")))
 def inspect(
     what: What = "",
     *,

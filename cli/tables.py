@@ -409,6 +409,8 @@ def summary_table(facts: Mapping[str, Any]) -> Table:
     table = _table("Model", ["", ""])
     for name in ("family", "pooling", "normalize", "max_length", "hidden_size", "vocab_size"):
         table.add_row(name, "not named" if facts[name] is None else str(facts[name]))
+    if facts["truncate_dim"] is not None:
+        table.add_row("truncate_dim", str(facts["truncate_dim"]))
     if facts["prompts"]:
         table.add_row("prompts", f"{', '.join(facts['prompts'])}; {facts['default_prompt'] or 'none'} used")
     table.add_row("parameters", f"{facts['parameters']:,} ({facts['embedding_parameters']:,} in embeddings)")

@@ -5,8 +5,21 @@ Uniformity, the other half of the score's objective, is a fused kernel: `sparsec
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
+
+
+def matryoshka(loss: Callable[..., torch.Tensor], widths: Sequence[int], *vectors: torch.Tensor) -> torch.Tensor:
+    """The sum over widths of a loss of the vectors' first values (Kusupati et al. 2022, eq. 1 with weights of 1).
+
+    Args:
+        loss: takes the vectors, cut, and has to normalise them itself where it wants unit vectors.
+        widths: values kept of each vector, from 1 to d.
+        vectors: [rows, d] each.
+    """
+    return torch.stack([loss(*(one[:, :width] for one in vectors)) for width in widths]).sum()
 
 
 def alignment(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

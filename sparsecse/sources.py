@@ -29,6 +29,10 @@ class ModelOptions:
     normalize: bool | None = setting(None, "Unit-length vectors; by default what the model's files say.")
     max_length: int | None = setting(None, "Tokens kept of a text; by default what the model's files say.")
     prompt: str | None = setting(None, 'Text put before every sentence (E5: "query: "); "" for none.')
+    truncate_dim: int | None = setting(
+        None,
+        "Values kept of each vector, from the first (Matryoshka); by default what the model's files say, else all.",
+    )
 
     def load(self) -> Encoder:
         from sparsecse.encoders import load_encoder

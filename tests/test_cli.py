@@ -42,22 +42,28 @@ def test_the_stages_one_by_one(scored, sentences, tmp_path):
     code, out, err = scored("prune", "--sparsity", "0.25")
     assert code == 0 and "of 72" not in out and "parameters stay" in out and "next: sparsecse" in err
     (tmp_path / "text.txt").write_text("\n".join(sentences))
-    options = ["--steps", "2", "--train-batch-size", "4", "--eval-every", "1", "--json"]
+    options = ["--steps", "2", "--train-batch-size", "4", "--eval-every", "1", "--json", "--matryoshka-dims", "32,20"]
     code, out, err = scored("finetune", "--data", "text.txt", *options)
-    assert code == 0 and json.loads(out)["info"]["steps"] == 2 and "dev" in err
-    code, out, _ = scored("eval", "--tasks", "demo-test", "--json")
+    record = json.loads(out)
+    assert code == 0 and record["info"]["steps"] == 2 and "dev" in err
+    assert record["settings"]["training"]["matryoshka_dims"] == [32, 20]
+    code, out, _ = scored("eval", "--tasks", "demo-test", "--json", "--truncate-dim", "20")
     result = json.loads(out)
     assert code == 0 and result["stage"] == "finetune"
     assert set(result["tasks"]["demo-test"]) >= {"spearman", "pairs"}
     assert {"average", "alignment", "uniformity"} <= set(result) and "tasks" in result["dense"]
-    code, out, _ = scored("pack", "--out", "packed")
+    code, out, _ = scored("pack", "--out", "packed", "--truncate-dim", "20")
     assert code == 0 and (tmp_path / "packed" / "modeling_sparsecse.py").exists()
+    assert "| demo-test |" in (tmp_path / "packed" / "README.md").read_text()
+    assert scored("pack", "--out", "whole")[0] == 0
+    assert "| demo-test |" not in (tmp_path / "whole" / "README.md").read_text()  # measured at another width
     code, out, _ = scored("eval", "packed", "--tasks", "demo-test", "--json")
     assert code == 0 and json.loads(out)["average"] == pytest.approx(result["average"], abs=1e-6)
     code, out, _ = scored("inspect", "--json")
     assert set(json.loads(out)["stages"]) == {"score", "prune", "finetune", "eval", "pack"}
     code, out, _ = scored("inspect", "packed", "--json")
     facts = json.loads(out)
+    assert facts["truncate_dim"] == 20
     assert facts["family"] == "bert" and facts["pruned"] and sum(x["heads"] for x in facts["layers"]) == 9
     assert "finetune" in scored("inspect")[1] and "layer" in scored("inspect", "packed")[1]
 
@@ -186,6 +192,7 @@ def test_bench_prints_rows(call, sentence_folder):
         (["bench", "{model}", "--runtimes", "warp"], "warp"),
         (["bench", "{model}", "--batch-sizes", "0"], "--batch-sizes 0"),
         (["finetune", "--data", "demo"], "sparsecse prune"),
+        (["inspect", "{model}", "--truncate-dim", "33"], "--truncate-dim 33 is outside 1 to 32"),
         (["nonsense"], "nonsense"),
     ],
 )

@@ -103,6 +103,34 @@ def test_truncated_and_normalized(embedder, sentences):
             embedder.encode(sentences, truncate_dim=wrong)
 
 
+def test_a_model_that_keeps_a_part_of_its_vectors(sentence_folder, sentences):
+    peer = SentenceTransformer(str(sentence_folder), device="cpu", truncate_dim=8)
+    wanted = peer.encode(sentences)
+    whole = sparsecse.load_encoder(sentence_folder)
+    part = sparsecse.load_encoder(sentence_folder, truncate_dim=8)
+    runtime = Runtime(sentence_folder, "float32", truncate_dim=8)
+    given = Runtime(whole, "float32", truncate_dim=8)
+    assert whole.width() == 32 and part.width() == runtime.dimension == given.dimension == 8
+    ids = whole.tokenize(sentences)
+    for vectors in (
+        part.encode(sentences),
+        part.encode_ids(ids),
+        runtime.encode(sentences),
+        runtime.encode_ids(ids),
+        given.encode(sentences),
+        sparsecse.accelerate(peer, "float32").encode(sentences),
+    ):
+        assert np.allclose(array(vectors), wanted, atol=1e-5)
+    wider, all_of_it = peer.encode(sentences, truncate_dim=20), array(whole.encode(sentences))
+    for embedder in (part, runtime):  # a call's own width is one of the whole vector
+        assert np.allclose(array(embedder.encode(sentences, truncate_dim=20)), wider, atol=1e-5)
+        assert np.allclose(array(embedder.encode_ids(ids, truncate_dim=32)), all_of_it, atol=1e-5)
+    for wrong in (0, 33):
+        for load in (sparsecse.load_encoder, Runtime):
+            with pytest.raises(InputError, match=f"`truncate_dim` {wrong} is outside 1 to 32"):
+                load(sentence_folder, truncate_dim=wrong)
+
+
 def test_batch_size_has_an_effect_on_the_steps_alone(embedder, sentences):
     steps: list[tuple[int, int]] = []
     whole = array(embedder.encode(sentences))

@@ -95,6 +95,17 @@ def test_pooling_inside_the_graph(export, checkpoints, sentences, tmp_path, mode
     torch.testing.assert_close(run(report, encoder, sentences), expected, atol=1e-5, rtol=0)
 
 
+def test_a_part_of_the_vectors(checkpoints, sentences, tmp_path):
+    pytest.importorskip("onnxruntime")
+    encoder = load_encoder(checkpoints["bert"], pooling="mean", normalize=True, truncate_dim=8)
+    expected = F.normalize(encoder.encode(sentences), dim=-1)
+    report = export_onnx(encoder, tmp_path / "out", pooled=True)
+    torch.testing.assert_close(run(report, encoder, sentences), expected, atol=1e-5, rtol=0)
+    assert json.loads((tmp_path / "out/config_sentence_transformers.json").read_text())["truncate_dim"] == 8
+    with pytest.raises(InputError, match="keeps 32 values of a vector, and the export has `truncate_dim` 8"):
+        export_onnx(encoder, checkpoints["bert"])
+
+
 def test_relative_positions_up_to_the_last_bucket(export, tmp_path):
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()

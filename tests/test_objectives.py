@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sparsecse.objectives import alignment, bootstrap, cosent, distillation, info_nce
+from sparsecse.objectives import alignment, bootstrap, cosent, distillation, info_nce, matryoshka
 
 
 def vectors(*shape: int) -> list[torch.Tensor]:
@@ -39,6 +39,17 @@ def test_info_nce_by_hand():
     expected = -F.log_softmax(logits, dim=1).diagonal().mean()
     loss = info_nce(anchors, positives, negatives, temperature=0.05, hard_negative_weight=2.0)
     torch.testing.assert_close(loss, expected)
+
+
+def test_a_loss_at_several_widths_is_the_sum_over_them():
+    student, teacher = vectors(2, 4, 5)
+    expected = 0.0
+    for width in (5, 2):
+        own, wanted = ([row[:width] for row in rows] for rows in (student, teacher))
+        expected += 1 - sum(cosine(s, t) for s, t in zip(own, wanted, strict=True)) / 4
+        pairs = [(i, j) for i in range(4) for j in range(4)]
+        expected += 10 * sum((cosine(own[i], own[j]) - cosine(wanted[i], wanted[j])) ** 2 for i, j in pairs) / 16
+    assert matryoshka(distillation, (5, 2), student, teacher).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_distillation_is_zero_for_the_teacher_itself():

@@ -68,6 +68,22 @@ def test_auto_model_and_sentence_transformers_with_sparsecse(packed, sentences, 
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_part_of_the_vectors(packed, sentences, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    encoder = packed["bert"][1].truncated(8)
+    out = tmp_path / "cut"
+    pack(encoder, out)
+    expected = encoder.encode(sentences)
+    assert expected.shape == (len(sentences), 8)
+    model = SentenceTransformer(str(out), device="cpu")
+    torch.testing.assert_close(model.encode(sentences, convert_to_tensor=True), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(load_encoder(out).encode(sentences), expected, atol=1e-5, rtol=1e-5)
+    assert "- pooling: mean; the first 8 of 32 values are kept" in (out / "README.md").read_text()
+    model.save_pretrained(str(tmp_path / "again"))
+    assert load_encoder(tmp_path / "again").settings == encoder.settings
+
+
 _WITHOUT = textwrap.dedent(
     """
     import json, sys

@@ -194,6 +194,32 @@ def test_graded_pairs_beside_distillation(bert, checkpoints, triplets):
     torch.testing.assert_close(BatchLoss(bert.eval(), chosen, taught)(data, scores), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_every_objective_on_vectors_is_summed_over_the_widths(bert, checkpoints, triplets):
+    teacher = load_encoder(checkpoints["bert"], pooling="cls", truncate_dim=4)  # it teaches with whole vectors
+    chosen = settings(objective={"distill": 1.0, "sup": 0.5, "unsup": 0.25}, matryoshka_dims=[32, 8])
+    taught = Teacher([teacher], bert, chosen)
+    taught.embed([text for triplet in triplets for text in triplet])
+    columns = [list(column) for column in zip(*triplets[:5], strict=True)]
+    wanted = torch.cat([teacher(*teacher.collate(teacher.tokenize(column))) for column in columns]).detach()
+    vectors = [bert(*bert.collate(bert.tokenize(column))) for column in columns]
+    expected = torch.zeros(())
+    for width in (32, 8):
+        cut = [one[:, :width] for one in vectors]
+        expected += distillation(torch.cat(cut), wanted[:, :width])
+        expected += 0.5 * info_nce(*cut) + 0.25 * info_nce(cut[0], cut[0])
+    torch.testing.assert_close(BatchLoss(bert.eval(), chosen, taught)(triplets[:5]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_graded_pairs_at_several_widths(bert, triplets):
+    data, scores = [triplet[:2] for triplet in triplets[:5]], torch.tensor([0.0, 5.0, 2.5, 2.5, 1.0])
+    chosen = settings(objective={"graded": 1.0}, matryoshka_dims=(8, 5))
+    first, second = (bert.encode(list(column)) for column in zip(*data, strict=True))
+    expected = sum(cosent(first[:, :width], second[:, :width], scores) for width in (8, 5))
+    with pytest.warns(UserWarning, match="no width above 8, and the model gives vectors of 32"):
+        loss = BatchLoss(bert.eval(), chosen)
+    torch.testing.assert_close(loss(data, scores), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("max_length", [5, 64])
 def test_a_cached_teacher_has_the_vectors_of_the_step(encoder, triplets, max_length):
     chosen = settings(objective={"distill": 1.0}, max_length=max_length)
@@ -514,6 +540,14 @@ def test_bad_settings(bert, examples, tmp_path):
         train(bert, [("a cat", "the dog")], settings(objective={"graded": 1.0}))
     with pytest.raises(InputError, match="1 gold scores for 2 pairs"):
         train(bert, [("a cat", "the dog")] * 2, settings(objective={"graded": 1.0}), scores=[1.0])
+    with pytest.raises(InputError, match=r"`matryoshka_dims` \(8, 8\) is not a list of different widths"):
+        settings(matryoshka_dims=(8, 8))
+    with pytest.raises(
+        InputError, match="`matryoshka_dims` cuts the vectors, and `objective` sup has layers over them"
+    ):
+        settings(objective={"sup": 1.0}, mlp_head=True, matryoshka_dims=(8,))
+    with pytest.raises(InputError, match="`matryoshka_dims` has 33, and the model's vectors have 32 values"):
+        train(bert, examples, settings(objective={"unsup": 1.0}, matryoshka_dims=(33, 8)))
     wide = load_encoder(write_checkpoint(tmp_path / "wide", "bert", hidden_size=64), pooling="mean")
     with pytest.raises(InputError, match="vectors of 64 numbers and the model in training has 32"):
         train(bert, examples, settings(), teacher=wide)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class _Prepared:
     """One model, loaded in PyTorch.
 
-    vectors: its float32 vectors [sentences, hidden_size], which every runtime's are compared with.
+    vectors: its float32 vectors [sentences, width], which every runtime's are compared with.
     """
 
     encoder: Encoder
@@ -126,8 +126,9 @@ def benchmark(
                 if counted:
                     timings[turn].append(worker.time(batch_size, order))
                 else:
-                    expected = prepared[worker.setup.source].vectors
-                    cosines.append(_cosine(worker.vectors(batch_size, order), expected, worker))
+                    model = prepared[worker.setup.source]
+                    found = worker.vectors(batch_size, order)[..., : model.encoder.settings.truncate_dim]
+                    cosines.append(_cosine(found, model.vectors, worker))
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -195,7 +196,8 @@ def _prepare(source: str, sentences: Sequence[str], options: Mapping[str, Any]) 
         bytes_on_disk=weight_bytes(Path(source)),
         tokens=sum(map(len, token_ids)),
     )
-    return _Prepared(encoder, described, token_ids, reference(encoder, token_ids))
+    vectors = reference(encoder, token_ids)[:, : encoder.width()]
+    return _Prepared(encoder, described, token_ids, vectors)
 
 
 def _convert(runtime: str, encoder: Encoder, precision: str, sentences: Sequence[str], folder: Path) -> Path | None:

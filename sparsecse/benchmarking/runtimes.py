@@ -23,7 +23,7 @@ class Runtime(Protocol):
     def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Embed exactly one batch and return its sentence vectors, float32 [batch, hidden_size].
 
-        They are pooled and normalised as the folder, or the user, says.
+        They are pooled and normalised as the folder, or the user, says; what `truncate_dim` cuts off may be there.
 
         token_ids: the ids of every sentence, special tokens included, of different lengths; padding is the runtime's.
         """

@@ -29,6 +29,7 @@ from sparsecse.encoders.modeling_sparsecse import Pooler, SparseCSEConfig, Spars
 from sparsecse.encoders.pooling import POOLING_MODES, pooling_mode
 from sparsecse.encoders.sentence_transformers_files import write_settings
 from sparsecse.encoders.sentence_transformers_settings import (
+    MODEL_FILE,
     FolderSettings,
     Module,
     read_modules,
@@ -242,6 +243,7 @@ def load_encoder(
     normalize: bool | None = None,
     max_length: int | None = None,
     prompt: str | None = None,
+    truncate_dim: int | None = None,
 ) -> Encoder:
     """Load an encoder in float32, in evaluation mode.
 
@@ -253,10 +255,12 @@ def load_encoder(
         max_length: tokens kept of a sentence; by default sentence-transformers' max_seq_length, at most the positions
             that there are, else the tokenizer's model_max_length or the positions, whichever are fewer.
         prompt: text put before every sentence, "" for none; by default the folder's own default prompt.
+        truncate_dim: values that `encode` keeps of each vector, from the first; by default the folder's own number,
+            else all. The vector is normalised before it is cut, not after, as in sentence-transformers.
 
     Raises:
         InputError: no such model, an unsupported family, unreadable or incomplete weights or such that are not finite,
-            or no known pooling.
+            no known pooling, or a `truncate_dim` above the vector's size.
     """
     source = named_source(source)
     if Path(source).exists() and not Path(source).is_dir():
@@ -273,6 +277,12 @@ def load_encoder(
     settings = _resolve_settings(
         source, found, limit, tokenizer.model_max_length, pooling, normalize, max_length, prompt
     )
+    size = model.config.hidden_size
+    if truncate_dim is None and found.truncate_dim is not None and found.truncate_dim > size:
+        raise InputError(
+            f"{source}/{MODEL_FILE}: truncate_dim is {found.truncate_dim}, and the model's vectors have {size} values; "
+            f"correct it there, or give `truncate_dim`."
+        )
     if found.averaged_layers not in (None, model.config.num_hidden_layers):
         raise InputError(
             f"{source} has {model.config.num_hidden_layers} layers, and its WeightedLayerPooling is of "
@@ -281,7 +291,9 @@ def load_encoder(
     if settings.pooling == "pooler":
         _set_pooler(model, found, source)
     _check_widths(source, model.config.hidden_size, found.head)
-    return Encoder(model, tokenizer, settings, source, found.head).eval()
+    encoder = Encoder(model, tokenizer, settings, source, found.head).eval()
+    width = found.truncate_dim if truncate_dim is None else truncate_dim
+    return encoder if width is None else encoder.truncated(width)
 
 
 def _check_widths(source: str, width: int, head: Sequence[Dense]) -> None:

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from sparsecse.errors import InputError
@@ -115,19 +113,6 @@ def check_finite(vectors: np.ndarray, source: str, first: int = 0) -> np.ndarray
             "float32."
         )
     return vectors
-
-
-def finish(vectors: torch.Tensor, *, normalize_embeddings: bool, truncate_dim: int | None) -> torch.Tensor:
-    """Sentence vectors [..., d] with their first `truncate_dim` values, then of unit length, where that is asked for.
-
-    Raises:
-        InputError: a `truncate_dim` outside 1 to d.
-    """
-    if truncate_dim is not None:
-        if not 1 <= truncate_dim <= vectors.shape[-1]:
-            raise InputError(f"`truncate_dim` {truncate_dim} is outside 1 to {vectors.shape[-1]}, the vector's size.")
-        vectors = vectors[..., :truncate_dim]
-    return F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from sparsecse.encoders.head import Dense
 from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
 from sparsecse.encoders.settings import EncoderSettings
+from sparsecse.errors import InputError
 from sparsecse.forking import past_fork
 from sparsecse.kernels import attention, shared_token_maps
 
@@ -68,7 +69,7 @@ class Encoder(nn.Module):
     Attributes:
         model: the token model, always a `SparseCSEModel`.
         tokenizer: a transformers tokenizer.
-        settings: pooling, normalisation, length limit and prompts.
+        settings: pooling, normalisation, length limit, prompts and how much of a vector is kept.
         source: the folder or hub id it was loaded from, for messages and records.
         head: `Dense` modules between pooling and normalisation, one after the other; mostly none.
         origin: what it was pruned from in this process; None for a model as it was loaded.
@@ -103,13 +104,38 @@ class Encoder(nn.Module):
         twin.origin = self.origin
         return twin.train(self.training)
 
+    def truncated(self, truncate_dim: int) -> Encoder:
+        """The same model, of whose vectors `encode` keeps the first values alone (Matryoshka); the weights are shared.
+
+        Raises:
+            InputError: a `truncate_dim` outside 1 to the model's own vectors' size, which keeps all.
+        """
+        kept = self.width(truncate_dim)
+        settings = replace(self.settings, truncate_dim=None if kept == self.dimension else kept)
+        twin = Encoder(self.model, self.tokenizer, settings, self.source, self.head)
+        twin.origin = self.origin
+        return twin.train(self.training)
+
+    def width(self, truncate_dim: int | None = None) -> int:
+        """The size of the vectors that `encode` gives: `truncate_dim`, else the settings', else all of it.
+
+        Raises:
+            InputError: a `truncate_dim` outside 1 to the model's own vectors' size.
+        """
+        size = self.dimension
+        if truncate_dim is None:
+            return self.settings.truncate_dim or size
+        if not 1 <= truncate_dim <= size:
+            raise InputError(f"`truncate_dim` {truncate_dim} is outside 1 to {size}, the vector's size.")
+        return truncate_dim
+
     @property
     def device(self) -> torch.device:
         return self.model.device
 
     @property
     def dimension(self) -> int:
-        """The size of a sentence vector."""
+        """The size of a whole sentence vector, of which `width` values are kept."""
         return cast(Dense, self.head[-1]).linear.out_features if len(self.head) else self.model.config.hidden_size
 
     def tokenize(
@@ -173,7 +199,7 @@ class Encoder(nn.Module):
             yield torch.tensor(rows), self.pack([token_ids[row] for row in rows])
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Sentence vectors [batch, dimension] of padded token ids [batch, length]."""
+        """Whole sentence vectors [batch, dimension] of padded token ids [batch, length]."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -182,7 +208,7 @@ class Encoder(nn.Module):
         return self.pool(outputs, attention_mask)
 
     def forward_packed(self, batch: PackedBatch) -> torch.Tensor:
-        """Sentence vectors [sentences, dimension]: those of `forward`, but no padding is computed."""
+        """Whole sentence vectors [sentences, dimension]: those of `forward`, but no padding is computed."""
         with shared_token_maps(batch.cu_lengths):
             outputs = self.model(
                 input_ids=batch.input_ids,
@@ -206,28 +232,31 @@ class Encoder(nn.Module):
         token_ids: Sequence[Sequence[int]],
         *,
         batch_size: int = 64,
+        truncate_dim: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> torch.Tensor:
-        """Sentence vectors [N, dimension], float32, without gradients and dropout; rows in the order given.
+        """Sentence vectors [N, width], float32, without gradients and dropout; rows in the order given.
 
         batch_size: sentences of average length that are taken at a time; see `batches`.
+        truncate_dim: values kept of each vector; see `width`.
         progress: called with (sentences done, sentences in all) after each batch.
 
         Raises:
             InputError: ids that are no whole numbers of the vocabulary, a sentence without ids or with more than there
-                are positions, or a vector that is not finite.
+                are positions, a `truncate_dim` out of range, or a vector that is not finite.
         """
+        width = self.width(truncate_dim)
         flat, lengths = embedding.read_token_ids(token_ids)
         if len(lengths):
             embedding.check_token_ids(flat, lengths, self.model.config, self.source)
         token_ids = [part.tolist() for part in np.split(flat, lengths.cumsum()[:-1])] if len(lengths) else []
         was_training = self.training
         self.eval()
-        vectors = torch.empty(len(token_ids), self.dimension, device=self.device)
+        vectors = torch.empty(len(token_ids), width, device=self.device)
         done = 0
         with torch.inference_mode():
             for rows, batch in self.batches(token_ids, batch_size):
-                vectors[rows.to(self.device)] = self.forward_packed(batch).float()
+                vectors[rows.to(self.device)] = self.forward_packed(batch)[:, :width].float()
                 done += len(batch)
                 if progress is not None:
                     progress(done, len(token_ids))
@@ -252,7 +281,7 @@ class Encoder(nn.Module):
         truncate_dim: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> torch.Tensor | np.ndarray:
-        """Sentence vectors of texts, float32: [N, dimension], or [dimension] for a single string.
+        """Sentence vectors of texts, float32: [N, width], or [width] for a single string.
 
         A tensor on the encoder's device, or an array where `convert_to_numpy` asks for one. PyTorch computes;
         `sparsecse.Runtime` has the same method and is faster.
@@ -266,7 +295,8 @@ class Encoder(nn.Module):
             convert_to_numpy: return an array, unless `convert_to_tensor`.
             convert_to_tensor: return a tensor, which is the default.
             normalize_embeddings: unit length, also where the model does not normalise.
-            truncate_dim: values kept of each vector, from the first; for models trained so (Matryoshka).
+            truncate_dim: values kept of each vector, from the first; for models trained so (Matryoshka). By default the
+                model's own, see `width`; the model's own vectors' size keeps all.
             progress: called with (sentences done, sentences in all) after each batch.
 
         Raises:
@@ -277,8 +307,9 @@ class Encoder(nn.Module):
         embedding.check_batch_size(batch_size)
         ids = self.tokenize(texts, prompt=self.settings.prompt_text(prompt, prompt_name))
         with embedding.progress_bar(show_progress_bar, progress) as report:
-            vectors = self.encode_ids(ids, batch_size=batch_size, progress=report)
-        vectors = embedding.finish(vectors, normalize_embeddings=normalize_embeddings, truncate_dim=truncate_dim)
+            vectors = self.encode_ids(ids, batch_size=batch_size, truncate_dim=truncate_dim, progress=report)
+        if normalize_embeddings:
+            vectors = F.normalize(vectors, dim=-1)
         if single:
             vectors = vectors[0]
         return vectors.cpu().numpy() if convert_to_numpy and not convert_to_tensor else vectors

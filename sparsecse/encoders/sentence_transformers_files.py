@@ -41,7 +41,7 @@ def write_settings(
 
     Args:
         directory: the model's folder, being written.
-        settings: pooling, normalisation, length, lower-casing, prompts and similarity.
+        settings: pooling, normalisation, length, lower-casing, prompts, similarity and width.
         hidden_size: width of the token vectors.
         num_layers: layers of the model, for the first-last average.
         head: the Dense modules after pooling, the checkpoint's pooler as the first for pooling "pooler".
@@ -96,5 +96,6 @@ def write_settings(
             "prompts": dict(settings.prompts),
             "default_prompt_name": settings.default_prompt,
             "similarity_fn_name": settings.similarity,
+            **({} if settings.truncate_dim is None else {"truncate_dim": settings.truncate_dim}),
         },
     )

@@ -89,7 +89,7 @@ _LAYERS: _Known = {
 }
 _MODEL: _Known = {
     "model_type": ("SentenceTransformer",),
-    "truncate_dim": (None,),
+    "truncate_dim": None,
     "similarity_fn_name": (None, *SIMILARITIES),
 }
 
@@ -114,6 +114,7 @@ class FolderSettings:
         the place of the checkpoint's.
     head: any other `Dense` modules, in their order.
     averaged_layers: layers that the first-last average was written for.
+    truncate_dim: values that are kept of a sentence vector.
     """
 
     pooling: str | None = None
@@ -126,6 +127,7 @@ class FolderSettings:
     pooler: Dense | None = None
     head: tuple[Dense, ...] = ()
     averaged_layers: int | None = None
+    truncate_dim: int | None = None
 
 
 def read_modules(files: ModelFiles) -> tuple[Module, ...]:
@@ -185,6 +187,21 @@ def read_prompts(files: ModelFiles) -> tuple[dict[str, str], str | None]:
     return kept, default if default in kept else None
 
 
+def read_truncate_dim(files: ModelFiles) -> int | None:
+    """How many values are kept of the sentence vectors of a model that has modules; None for all.
+
+    Raises:
+        InputError: something else than a whole number above 0.
+    """
+    width = (files.json(MODEL_FILE) or {}).get("truncate_dim")
+    if width is not None and (type(width) is not int or width < 1):
+        raise InputError(
+            f"{files.source}/{MODEL_FILE}: truncate_dim is {width!r}; give a whole number above 0, or null for all of "
+            f"a vector."
+        )
+    return width
+
+
 def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[str, Any]) -> FolderSettings:
     """Read pooling, normalisation, length limit, lower-casing, prompts and similarity from a model's files.
 
@@ -214,6 +231,7 @@ def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[
         prompts=prompts,
         default_prompt=default,
         similarity=about.get("similarity_fn_name") or "cosine",
+        truncate_dim=read_truncate_dim(files),
     )
 
 

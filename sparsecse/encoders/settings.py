@@ -18,6 +18,7 @@ class EncoderSettings:
     prompts: named prefixes (E5, BGE); `default_prompt` names the one put before every sentence, or is None.
     similarity: what the model compares vectors with, as sentence-transformers names it; handed on, not used here.
     lower_case: whether the tokenizer was made to lower-case texts first (sentence-transformers' `do_lower_case`).
+    truncate_dim: values that are kept of a sentence vector, from the first, after it was normalised; None for all.
     """
 
     pooling: str
@@ -27,6 +28,7 @@ class EncoderSettings:
     default_prompt: str | None = None
     similarity: str = "cosine"
     lower_case: bool = False
+    truncate_dim: int | None = None
 
     @property
     def prompt(self) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from sparsecse.encoders import Encoder, is_stock, save_encoder
+from sparsecse.encoders.model_files import ModelFiles
+from sparsecse.encoders.sentence_transformers_settings import read_truncate_dim
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, atomic_file, read_json, write_json
 
@@ -65,6 +67,13 @@ def _fingerprint(encoder: Encoder) -> str:
 
 def _require_same_model(folder: Path, encoder: Encoder) -> None:
     if folder.resolve() == Path(encoder.source).resolve():
+        # sentence-transformers cuts the vectors of the folder as its file says.
+        kept = read_truncate_dim(ModelFiles(str(folder))) or encoder.dimension
+        if kept != encoder.width():
+            raise InputError(
+                f"{folder} keeps {kept} values of a vector, and the export has `truncate_dim` {encoder.width()}; give "
+                f"a new folder for it."
+            )
         return
     origin = folder / _ORIGIN_FILE
     if not origin.exists() or read_json(origin).get("fingerprint") != _fingerprint(encoder):

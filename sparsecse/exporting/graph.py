@@ -26,7 +26,7 @@ class Graph:
 
     program: takes the inputs [batch, length], int64, in their order; both sizes are dynamic.
     inputs: their names, as a transformers tokenizer gives them.
-    output: "last_hidden_state" [batch, length, hidden_size], or "sentence_embedding" [batch, dimension].
+    output: "last_hidden_state" [batch, length, hidden_size], or "sentence_embedding" [batch, width].
     """
 
     program: torch.export.ExportedProgram
@@ -47,7 +47,9 @@ class _Traced(nn.Module):
         outputs = self.encoder.model(input_ids, attention_mask, token_type_ids, output_hidden_states=self.pooled)
         if not self.pooled:
             return outputs.last_hidden_state
-        return self.encoder.pool(outputs, attention_mask)
+        vectors = self.encoder.pool(outputs, attention_mask)
+        width = self.encoder.settings.truncate_dim
+        return vectors if width is None else vectors[:, :width]
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:
@@ -61,7 +63,7 @@ def trace(encoder: Encoder, pooled: bool) -> Graph:
 
     Args:
         encoder: on the CPU, in float32, evaluation mode and without gradients.
-        pooled: whether pooling and normalisation belong to the graph.
+        pooled: whether pooling, normalisation and the cut to `truncate_dim` belong to the graph.
 
     Raises:
         InputError: the model does something that cannot be traced, or its pooling needs more than the last layer and

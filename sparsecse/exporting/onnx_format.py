@@ -39,7 +39,7 @@ def export_onnx(
             `SentenceTransformer(folder, backend="onnx")` loads, for int8 `onnx/model_qint8_quantized.onnx`, and
             with `pooled` the same with `_pooled` at the end; weights above 2 GB go into `.onnx_data` beside it.
         precision: "float32", or "int8": weights per channel, activations as they come.
-        pooled: end with `sentence_embedding` [batch, dimension], pooled and normalised as the encoder does it,
+        pooled: end with `sentence_embedding` [batch, width], pooled, normalised and cut as the encoder does it,
             instead of `last_hidden_state` [batch, length, hidden_size]. Prompts stay outside the graph.
         opset: version of the ONNX operators, 18 or newer.
         tolerance: see `TOLERANCES`, which has the default.

@@ -44,6 +44,7 @@ class CardFacts:
     stages: {stage: its settings}, for the record.
     license: of the dense model, as `source_license` gives it.
     tokens: of the vocabulary, after and before; None where the whole one stays.
+    values: of a sentence vector, kept and in all; None where all are.
     """
 
     base_model: str
@@ -59,6 +60,7 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     license: Mapping[str, str] = field(default_factory=dict)
     tokens: tuple[int, int] | None = None
+    values: tuple[int, int] | None = None
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -112,6 +114,7 @@ def model_card(facts: CardFacts, name: str, *, needs_code: bool = True) -> str:
         layers = [[i, str(kept[0]), str(kept[1])] for i, kept in enumerate(facts.kept)]
     header = {"base_model": facts.base_model, **facts.license}
     tokens = "" if facts.tokens is None else f"\n- {facts.tokens[0]:,} of {facts.tokens[1]:,} tokens"
+    values = "" if facts.values is None else f"; the first {facts.values[0]} of {facts.values[1]} values are kept"
     sections = [
         f"""---
 library_name: sentence-transformers
@@ -131,7 +134,7 @@ leave the weights in the order of what they contribute to alignment and uniformi
 
 - {heads[0]} of {heads[1]} heads, {neurons[0]} of {neurons[1]} neurons{tokens}
 - {facts.parameters:,} of {facts.dense_parameters:,} parameters ({facts.parameters / facts.dense_parameters:.1%})
-- pooling: {facts.pooling}
+- pooling: {facts.pooling}{values}
 
 ## Use
 

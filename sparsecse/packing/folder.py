@@ -46,7 +46,14 @@ def facts_of(encoder: Encoder) -> CardFacts:
         origin.parameters,
         encoder.settings.pooling,
         license=source_license(origin.source),
+        values=kept_values(encoder),
     )
+
+
+def kept_values(encoder: Encoder) -> tuple[int, int] | None:
+    """Values of a sentence vector that are kept, and all that there are; None where all are kept."""
+    width = encoder.settings.truncate_dim
+    return None if width is None else (width, encoder.dimension)
 
 
 def pack(

@@ -48,10 +48,11 @@ class Runtime:
         threads: processor threads; by default `torch.get_num_threads()` at the time of each call, but no more than the
             process has processors by its affinity mask and its control group's quota.
         device: "cpu", "cuda" or "cuda:1" and so on; by default the one that the model is on.
+        truncate_dim: values kept of each vector, from the first (Matryoshka); by default the model's own number.
         load_options: options of `load_encoder`, where `model` is not an `Encoder`.
 
     Attributes:
-        encoder: the `Encoder` it was made from, or its copy on the CPU where that was asked for.
+        encoder: the `Encoder` it was made from, or its copy on the CPU or of another width where that was asked for.
         device: the device that it computes on.
         precision: the precision that it computes in.
         reason: in a few words, why that one.
@@ -67,12 +68,15 @@ class Runtime:
         precision: str = "auto",
         threads: int | None = None,
         device: str | torch.device | None = None,
+        truncate_dim: int | None = None,
         **load_options: Any,
     ):
         self._threads = check_threads(threads)
-        self.encoder = model if isinstance(model, Encoder) else apart(load_encoder, model, **load_options)
         if isinstance(model, Encoder):
-            check_weights(self.encoder.model, self.encoder.source)
+            check_weights(model.model, model.source)
+            self.encoder = model if truncate_dim is None else model.truncated(truncate_dim)
+        else:
+            self.encoder = apart(load_encoder, model, truncate_dim=truncate_dim, **load_options)
         # Whether the encoder is somebody else's, who may train it or send it elsewhere.
         self._borrowed = isinstance(model, Encoder)
         self._tokenize = Tokenize(self.encoder)
@@ -132,8 +136,8 @@ class Runtime:
 
     @property
     def dimension(self) -> int:
-        """The size of a sentence vector."""
-        return self.encoder.dimension
+        """The size of the vectors that `encode` and `encode_ids` give."""
+        return self.encoder.width()
 
     @past_fork
     def encode(
@@ -172,41 +176,44 @@ class Runtime:
         size = BLOCK if batch_size is None else batch_size
         embedding.check_batch_size(size)
         prompt = self.encoder.settings.prompt_text(prompt, prompt_name)
-        vectors = np.empty((len(texts), self.dimension), np.float32)
+        width = self.encoder.width(truncate_dim)
+        vectors = np.empty((len(texts), width), np.float32)
         done = 0
         with embedding.progress_bar(show_progress_bar, progress) as report:
             for token_ids in self._tokenize.blocks(texts, prompt, size):
-                vectors[done : done + len(token_ids)] = self._embed(token_ids, done)
+                vectors[done : done + len(token_ids)] = self._embed(token_ids, done)[:, :width]
                 done += len(token_ids)
                 if report is not None:
                     report(done, len(texts))
-        whole = embedding.finish(
-            torch.from_numpy(vectors), normalize_embeddings=normalize_embeddings, truncate_dim=truncate_dim
-        )
+        found = torch.from_numpy(vectors)
+        if normalize_embeddings:
+            found = torch.nn.functional.normalize(found, dim=-1)
         if single:
-            whole = whole[0]
-        return whole if convert_to_tensor else whole.numpy()
+            found = found[0]
+        return found if convert_to_tensor else found.numpy()
 
     @past_fork
-    def encode_ids(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+    def encode_ids(self, token_ids: Sequence[Sequence[int]], *, truncate_dim: int | None = None) -> np.ndarray:
         """Sentence vectors, float32 [N, dimension], of token ids with their special tokens.
 
         token_ids: for each sentence a list, tuple, array or tensor of whole numbers; or an array or tensor
             [N, length], of which every id counts.
+        truncate_dim: values kept of each vector; by default the model's own number.
 
         Raises:
             InputError: ids that are no whole numbers of the vocabulary, a sentence without ids or with more than there
-                are positions, or a vector that is not finite.
+                are positions, a `truncate_dim` out of range, or a vector that is not finite.
         """
-        return self._embed(token_ids, 0)
+        width = self.encoder.width(truncate_dim)
+        return np.ascontiguousarray(self._embed(token_ids, 0)[:, :width])
 
     def _embed(self, token_ids: Sequence[Sequence[int]], first: int) -> np.ndarray:
-        """first: the position of the first sentence, for messages."""
+        """Whole vectors [N, size]; first: the position of the first sentence, for messages."""
         settings, source = self.encoder.settings, self.encoder.source
         if self._gpu is not None:
             return embedding.check_finite(self._gpu.encode_ids(token_ids), source, first)
         if self._native is None:
-            return self.encoder.encode_ids(token_ids).cpu().numpy()
+            return self.encoder.encode_ids(token_ids, truncate_dim=self.encoder.dimension).cpu().numpy()
         ids, lengths = embedding.read_token_ids(token_ids)
         inside = _POOLING.get(settings.pooling)
         if inside and not len(self._after):

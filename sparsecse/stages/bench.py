@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def bench_models(
     """
     loads = [{k: v for k, v in options.settings().items() if k != "name"} for options in models.values()]
     if any(load != loads[0] for load in loads[1:]):
-        raise InputError("The benchmarked models must share `pooling`, `normalize`, `max_length` and `prompt`.")
+        raise InputError(
+            "The benchmarked models must share `pooling`, `normalize`, `max_length`, `prompt` and `truncate_dim`."
+        )
     names = {resolve_model(options.name): label for label, options in models.items()}
     report = benchmark(
         list(names),
@@ -57,9 +60,17 @@ def bench_models(
 
 
 def bench_run(
-    workdir: Workdir, sentences: Sequence[str], *, progress: Progress = silent, **options: Any
+    workdir: Workdir,
+    sentences: Sequence[str],
+    *,
+    truncate_dim: int | None = None,
+    progress: Progress = silent,
+    **options: Any,
 ) -> tuple[Record, bool]:
-    """Time the dense and the newest pruned model of a run directory; options as those of `bench_models`."""
+    """Time the dense and the newest pruned model of a run directory; options as those of `bench_models`.
+
+    truncate_dim: values kept of the vectors that are compared; by default as many as the dense model keeps.
+    """
     stage, _ = workdir.newest_model()
     inputs = {
         "model": dense_hash(workdir),
@@ -68,14 +79,16 @@ def bench_run(
     }
     # The pruned folder names its own pooling; the dense one may need what it was scored with.
     own = dense_options(workdir)
-    pruned = ModelOptions(str(workdir.folder(stage) / "model"), own.pooling, own.normalize, own.max_length, own.prompt)
+    if truncate_dim is not None:
+        own = replace(own, truncate_dim=truncate_dim)
+    pruned = replace(own, name=str(workdir.folder(stage) / "model"))
 
     def work(folder: Path) -> Mapping[str, Any]:
         report = bench_models({"dense": own, stage: pruned}, sentences, progress=progress, **options)
         write_json(folder / "results.json", report)
         return report
 
-    settings = dict(options)
+    settings = {**options, **({} if truncate_dim is None else {"truncate_dim": truncate_dim})}
     if options.get("runtimes") == "all":  # a runtime that is installed later is worth another run
         settings["installed"] = [name for name, runtime in RUNTIMES.items() if not runtime.missing()]
     return workdir.run_stage("bench", inputs, settings, work)

@@ -43,6 +43,7 @@ def evaluate_run(
     document_prompt: str | None = None,
     agreement_text: AgreementText | None = None,
     aligned: bool = False,
+    truncate_dim: int | None = None,
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Evaluate both models; the record's info holds `dense` and `pruned`, each as `Evaluation.to_json` gives it.
@@ -56,9 +57,10 @@ def evaluate_run(
     aligned: also search the dense model's vectors of the documents with the newest model's queries, as in an index that
         is not made anew; the record's info then holds `aligned`: the retrieval tasks as `RetrievalResult.to_json` gives
         them, and `retrieval_average`.
+    truncate_dim: values kept of both models' vectors; by default as many as each keeps.
 
     Raises:
-        InputError: `aligned` without a retrieval task, or with `documents`.
+        InputError: `aligned` without a retrieval task, or with `documents`; a `truncate_dim` out of range.
     """
     stage, _ = workdir.newest_model()
     found = load_tasks(tasks, data_dir=data_dir)
@@ -78,7 +80,7 @@ def evaluate_run(
         **({"seed": seed} if found.transfer else {}),
         **({"agreement": agreement_text.source} if agreement_text else {}),
         **({"aligned": True} if aligned else {}),
-        **{name: given for name, given in prompts.items() if given is not None},
+        **{name: given for name, given in {**prompts, "truncate_dim": truncate_dim}.items() if given is not None},
     }
     index: Encoder | None = None
     if documents is not None:
@@ -95,7 +97,7 @@ def evaluate_run(
             ("dense", lambda: load_dense(workdir)),
             ("pruned", lambda: load_model(workdir, stage)),
         ):
-            encoder = Runtime(load(), precision, device=device)
+            encoder = Runtime(load(), precision, device=device, truncate_dim=truncate_dim)
             if aligned:  # else the dense model need not stay in memory
                 models[label] = encoder
             results[label] = evaluate(

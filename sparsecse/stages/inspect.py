@@ -21,7 +21,8 @@ def inspect_model(options: ModelOptions) -> dict[str, Any]:
     source = resolve_model(options.name)
     # Sizes do not depend on the pooling, so a folder that does not name one can still be looked at.
     known = options.pooling is not None or (Path(source) / "modules.json").exists()
-    encoder = load_encoder(source, pooling=options.pooling if known else "mean", max_length=options.max_length)
+    pooling = options.pooling if known else "mean"
+    encoder = load_encoder(source, pooling=pooling, max_length=options.max_length, truncate_dim=options.truncate_dim)
     config, settings = encoder.model.config, encoder.settings
     folder = Path(source)
     return {
@@ -30,6 +31,7 @@ def inspect_model(options: ModelOptions) -> dict[str, Any]:
         "pruned": config.model_type == "sparsecse" and (folder / "modeling_sparsecse.py").exists(),
         "hidden_size": config.hidden_size,
         "dimension": encoder.dimension,
+        "truncate_dim": settings.truncate_dim,
         "attention_head_size": config.attention_head_size,
         "vocab_size": config.vocab_size,
         "layers": [{"heads": heads, "neurons": neurons} for heads, neurons in config.layer_sizes()],

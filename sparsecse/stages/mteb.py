@@ -31,7 +31,7 @@ def write_mteb(
         name=name if "/" in name else f"local/{name}",
         revision=fingerprint(encoder)[:40] + suffix,
         parameters=count_parameters(encoder),
-        dimension=encoder.dimension,
+        dimension=encoder.width(),
         max_length=encoder.settings.max_length,
     )
     folder = out / model.folder

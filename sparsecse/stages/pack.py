@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsecse.encoders import WEIGHTS_FILE
+from sparsecse.encoders import WEIGHTS_FILE, Encoder
 from sparsecse.files import file_hash
-from sparsecse.packing import CardFacts, count_parameters, model_name, source_license
+from sparsecse.packing import CardFacts, count_parameters, kept_values, model_name, source_license
 from sparsecse.packing import pack as write_pack
 from sparsecse.stages.models import dense_options, load_model, model_input
 from sparsecse.stages.options import DEMO_MODEL, resolve_model
@@ -28,13 +28,15 @@ def default_out(workdir: Workdir) -> Path:
     return workdir.path / "packed"
 
 
-def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardFacts:
+def _facts(workdir: Workdir, stage: str, encoder: Encoder, own_width: int) -> CardFacts:
+    """own_width: that of the stage's model, at which it was evaluated unless the record says another one."""
     pruned = workdir.need("prune")
     chain = [name for name in ("score", *reversed(MODEL_STAGES)) if workdir.record(name) and not workdir.stale(name)]
     stages = {name: dict(workdir.need(name).settings) for name in chain[: chain.index(stage) + 1]}
     evaluated = workdir.record("eval")
     scores, accuracies, ndcgs = {}, {}, {}
-    if evaluated is not None and workdir.stale("eval") is None:
+    measured = own_width if evaluated is None else evaluated.settings.get("truncate_dim", own_width)
+    if evaluated is not None and workdir.stale("eval") is None and measured == encoder.width():
         dense, packed = evaluated.info["dense"]["tasks"], evaluated.info["pruned"]["tasks"]
         scores, accuracies, ndcgs = (
             # Of a task that is a path the name alone: cards are published.
@@ -49,9 +51,9 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
         base_model=DEMO_MODEL if name == "demo" and not Path(name).exists() else model_name(name),
         sizes=pruned.info["sizes"],
         kept=pruned.info["kept"],
-        parameters=parameters,
+        parameters=count_parameters(encoder),
         dense_parameters=pruned.info["dense_parameters"],
-        pooling=pooling,
+        pooling=encoder.settings.pooling,
         scores=scores,
         accuracies=accuracies,
         ndcgs=ndcgs,
@@ -59,13 +61,19 @@ def _facts(workdir: Workdir, stage: str, parameters: int, pooling: str) -> CardF
         versions=package_versions(),
         license=source_license(resolve_model(name)),
         tokens=vocabulary and (vocabulary["tokens_after"], vocabulary["tokens_before"]),
+        values=kept_values(encoder),
     )
 
 
-def pack(workdir: Workdir, out: Path | None = None, *, dtype: str = "float32") -> tuple[Record, bool]:
+def pack(
+    workdir: Workdir, out: Path | None = None, *, dtype: str = "float32", truncate_dim: int | None = None
+) -> tuple[Record, bool]:
     """Pack the newest of finetune, rewind and prune; one whose inputs have changed since is passed over.
 
     An up-to-date pack that is still intact is not written again.
+
+    truncate_dim: values that the packed model keeps of each vector; by default as many as the dense model. The card has
+        the scores of `eval` where that measured vectors of this width.
     """
     stage, _ = workdir.newest_model()
     target = (out or default_out(workdir)).absolute()
@@ -75,11 +83,13 @@ def pack(workdir: Workdir, out: Path | None = None, *, dtype: str = "float32") -
         inputs["eval/results.json"] = evaluated.outputs["results.json"]
 
     def work(_: Path) -> Mapping[str, Any]:
-        encoder = load_model(workdir, stage)
-        facts = _facts(workdir, stage, count_parameters(encoder), encoder.settings.pooling)
+        own = load_model(workdir, stage)
+        encoder = own if truncate_dim is None else own.truncated(truncate_dim)
+        facts = _facts(workdir, stage, encoder, own.width())
         return {"stage": stage, **write_pack(encoder, target, facts, dtype=dtype)}
 
     before = workdir.record("pack")
     written = target / WEIGHTS_FILE
     intact = before is not None and written.exists() and file_hash(written) == before.info["weights_sha256"]
-    return workdir.run_stage("pack", inputs, {"out": str(target), "dtype": dtype}, work, force=not intact)
+    settings = {"out": str(target), "dtype": dtype, "truncate_dim": truncate_dim}
+    return workdir.run_stage("pack", inputs, settings, work, force=not intact)

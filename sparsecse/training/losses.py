@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
-from sparsecse.objectives import bootstrap, cosent, distillation, info_nce
+from sparsecse.objectives import bootstrap, cosent, distillation, info_nce, matryoshka
 from sparsecse.training.heads import MLPHead, Predictor
 from sparsecse.training.momentum import KeyQueue, MomentumNetwork
 from sparsecse.training.precision import autocast
@@ -39,6 +41,15 @@ class BatchLoss(nn.Module):
         self.settings = settings
         self.teacher = teacher
         size = encoder.dimension
+        self.widths = settings.matryoshka_dims or (size,)
+        if max(self.widths) > size:
+            raise InputError(f"`matryoshka_dims` has {max(self.widths)}, and the model's vectors have {size} values.")
+        if max(self.widths) < encoder.width():
+            warnings.warn(
+                f"`matryoshka_dims` has no width above {max(self.widths)}, and the model gives vectors of "
+                f"{encoder.width()} values: the others are not trained.",
+                stacklevel=2,
+            )
         self.head = MLPHead(size) if settings.mlp_head else nn.Identity()
         moco, byol = "moco" in settings.objective, "byol" in settings.objective
         self.average = MomentumNetwork(encoder, self.head, settings.momentum) if moco or byol else None
@@ -101,16 +112,13 @@ class BatchLoss(nn.Module):
         given = vectors[: len(columns)]
         terms: dict[str, torch.Tensor] = {}
         if "unsup" in weights:
-            terms["unsup"] = info_nce(self.head(vectors[0]), self.head(vectors[-1]), temperature=settings.temperature)
+            contrast = partial(info_nce, temperature=settings.temperature)
+            terms["unsup"] = matryoshka(contrast, self.widths, self.head(vectors[0]), self.head(vectors[-1]))
         if "sup" in weights:
-            anchors, positives, *negatives = (self.head(v) for v in given)
-            terms["sup"] = info_nce(
-                anchors,
-                positives,
-                negatives[0] if negatives else None,
-                temperature=settings.temperature,
-                hard_negative_weight=settings.hard_negative_weight,
+            contrast = partial(
+                info_nce, temperature=settings.temperature, hard_negative_weight=settings.hard_negative_weight
             )
+            terms["sup"] = matryoshka(contrast, self.widths, *(self.head(v) for v in given))
         if self.average is not None:
             keys = self._keys(columns[:1] * (2 if self.predictor is not None else 1))
         if self.queue is not None:
@@ -123,11 +131,12 @@ class BatchLoss(nn.Module):
             terms["byol"] = bootstrap(predicted, torch.cat([keys[1], keys[0]]))
         if "graded" in weights:
             assert scores is not None
-            first, second = given
-            terms["graded"] = cosent(first, second, scores.to(first.device), temperature=settings.temperature)
+            graded = partial(cosent, scores=scores.to(given[0].device), temperature=settings.temperature)
+            terms["graded"] = matryoshka(graded, self.widths, *given)
         if "distill" in weights:
             assert self.teacher is not None
             student = torch.cat(given)
             wanted = self.teacher([text for column in columns for text in column]).to(student.device)
-            terms["distill"] = distillation(student, wanted, similarity_weight=settings.similarity_weight)
+            distil = partial(distillation, similarity_weight=settings.similarity_weight)
+            terms["distill"] = matryoshka(distil, self.widths, student, wanted)
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()

@@ -127,15 +127,16 @@ class _Tokens:
 
 
 def _embedder(encoder: Encoder, settings: TrainingSettings) -> Callable[[list[list[int]]], torch.Tensor]:
-    """From token ids to vectors, float32 on the CPU: natively where that computes in the precision of the training."""
+    """From token ids to whole vectors, float32 on the CPU: natively where that has the precision of the training."""
+    size = encoder.dimension
     if native.obstacle(encoder.model) is None:
         precision = "bfloat16" if computes_bfloat16(settings.precision, encoder.device) else "float32"
         if native.computes_in(precision):
             runtime = Runtime(encoder, precision)
-            return lambda token_ids: torch.from_numpy(runtime.encode_ids(token_ids))
+            return lambda token_ids: torch.from_numpy(runtime.encode_ids(token_ids, truncate_dim=size))
 
     def through_torch(token_ids: list[list[int]]) -> torch.Tensor:
         with autocast(settings.precision, encoder.device):
-            return encoder.encode_ids(token_ids, batch_size=settings.batch_size).cpu()
+            return encoder.encode_ids(token_ids, batch_size=settings.batch_size, truncate_dim=size).cpu()
 
     return through_torch

@@ -192,7 +192,14 @@ ROWS = (
     Row("a default that is none", files={MODEL: {"prompts": {}, "default_prompt_name": "x"}}, refused="'x'"),
     Row("dot product", files={MODEL: {"similarity_fn_name": "dot"}}),
     Row("maxsim", files={MODEL: {"similarity_fn_name": "maxsim"}}, refused="similarity_fn_name"),
-    Row("cut vectors", files={MODEL: {"truncate_dim": 8}}, refused="truncate_dim"),
+    Row("cut vectors", files={MODEL: {"truncate_dim": 8}}),
+    Row("cut after normalising", parts=(MEAN, NORMALIZE), files={MODEL: {"truncate_dim": 5}}),
+    Row("cut after dense", parts=(CLS, DENSE, NORMALIZE), files={MODEL: {"truncate_dim": 1}}),
+    Row("cut to all", files={MODEL: {"truncate_dim": HIDDEN}}),
+    Row("cut without modules", parts=None, options={"pooling": "mean"}, files={MODEL: {"truncate_dim": 8}}),
+    Row("cut to nothing", files={MODEL: {"truncate_dim": 0}}, refused="truncate_dim is 0"),
+    Row("cut in words", files={MODEL: {"truncate_dim": "8"}}, refused="truncate_dim is '8'"),
+    Row("cut above the vector", files={MODEL: {"truncate_dim": 17}}, refused="truncate_dim is 17.*16 values"),
     Row("sparse encoder", files={MODEL: {"model_type": "SparseEncoder"}}, refused="SparseEncoder"),
     *(
         Row(f"byte order mark in {name}", files={name: b"\xef\xbb\xbf{}"}, refused="BOM")
