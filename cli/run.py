@@ -30,7 +30,8 @@ TrainData = Annotated[
     str | None,
     typer.Option(
         "--train-data",
-        help="Sentences for the repair (text, .gz, a table, a pair set, demo); by default those of --data.",
+        help="Sentences for the repair (text, .gz, a table, a pair set, a Hugging Face dataset, demo); by default "
+        "those of --data.",
         rich_help_panel="data",
     ),
 ]
