@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import re
 import reprlib
@@ -11,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sparsecse.errors import InputError
 
@@ -39,7 +40,7 @@ class NotUTF8Error(InputError):
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def _opened(path: Path) -> Iterator[tuple[gzip.GzipFile | io.BufferedReader, io.BufferedReader]]:
     """The bytes of a file, decompressed where its name ends in `.gz`, and the file that they come from."""
     try:
         with path.open("rb") as file:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsecse import reading
 from sparsecse.cli.app import main
 from sparsecse.datasets import load_pairs, load_sentences, load_triplets
 from sparsecse.encoders import load_encoder
@@ -86,7 +87,7 @@ def test_texts(tmp_path, name, read):
         (pairs, "p.json", "[" * 100_000, "too many levels"),
         (pairs, "p.jsonl", '{"sentence1": "\\ud83d \\uDE00"}\n', "line 1 has half of a surrogate pair"),
         (pairs, "p.jsonl.gz", LONG_LINE, "line 1 is longer than 1 MiB"),
-        (pairs, "p.json.gz", gzip.compress(bytes(1 << 20)) * 65, "is larger than 64 MiB in one piece"),
+        (pairs, "p.json.gz", gzip.compress(bytes(2 << 20)), "is larger than 1 MiB in one piece"),
         (pairs, "p.tsv.gz", BOMB, "expands to more than 100 times its size"),
         *(
             (read, *case)
@@ -105,7 +106,8 @@ def test_texts(tmp_path, name, read):
         ),
     ],
 )
-def test_refused(tmp_path, read, name, content, message):
+def test_refused(tmp_path, monkeypatch, read, name, content, message):
+    monkeypatch.setattr(reading, "MAX_WHOLE", 1 << 20)
     path = written(tmp_path / name, content)
     tracemalloc.start()
     try:
@@ -177,7 +179,7 @@ def test_data_folder(folder, sentence_folder):
             "row 1, column 'left': the gold score is 'the test'",
         ),
         ("owner", {}, "is a folder and no data set"),
-        ("owner/other", {}, "no file, and a data set of the Hugging Face hub .* offline mode is on"),
+        ("owner/other", {}, "no file, and a data set of the Hugging Face hub .*offline mode is on"),
         ("owner/pairs.tsv", {}, "is neither a file nor a known set nor a hub id"),
     ],
 )
