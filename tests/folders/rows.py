@@ -159,8 +159,4 @@ ROWS = (
     Row("maxsim", files={MODEL: {"similarity_fn_name": "maxsim"}}, refused="similarity_fn_name"),
     Row("cut vectors", files={MODEL: {"truncate_dim": 8}}, refused="truncate_dim"),
     Row("sparse encoder", files={MODEL: {"model_type": "SparseEncoder"}}, refused="SparseEncoder"),
-    *(
-        Row(f"byte order mark in {name}", files={name: b"\xef\xbb\xbf{}"}, refused="BOM")
-        for name in (CONFIG, "modules.json", MODULE, MODEL, "1_Pooling/config.json", TOKENIZER)
-    ),
 )
