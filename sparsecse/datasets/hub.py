@@ -82,7 +82,7 @@ def read_address(address: Address, split: str | None) -> Table:
     rows, origin = _folder_splits(Path(place), config) if Path(place).is_dir() else _repository_splits(place, config)
     wanted = own or split or (next(iter(rows)) if len(rows) == 1 else None)
     wanted = _HUB_SPLITS["dev"] if wanted == "dev" and "dev" not in rows else wanted
-    if wanted not in rows:
+    if wanted is None or wanted not in rows:
         lacking = "several splits" if wanted is None else f"no split {wanted!r}"
         raise InputError(f"{name} has {lacking}; choose one of {', '.join(rows)} with `split`, or write {name}@SPLIT.")
     found = rows[wanted]
