@@ -31,8 +31,9 @@ ScoreData = Annotated[
     str,
     typer.Option(
         "--data",
-        help="What to score on. Graded pairs: stsb, sickr, sts12 ... sts16, demo, or a TSV/CSV/JSONL/Parquet file; or "
-        "sentences alone: text (also .gz), or a table with the column sentence.",
+        help="What to score on. Graded pairs: stsb, sickr, sts12 ... sts16, demo, a TSV/CSV/JSONL/Parquet file, or a "
+        "Hugging Face dataset (OWNER/NAME, OWNER/NAME:CONFIG, with @SPLIT if it has several); or sentences alone: text "
+        "(also .gz), or a table with the column sentence.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -40,8 +41,8 @@ TrainData = Annotated[
     str | None,
     typer.Option(
         "--train-data",
-        help="Sentences of the repair, on which a reconstruction is fitted too (text, .gz, a table, a pair set, demo); "
-        "run takes those of --data by default.",
+        help="Sentences of the repair, on which a reconstruction is fitted too (text, .gz, a table, a pair set, a "
+        "Hugging Face dataset, demo); run takes those of --data by default.",
         rich_help_panel=_DATA,
     ),
 ]

@@ -24,8 +24,8 @@ TrainData = Annotated[
     typer.Option(
         "--data",
         "--train-data",
-        help="Sentences (text, .gz, a table, a pair set, demo); for --objective sup pairs or triplets, for graded "
-        "pairs with scores.",
+        help="Sentences (text, .gz, a table, a pair set, a Hugging Face dataset, demo); for --objective sup pairs or "
+        "triplets, for graded pairs with scores.",
         rich_help_panel="data",
     ),
 ]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparsecse.errors import InputError
+from sparsecse.reading import parse_json, whole_text
 
 
 def _fsync(path: Path) -> None:
@@ -100,13 +100,8 @@ def write_json(target: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or broken one raises `InputError`."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); restore it or write it again.") from None
+    """Read a JSON file, with or without a byte-order mark; a missing or broken one raises `InputError`."""
+    return parse_json(whole_text(path), str(path), "restore it or write it again")
 
 
 def weight_bytes(folder: Path) -> int | None:

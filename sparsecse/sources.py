@@ -53,15 +53,15 @@ class ModelOptions:
 @documented
 @dataclass(frozen=True)
 class DataOptions:
-    """A data set by name or file; see `datasets.load_pairs`."""
+    """A data set by name, file, hub id or folder; see `datasets.load_pairs`."""
 
     name: str = ""
-    split: str | None = setting(None, "Split of a named set.")
+    split: str | None = setting(None, "Split of a named set or a hub dataset.")
     data_dir: str | None = setting(
         None, "SentEval folder: the one that holds downstream/, or downstream/ itself.", envvar="SPARSECSE_DATA_DIR"
     )
     columns: tuple[str, ...] | None = setting(
-        None, "Column names of a table file, comma-separated: first,second,score.", parse=split_list
+        None, "Column names of a table, comma-separated: first,second,score.", parse=split_list
     )
 
     def pairs(self) -> PairSet:

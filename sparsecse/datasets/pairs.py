@@ -12,7 +12,7 @@ from sparsecse.datasets import hub, senteval
 from sparsecse.datasets.builtin import demo_pairs
 from sparsecse.datasets.senteval import GradedPairs
 from sparsecse.datasets.sets import PairSet
-from sparsecse.datasets.tables import TABLE_SUFFIXES, read_table, table_suffix
+from sparsecse.datasets.tables import TABLE_SUFFIXES, Table, read_table, table_suffix
 from sparsecse.errors import InputError
 
 # The splits of every named set; the first is the default.
@@ -47,18 +47,22 @@ def load_pairs(
     data_dir: str | Path | None = None,
     columns: Sequence[str] | None = None,
 ) -> PairSet:
-    """Load a pair set by name, or from a .tsv, .csv, .jsonl, .json or .parquet file.
+    """Load a pair set by name, from a .tsv, .csv, .jsonl, .json or .parquet file, or from any data set of the hub.
 
     A name (`demo`, `stsb`, `sickr`, `sts12` .. `sts16`; case and hyphens do not matter) is looked for in `data_dir`,
     else the environment's SPARSECSE_DATA_DIR (a SentEval folder: the one that holds `downstream/`, or that one); then
     in the local `datasets` cache; then on the Hugging Face hub.
 
+    A data set of the hub is `owner/name`, and where needed `owner/name:configuration` and `owner/name@split`; a folder
+    of table files in the layout of a hub repository can stand in its place.
+
     Args:
-        name_or_path: a name of `PAIR_SETS`, or a file.
-        split: train, dev or test, where the set has it; by default dev, and test for STS12-16. Names only.
+        name_or_path: a name of `PAIR_SETS`, a file, a hub id or a folder.
+        split: train, dev or test, where the set has it; by default dev, and test for STS12-16. Not for files; a hub id
+            with several splits must have one.
         data_dir: the SentEval folder.
-        columns: the file's two sentence columns and, if it has one, its score column; by default `sentence1`,
-            `sentence2` and, where present, `score`. Scores are from 0 to 5. Files only.
+        columns: the table's two sentence columns and, if it has one, its score column; by default `sentence1`,
+            `sentence2` and, where present, `score`. Scores are from 0 to 5. Not for names.
 
     Raises:
         SetNotFoundError: a known name that was found nowhere.
@@ -66,7 +70,10 @@ def load_pairs(
     """
     name = canonical_name(name_or_path)
     if name is None:
-        return _load_file(_existing_file(name_or_path), split, columns)
+        table = find_table(name_or_path, split)
+        if table is None:
+            raise InputError(f"{name_or_path} is not a table of pairs; give one of {', '.join(TABLE_SUFFIXES)}.")
+        return pairs_of(table, name_or_path, columns)
     if columns is not None:
         raise InputError(f"Columns were named for the set {name!r}, which has its own; name columns only for a file.")
     split = PAIR_SETS[name][0] if split is None else _SPLIT_ALIASES.get(split.lower(), split.lower())
@@ -109,34 +116,39 @@ def _find(name: str, split: str, data_dir: str | Path | None) -> tuple[GradedPai
     )
 
 
-def _existing_file(name_or_path: str | Path) -> Path:
+def find_table(name_or_path: str | Path, split: str | None) -> Table | None:
+    """The table that is meant by what is no named set: a file, or an address of `hub.address`; None for a text file.
+
+    Raises:
+        InputError: nothing is there; a split of a file; as `read_table` and `hub.read_address`.
+    """
     path = Path(name_or_path)
     if path.is_file():
-        return path
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a file, or a set's name with the folder as `data_dir`.")
-    raise InputError(f"{path} is neither a file nor a known set; the known sets are {', '.join(PAIR_SETS)}.")
+        if split is not None:
+            raise InputError(f"A split ({split!r}) was given for the file {path}, which is read whole; leave it out.")
+        return None if table_suffix(path) is None else read_table(path)
+    if address := hub.address(str(name_or_path)):
+        return hub.read_address(address, split)
+    raise InputError(
+        f"{path} is neither a file nor a known set nor a hub id (owner/name); known sets are {', '.join(PAIR_SETS)}."
+    )
 
 
-def _load_file(path: Path, split: str | None, columns: Sequence[str] | None) -> PairSet:
-    if split is not None:
-        raise InputError(f"A split ({split!r}) was given for the file {path}, which is read whole; leave it out.")
-    if table_suffix(path) is None:
-        raise InputError(f"{path} is not a table of pairs; give one of {', '.join(TABLE_SUFFIXES)}.")
+def pairs_of(table: Table, name_or_path: str | Path, columns: Sequence[str] | None) -> PairSet:
+    """The pairs of a table, by the columns that `load_pairs` takes."""
     if columns is not None and len(columns) not in (2, 3):
         raise InputError(
-            f"{len(columns)} columns were named for {path}; name two sentence columns and, maybe, a score."
+            f"{len(columns)} columns were named for {table.source}; name two sentence columns and, maybe, a score."
         )
-    table = read_table(path)
     first, second, *score = columns or ("sentence1", "sentence2", *(["score"] if "score" in table.columns else []))
     return PairSet(
-        name=path.name,
-        split="all",
+        name=Path(name_or_path).name,
+        split=table.split,
         first=table.texts(first),
         second=table.texts(second),
         scores=table.scores(score[0]) if score else None,
         subsets=None,
-        source=str(path),
+        source=table.source,
     )
 
 

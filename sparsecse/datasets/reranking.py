@@ -14,6 +14,7 @@ from sparsecse.datasets.retrieval import SPLIT, is_retrieval_folder, load_retrie
 from sparsecse.datasets.sets import RerankingSet
 from sparsecse.datasets.tables import read_table, table_suffix
 from sparsecse.errors import InputError
+from sparsecse.reading import shown
 
 
 def is_reranking(path: Path) -> bool:
@@ -115,8 +116,8 @@ def _texts(value: Any, where: str) -> list[str]:
 
 def _list(value: Any, kinds: tuple[type, ...], where: str, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise InputError(f"{where} is {value!r}; write a list of {what}.")
+        raise InputError(f"{where} is {shown(value)}; write a list of {what}.")
     for item in value:
         if not isinstance(item, kinds) or isinstance(item, bool):
-            raise InputError(f"{where} holds {item!r}; write a list of {what}.")
+            raise InputError(f"{where} holds {shown(item)}; write a list of {what}.")
     return value

@@ -18,6 +18,7 @@ from sparsecse.datasets.sentences import draw_sentences
 from sparsecse.datasets.sets import RetrievalSet
 from sparsecse.datasets.tables import Table, read_table
 from sparsecse.errors import InputError
+from sparsecse.reading import shown
 
 SPLIT = "test"
 _QRELS = ("query-id", "corpus-id", "score")
@@ -163,7 +164,7 @@ def _documents(path: Path) -> Iterator[tuple[str, str]]:
     for place, name, title, text in zip(table.places, _ids(table), titles, table.column("text"), strict=True):
         for key, value in (("title", title), ("text", text)):
             if value is not None and not isinstance(value, str):
-                raise InputError(f"{path}, {place}: {key!r} is {value!r}; write a text in quotes.")
+                raise InputError(f"{path}, {place}: {key!r} is {shown(value)}; write a text in quotes.")
         yield name, f"{title or ''} {text or ''}".strip()
 
 
@@ -177,10 +178,10 @@ def _ids(table: Table) -> list[str]:
     seen: dict[str, str] = {}
     for value, place in zip(table.column("_id"), table.places, strict=True):
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            raise InputError(f"{table.path}, {place}: '_id' is {value!r}; write a text in quotes.")
+            raise InputError(f"{table.source}, {place}: '_id' is {shown(value)}; write a text in quotes.")
         name = str(value)
         if name in seen:
-            raise InputError(f"{table.path}, {place}: the _id {name!r} is also that of {seen[name]}; drop one.")
+            raise InputError(f"{table.source}, {place}: the _id {name!r} is also that of {seen[name]}; drop one.")
         seen[name] = place
     return list(seen)
 
@@ -204,5 +205,5 @@ def _grade(text: Any, where: str) -> int:
     except ValueError:
         value = 0.5
     if not value.is_integer():
-        raise InputError(f"{where}: the score is {text!r}; write a whole number, above 0 for a relevant document.")
+        raise InputError(f"{where}: the score is {shown(text)}; write a whole number, above 0 for a relevant document.")
     return int(value)

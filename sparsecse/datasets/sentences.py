@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from sparsecse.datasets.builtin import demo_sentences
-from sparsecse.datasets.pairs import canonical_name, load_pairs
-from sparsecse.datasets.tables import read_lines, read_table, table_suffix
+from sparsecse.datasets.pairs import canonical_name, find_table, load_pairs
+from sparsecse.datasets.tables import Table, sentence_lines
 from sparsecse.errors import InputError
+from sparsecse.reading import shown
 
 
 def load_sentences(
@@ -25,29 +26,29 @@ def load_sentences(
 
     Args:
         name_or_path: `demo` (the built-in sentences; with `split`, those of its pairs), the name of a pair set, a text
-            file with one sentence a line, or a table (.tsv, .csv, .jsonl, .json, .parquet). Text may be .gz.
+            file with one sentence a line, a table (.tsv, .csv, .jsonl, .json, .parquet), or a data set of the hub or a
+            folder as in `load_pairs`. Text may be .gz.
         columns: the table's sentence columns; by default `sentence`, else `text`, else `sentence1` and `sentence2`.
         data_dir: the SentEval folder in which a named pair set is looked for (see `load_pairs`).
-        split: the named pair set's split.
+        split: that of a named pair set or a data set of the hub.
 
     Raises:
-        InputError: as `load_pairs`; a cell that is not text; no sentence left.
+        InputError: as `load_pairs`; a text file that is a table by its first lines; a cell that is not text; no
+            sentence left.
     """
     name = canonical_name(name_or_path)
     path = Path(name_or_path)
     texts: Iterable[str]
     if name == "demo" and split is None and columns is None:
         texts = demo_sentences()
-    elif name is not None or not path.is_file():
+    elif name is not None:
         texts = load_pairs(name_or_path, split=split, data_dir=data_dir, columns=columns).sentences()
-    elif split is not None:
-        raise InputError(f"A split ({split!r}) was given for the file {path}, which is read whole; leave it out.")
-    elif table_suffix(path) is not None:
-        texts = _table_sentences(path, columns)
+    elif (table := find_table(name_or_path, split)) is not None:
+        texts = _table_sentences(table, columns)
     elif columns is not None:
         raise InputError(f"Columns were named for the text file {path}, which has none; leave them out.")
     else:
-        texts = read_lines(path)
+        texts = sentence_lines(path)
     sentences = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not sentences:
         raise InputError(f"{path} holds no sentences; give a file with one sentence a line.")
@@ -62,8 +63,7 @@ def draw_sentences(sentences: Sequence[str], limit: int, seed: int = 0) -> Seque
     return [sentences[row] for row in sorted(drawn.tolist())]
 
 
-def _table_sentences(path: Path, columns: Sequence[str] | None) -> Iterable[str]:
-    table = read_table(path)
+def _table_sentences(table: Table, columns: Sequence[str] | None) -> Iterable[str]:
     if columns is None:
         defaults = (("sentence",), ("text",), ("sentence1", "sentence2"))
         columns = next((names for names in defaults if names[0] in table.columns), defaults[0])
@@ -71,6 +71,6 @@ def _table_sentences(path: Path, columns: Sequence[str] | None) -> Iterable[str]
         for value, place in zip(table.column(name), table.places, strict=True):
             if value is not None and not isinstance(value, str):
                 raise InputError(
-                    f"{path}, {place}, column {name!r} is {value!r}, not text; name a column of sentences."
+                    f"{table.source}, {place}, column {name!r} is {shown(value)}, not text; name a column of sentences."
                 )
     return (text for text in chain.from_iterable(zip(*map(table.column, columns), strict=True)) if text is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,5 +113,5 @@ def _read_sick(path: Path) -> Table:
 def _graded(table: Table, first: str, second: str, score: str) -> GradedPairs:
     kept = [index for index, grade in enumerate(table.column(score)) if grade.strip()]
     columns = {name: [cells[index] for index in kept] for name, cells in table.columns.items()}
-    table = Table(table.path, columns, [table.places[index] for index in kept])
+    table = replace(table, columns=columns, places=[table.places[index] for index in kept])
     return GradedPairs(table.texts(first), table.texts(second), table.scores(score), None)

@@ -1,81 +1,103 @@
-"""Text and table files read whole, every complaint with the file and the line it is about."""
+"""Text and table files, every complaint with the file and the line it is about."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import gzip
-import io
-import json
 import math
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from sparsecse.errors import InputError
+from sparsecse.reading import NotUTF8Error, ended_lines, lines, parse_json, shown, whole_text
 
 TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 
+# What tells a table whose name does not: this many first lines with as many tabs each, or a header with such a name.
+_LOOKED_AT = 20
+_HEADER_NAMES = {"sentence1", "sentence2", "sentence", "text", "anchor", "positive", "sent0", "sent1"}
 
-def read_text(path: Path, fallback: str | None = None) -> str:
-    """Read a UTF-8 file, with or without a byte-order mark; a name that ends in `.gz` is decompressed first.
+
+def read_lines(path: Path, fallback: str | None = None) -> list[str]:
+    """All lines of a text file, without their ends; see `reading.ended_lines`.
 
     fallback: the encoding of a file that is not UTF-8; without it such a file raises `InputError`.
     """
     try:
-        data = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            data = gzip.decompress(data)
-        try:
-            return data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            if fallback is None:
-                raise
-            return data.decode(fallback)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8.") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}); give a whole, readable file.") from None
+        return list(lines(path))
+    except NotUTF8Error:
+        if fallback is None:
+            raise
+        return list(lines(path, fallback))
 
 
-def read_lines(path: Path, fallback: str | None = None) -> list[str]:
-    """Read a text file's lines, without their ends; `fallback` as in `read_text`.
+def sentence_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, stripped, without blank ones; one in memory at a time.
 
-    Only line feeds end a line: `str.splitlines` also cuts at characters that occur inside sentences (U+0085, U+2028).
+    Raises:
+        InputError: as `reading.ended_lines`; the first lines are those of a table.
     """
-    lines = read_text(path, fallback).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    filled = (line for line in lines(path) if line.strip())
+    first = list(islice(filled, _LOOKED_AT))
+    if suffix := _looks_like(first):
+        raise InputError(
+            f"{path} is no text but a table by its first lines; let its name end in {suffix}, or give one sentence a "
+            f"line and nothing else."
+        )
+    return (line.strip() for line in chain(first, filled))
+
+
+def _looks_like(first: Sequence[str]) -> str | None:
+    """The ending that a table with these first lines should have; None where they are no table's."""
+    if not first:
+        return None
+    tabs = {line.count("\t") for line in first}
+    if len(first) > 1 and len(tabs) == 1 and tabs != {0}:
+        return ".tsv"
+    if first[0].lstrip().startswith("{"):
+        with contextlib.suppress(InputError):
+            if isinstance(parse_json(first[0], "", ""), dict):
+                return ".jsonl"
+    for separator, suffix in (("\t", ".tsv"), (",", ".csv"), (";", ".csv")):
+        names = [cell.strip().strip('"') for cell in first[0].split(separator)]
+        if len(names) > 1 and _HEADER_NAMES & set(names) and all(re.fullmatch(r"[\w-]+", name) for name in names):
+            return suffix
+    return None
 
 
 def parse_score(value: Any, where: str) -> float:
     """Turn a cell into a gold score, a finite number from 0 to 5; `where` begins the complaint if it is not one."""
     try:
-        score = float(value)
-    except (TypeError, ValueError):
+        score = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not 0 <= score <= 5:
-        raise InputError(f"{where}: the gold score is {value!r}; give a number from 0 to 5 or drop the row.")
+        raise InputError(f"{where}: the gold score is {shown(value)}; give a number from 0 to 5 or drop the row.")
     return score
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table's columns by name, and where in the file (`line 7`) each row stands."""
+    """A table's columns by name, and where (`line 7`) each row stands in the file or data set that `source` names.
 
-    path: Path
+    split: of a data set; decimal: what stands before the fraction of a number that is written as text.
+    """
+
+    source: str
     columns: dict[str, list[Any]]
     places: list[str]
+    split: str = "all"
+    decimal: str = "."
 
     def column(self, name: str) -> list[Any]:
         """The cells of a column; `InputError` if there is none of that name."""
         if name not in self.columns:
             present = ", ".join(self.columns)
-            raise InputError(f"{self.path} has no column {name!r}; the columns present are {present}.")
+            raise InputError(f"{self.source} has no column {name!r}; the columns present are {present}.")
         return self.columns[name]
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -87,24 +109,29 @@ class Table:
     def scores(self, name: str) -> tuple[float, ...]:
         """A column of gold scores; a cell that is no number from 0 to 5 raises `InputError`."""
         return tuple(
-            parse_score(value, f"{self.path}, {place}, column {name!r}")
+            parse_score(self._number(value), f"{self.source}, {place}, column {name!r}")
             for value, place in zip(self.column(name), self.places, strict=True)
         )
 
+    def _number(self, value: Any) -> Any:
+        return value.replace(self.decimal, ".") if isinstance(value, str) else value
+
     def _text(self, value: Any, place: str, name: str) -> str:
         if not isinstance(value, str) or not value.strip():
-            found = "blank" if value is None or isinstance(value, str) else f"{value!r}, not text"
-            raise InputError(f"{self.path}, {place}, column {name!r} is {found}; fill in a sentence or drop the row.")
+            found = "blank" if value is None or isinstance(value, str) else f"{shown(value)}, not text"
+            raise InputError(f"{self.source}, {place}, column {name!r} is {found}; fill in a sentence or drop the row.")
         return value.strip()
 
 
 def read_table(path: Path) -> Table:
     """Read a table by the end of its name: .tsv (no quoting), .csv (quoted), .jsonl, .json (a list) or .parquet.
 
-    The first line of a TSV or CSV file names the columns. Text formats may be compressed (`.csv.gz`).
+    The first line of a TSV or CSV file names the columns. What separates these in a CSV file, a comma, a semicolon or a
+    tab, separates all cells; with semicolons a comma is also read as the decimal point of scores, as spreadsheets
+    write both. Text formats may be compressed (`.csv.gz`).
 
     Raises:
-        InputError: the file is missing, broken, of another kind, or has no rows.
+        InputError: the file is missing, broken, of another kind, or has no rows; as `reading.ended_lines`.
     """
     suffix = table_suffix(path)
     if suffix == ".parquet":
@@ -112,7 +139,7 @@ def read_table(path: Path) -> Table:
     elif suffix in (".jsonl", ".json"):
         table = _from_objects(path, _jsonl_objects(path) if suffix == ".jsonl" else _json_objects(path))
     elif suffix in (".tsv", ".csv"):
-        table = _from_rows(path, _tsv_rows(path) if suffix == ".tsv" else _csv_rows(path))
+        table = _from_rows(path, _tsv_rows(path)) if suffix == ".tsv" else _read_csv(path)
     else:
         raise InputError(f"{path} is not a table this program reads; give one of {', '.join(TABLE_SUFFIXES)}.")
     if not table.places:
@@ -135,7 +162,7 @@ def rows_to_table(path: Path, header: Sequence[str], rows: list[tuple[str, list[
         if len(cells) != len(header):
             raise InputError(f"{path}, {place} has {len(cells)} columns where the header has {len(header)}; mend it.")
     columns = {name: [cells[index] for _, cells in rows] for index, name in enumerate(header)}
-    return Table(path, columns, [place for place, _ in rows])
+    return Table(str(path), columns, [place for place, _ in rows])
 
 
 def _from_rows(path: Path, rows: Iterator[tuple[str, list[str]]]) -> Table:
@@ -146,13 +173,37 @@ def _from_rows(path: Path, rows: Iterator[tuple[str, list[str]]]) -> Table:
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(lines(path), start=1):
         if line:
             yield f"line {number}", line.split("\t")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+def _read_csv(path: Path) -> Table:
+    stream = ended_lines(path)
+    head = []
+    for line in stream:
+        head.append(line)
+        if line.strip():
+            break
+    delimiter = _delimiter(path, head[-1]) if head else ","
+    table = _from_rows(path, _csv_rows(path, chain(head, stream), delimiter))
+    return replace(table, decimal="," if delimiter == ";" else ".")
+
+
+def _delimiter(path: Path, header: str) -> str:
+    """What stands between the names of the columns, outside quotes."""
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    found = [delimiter for delimiter in ",;\t" if delimiter in unquoted]
+    if len(found) > 1:
+        raise InputError(
+            f"{path}, line 1 has {' and '.join(map(repr, found))} between or in the names of its columns, and one of "
+            f"them must separate all cells; put names that contain the other into double quotes."
+        )
+    return found[0] if found else ","
+
+
+def _csv_rows(path: Path, stream: Iterable[str], delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             if cells:
@@ -162,19 +213,13 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _jsonl_objects(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(lines(path), start=1):
         if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}, line {number} is not valid JSON ({error}); mend or drop it.") from None
+            yield f"line {number}", parse_json(line, f"{path}, line {number}", "mend or drop it")
 
 
 def _json_objects(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        items = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); for one object a line, name it .jsonl.") from None
+    items = parse_json(whole_text(path), str(path), "mend it, or for one object a line name it .jsonl")
     if not isinstance(items, list):
         raise InputError(f"{path} holds no list; give a list of objects, or one object a line in a .jsonl file.")
     yield from ((f"item {number}", item) for number, item in enumerate(items, start=1))
@@ -186,7 +231,7 @@ def _from_objects(path: Path, objects: Iterator[tuple[str, Any]]) -> Table:
         if not isinstance(row, dict):
             raise InputError(f'{path}, {place} is no JSON object; write it as {{"column": value}}.')
     names = dict.fromkeys(name for _, row in rows for name in row)
-    return Table(path, {name: [row.get(name) for _, row in rows] for name in names}, [place for place, _ in rows])
+    return Table(str(path), {name: [row.get(name) for _, row in rows] for name in names}, [place for place, _ in rows])
 
 
 def _read_parquet(path: Path) -> Table:
@@ -202,4 +247,4 @@ def _read_parquet(path: Path) -> Table:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable Parquet file ({reason}); write it again.") from None
     count = len(next(iter(columns.values()), []))
-    return Table(path, columns, [f"row {number}" for number in range(1, count + 1)])
+    return Table(str(path), columns, [f"row {number}" for number in range(1, count + 1)])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsecse.datasets.pairs import canonical_name, load_pairs
+from sparsecse.datasets.pairs import canonical_name, find_table, load_pairs, pairs_of
 from sparsecse.datasets.sets import TripletSet
-from sparsecse.datasets.tables import Table, read_table, table_suffix
+from sparsecse.datasets.tables import Table
 from sparsecse.errors import InputError
 
 # The second is the header of SimCSE's own nli_for_simcse.csv.
@@ -22,28 +22,29 @@ def load_triplets(
     data_dir: str | Path | None = None,
     minimum: float = 4.0,
 ) -> TripletSet:
-    """Load triplets from a table file, or take the positive pairs of a pair set.
+    """Load triplets from a table (a file, hub id or folder, as in `load_pairs`), or the positive pairs of a pair set.
 
-    A file has the columns `anchor`, `positive` and, if it has hard negatives, `negative` (or SimCSE's `sent0`, `sent1`
+    A table has the columns `anchor`, `positive` and, if it has hard negatives, `negative` (or SimCSE's `sent0`, `sent1`
     and `hard_neg`, or those named in `columns`). A pair set, by name or as a file with `sentence1`, `sentence2` and
     `score`, gives its pairs with a score of at least `minimum`, without negatives.
 
     Raises:
         InputError: as `load_pairs`; a missing column; a blank cell; a pair set without positive pairs.
     """
-    path = Path(name_or_path)
-    if canonical_name(name_or_path) is None and path.is_file() and table_suffix(path) is not None:
-        table = read_table(path)
+    table = None if canonical_name(name_or_path) else find_table(name_or_path, split)
+    if table is not None:
         if header := _header(table, columns):
             anchor, positive, *negative = header
             return TripletSet(
-                name=path.name,
+                name=Path(name_or_path).name,
                 anchors=table.texts(anchor),
                 positives=table.texts(positive),
                 negatives=table.texts(negative[0]) if negative else None,
-                source=str(path),
+                source=table.source,
             )
-    pairs = load_pairs(name_or_path, split=split, data_dir=data_dir, columns=columns)
+        pairs = pairs_of(table, name_or_path, columns)
+    else:
+        pairs = load_pairs(name_or_path, split=split, data_dir=data_dir, columns=columns)
     sentences, positives = pairs.sentences(), pairs.positives(minimum)
     return TripletSet(
         name=pairs.name,
@@ -59,7 +60,7 @@ def _header(table: Table, columns: Sequence[str] | None) -> Sequence[str] | None
     if columns is not None:
         if len(columns) not in (2, 3):
             raise InputError(
-                f"{len(columns)} columns were named for {table.path}; name an anchor, a positive and maybe a negative."
+                f"{len(columns)} columns were named for {table.source}; name an anchor, a positive, maybe a negative."
             )
         return columns
     for anchor, positive, negative in _HEADERS:
@@ -68,6 +69,6 @@ def _header(table: Table, columns: Sequence[str] | None) -> Sequence[str] | None
     if "sentence1" in table.columns:
         return None
     raise InputError(
-        f"{table.path} has neither the columns anchor and positive nor sentence1, sentence2 and score; the columns "
+        f"{table.source} has neither the columns anchor and positive nor sentence1, sentence2 and score; the columns "
         f"present are {', '.join(table.columns)}: name the right ones."
     )

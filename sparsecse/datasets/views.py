@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsecse.datasets.pairs import canonical_name, load_pairs
+from sparsecse.datasets.pairs import canonical_name, find_table, load_pairs, pairs_of
 from sparsecse.datasets.sentences import draw_sentences, load_sentences
 from sparsecse.datasets.sets import PairSet
-from sparsecse.datasets.tables import read_table, table_suffix
 from sparsecse.errors import InputError
 
 
@@ -80,15 +79,12 @@ def graded_pairs(
     Raises:
         InputError: as `load_pairs`, for what is not text.
     """
-    path = Path(name_or_path)
-    if canonical_name(name_or_path) is None and path.is_file():
-        if table_suffix(path) is None:
-            return None
-        if columns is not None and len(columns) == 1:
-            return None
-        if columns is None:
-            names = read_table(path).columns
-            if "sentence1" not in names and ("sentence" in names or "text" in names):
-                return None
-    pairs = load_pairs(name_or_path, split=split, data_dir=data_dir, columns=columns)
+    if canonical_name(name_or_path) is not None:
+        return load_pairs(name_or_path, split=split, data_dir=data_dir, columns=columns)
+    table = find_table(name_or_path, split)
+    if table is None or (columns is not None and len(columns) == 1):
+        return None
+    if columns is None and "sentence1" not in table.columns and {"sentence", "text"} & set(table.columns):
+        return None
+    pairs = pairs_of(table, name_or_path, columns)
     return None if pairs.scores is None else pairs

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PretrainedConfig
 
 from sparsecse.encoders.demo import named_source
 from sparsecse.encoders.encoder import Encoder
@@ -97,8 +97,9 @@ def _read_config(files: ModelFiles, folder: str) -> dict[str, Any]:
 
 def _load_model(source: str, folder: str, settings: Mapping[str, Any]) -> SparseCSEModel:
     if settings["model_type"] == SparseCSEConfig.model_type:
-        return _from_pretrained(SparseCSEModel, source, folder)
-    stock, missing = _from_pretrained(AutoModel, source, folder, with_missing=True)
+        return _from_pretrained(SparseCSEModel, SparseCSEConfig, settings, source, folder)
+    config_class = CONFIG_MAPPING[settings["model_type"]]
+    stock, missing = _from_pretrained(AutoModel, config_class, settings, source, folder, with_missing=True)
     has_pooler = any(name.startswith("pooler.") for name in stock.state_dict()) and not any(
         "pooler" in n for n in missing
     )
@@ -135,10 +136,21 @@ def from_stock(
     return model.train(stock.training)
 
 
-def _from_pretrained(model_class: Any, source: str, folder: str, with_missing: bool = False) -> Any:
+def _from_pretrained(
+    model_class: Any,
+    config_class: Any,
+    settings: Mapping[str, Any],
+    source: str,
+    folder: str,
+    with_missing: bool = False,
+) -> Any:
     try:
         model, info = model_class.from_pretrained(
-            source, subfolder=folder, dtype=torch.float32, output_loading_info=True
+            source,
+            config=config_class.from_dict(dict(settings)),
+            subfolder=folder,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise InputError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from transformers.utils import cached_file
 
 from sparsecse.errors import InputError
 from sparsecse.files import read_json
+
+_MARK = b"\xef\xbb\xbf"
 
 
 def find_file(source: str, name: str) -> Path | None:
@@ -52,6 +56,23 @@ class ModelFiles:
             raise InputError(f"{path} holds a {type(content).__name__}, not an object in braces; restore it.")
         return content
 
+    @contextlib.contextmanager
+    def unmarked(self, folder: str) -> Iterator[tuple[str, str]]:
+        """The model and a folder in it for transformers to read a tokenizer from.
+
+        Where text files of a local model have byte-order marks, which transformers takes for content, they are copies
+        without.
+        """
+        place = Path(self.source) / folder
+        texts = [path for path in place.iterdir() if path.suffix in (".json", ".txt")] if place.is_dir() else []
+        if not any(map(_is_marked, texts)):
+            yield self.source, folder
+            return
+        with tempfile.TemporaryDirectory() as copy:
+            for path in texts:
+                (Path(copy) / path.name).write_bytes(path.read_bytes().removeprefix(_MARK))
+            yield copy, ""
+
     def check(self, name: str, content: Mapping[str, Any], known: Mapping[str, Sequence[Any] | None]) -> None:
         """Raise `InputError` for the first key of a file that is unknown or has a value that is not supported.
 
@@ -69,6 +90,11 @@ class ModelFiles:
                     f"{self.source}/{name}: {key} is {_short(value)}, and sparsecse supports "
                     f"{' and '.join(_short(choice) for choice in supported)} only."
                 )
+
+
+def _is_marked(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(_MARK)) == _MARK
 
 
 def _short(value: Any) -> str:

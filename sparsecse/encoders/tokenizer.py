@@ -39,7 +39,8 @@ def load_tokenizer(files: ModelFiles, folder: str, config: SparseCSEConfig, lowe
             f"transformers only."
         )
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(files.source, subfolder=folder)
+        with files.unmarked(folder) as (source, subfolder):
+            tokenizer: Any = AutoTokenizer.from_pretrained(source, subfolder=subfolder)
     except Exception as error:  # tokenizers raises plain Exceptions, transformers errors of many classes
         _require_vocabulary(files, folder, {"vocabulary": "vocab.txt"}, place)
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -47,8 +47,8 @@ class Row:
 
     parts: the modules after the Transformer; None for a folder without modules.json.
     sizes: changes of the configuration that the model is made with.
-    files: file -> what to do with it last: None removes it, a dictionary is merged into its JSON, text and bytes
-        replace it.
+    files: file -> what to do with it last: None removes it, a dictionary is merged into its JSON, text
+        replaces it.
     options: of `load_encoder`.
     refused: a regular expression that the message of the refusal contains; None where the vectors must be right.
     max_length: tokens kept of a text; None where the vectors alone are looked at.
@@ -172,8 +172,6 @@ def _write_part(part: Part, name: str, folder: Path) -> dict[str, Any]:
 def _change(path: Path, change: Any) -> None:
     if change is None:
         path.unlink()
-    elif isinstance(change, bytes):
-        path.write_bytes(change)
     elif isinstance(change, str):
         path.write_text(change, encoding="utf-8")
     else:

@@ -201,8 +201,4 @@ ROWS = (
     Row("cut in words", files={MODEL: {"truncate_dim": "8"}}, refused="truncate_dim is '8'"),
     Row("cut above the vector", files={MODEL: {"truncate_dim": 17}}, refused="truncate_dim is 17.*16 values"),
     Row("sparse encoder", files={MODEL: {"model_type": "SparseEncoder"}}, refused="SparseEncoder"),
-    *(
-        Row(f"byte order mark in {name}", files={name: b"\xef\xbb\xbf{}"}, refused="BOM")
-        for name in (CONFIG, "modules.json", MODULE, MODEL, "1_Pooling/config.json", TOKENIZER)
-    ),
 )
