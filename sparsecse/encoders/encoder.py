@@ -197,6 +197,7 @@ class Encoder(nn.Module):
             InputError: ids that are no whole numbers of the vocabulary, a sentence without ids or with more than there
                 are positions, or a vector that is not finite.
         """
+        embedding.check_batch_size(batch_size)
         flat, lengths = embedding.read_token_ids(token_ids)
         if len(lengths):
             embedding.check_token_ids(flat, lengths, self.model.config, self.source)
