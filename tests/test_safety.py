@@ -1,4 +1,4 @@
-"""Nothing of the user's is replaced or deleted, and damaged or changed inputs of a stage are refused in one sentence."""
+"""Nothing of the user's is replaced or deleted, and what a stage reads is refused where it was damaged or changed."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_a_pack_whose_weights_were_damaged(bert, tmp_path):
     pack(bert, tmp_path / "out")
     assert publication(tmp_path / "out")["bytes"]
     flip(tmp_path / "out/model.safetensors")
-    with pytest.raises(InputError, match="model.safetensors was damaged or changed since `sparsecse pack` wrote it"):
+    with pytest.raises(InputError, match=r"model\.safetensors was damaged or changed since `sparsecse pack` wrote it"):
         publication(tmp_path / "out")
 
 
@@ -269,11 +269,11 @@ def test_a_model_or_data_that_changed_after_the_scores(tmp_path, sentence_folder
     text = pairs_file.read_text()
     pairs_file.write_text(text.replace("4.8", "3.1"))
     for recipe in (Recipe(sparsity=0.25, reconstruct=True), Recipe(sparsity=0.25, rounds=2)):
-        with pytest.raises(InputError, match="is not what .* was scored on any more; restore it"):
+        with pytest.raises(InputError, match=r"is not what .* was scored on any more; restore it"):
             stages.prune(run, recipe)
     pairs_file.write_text(text)
     flip(tmp_path / "model/model.safetensors")
-    with pytest.raises(InputError, match="is not the model that .* was made from any more; restore it"):
+    with pytest.raises(InputError, match=r"is not the model that .* was made from any more; restore it"):
         stages.prune(run, Recipe(sparsity=0.25))
 
 
@@ -282,7 +282,7 @@ def test_a_damaged_checkpoint_is_not_trained_on_from(bert: Encoder, sentences, t
     path = tmp_path / "checkpoint.pt"
     train(bert, [(sentence,) for sentence in sentences], settings, checkpoint=path)
     flip(path)
-    with pytest.raises(InputError, match="checkpoint.pt cannot be read .*; delete it to start anew"):
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read .*; delete it to start anew"):
         train(bert, [(sentence,) for sentence in sentences], settings, checkpoint=path)
 
 
