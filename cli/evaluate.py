@@ -142,6 +142,8 @@ def evaluate(
         chosen = named_model(Workdir(workdir), model, loading)
         note_prompts(chosen, besides=_RETRIEVAL)
         encoder = Runtime(chosen.load(), precision, device=device)
+        if mteb_dir and found:
+            stages.check_mteb(mteb_dir, stages.mteb_model(model, encoder.encoder, precision), found)
         index = _documents_model(Workdir(workdir), documents, loading.truncate_dim)
         result = measure(
             encoder,

@@ -28,14 +28,20 @@ def inspect(
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
-    """Show a model's family, sizes, pooling and bytes, or a run directory's stages and their state."""
+    """Show a model's family, sizes, pooling and bytes, or a run directory's stages and their state.
+
+    Files of a stage that were damaged since are an error, after the table.
+    """
     from sparsecse import stages
     from sparsecse.cli.tables import layer_table, run_table, summary_table
 
     folder = Path(what) if what else workdir
     if not what or (folder.is_dir() and Workdir.is_one(folder)):
-        facts = stages.inspect_run(Workdir(folder))
+        run = Workdir(folder)
+        facts = stages.inspect_run(run)
         show(json, facts, run_table(facts))
+        for stage in facts["stages"]:
+            run.check(stage)
         return
     facts = stages.inspect_model(replace(loading, name=what))
     show(json, facts, summary_table(facts), layer_table(facts))

@@ -44,7 +44,7 @@ def named_model(run: Workdir, name: str, loading: ModelOptions) -> ModelOptions:
         return replace(loading, name=resolve_model(name) if Path(name).is_dir() else name)
     if run.record("train") is None:
         raise InputError("Missing argument MODEL: give a folder, a hub id or `demo`, or run `sparsecse train` first.")
-    return replace(loading, name=str(run.folder("train") / "model"))
+    return replace(loading, name=resolve_model(str(run.folder("train") / "model")))
 
 
 def named_data(name: str | None, reading: DataOptions) -> DataOptions | None:

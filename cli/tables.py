@@ -399,8 +399,8 @@ def run_table(facts: Mapping[str, Any]) -> Table:
     """The finished stages of a run directory."""
     table = _table(str(facts["workdir"]), ["stage", "made", "seconds", "state"])
     for stage, entry in facts["stages"].items():
-        state = "ok" if entry["intact"] else "files are missing or were changed"
-        table.add_row(stage, entry["created"], f"{entry['seconds']:.1f}", entry["stale"] or state)
+        state = entry["stale"] or "ok" if entry["intact"] else "files are missing or were changed"
+        table.add_row(stage, entry["created"], f"{entry['seconds']:.1f}", state)
     return table
 
 

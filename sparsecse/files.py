@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -66,6 +67,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     the two renames leaves the old folder beside, under a name that starts with a dot, and nothing half-written. The
     permissions of all files in it follow the umask.
     """
+    target = target.resolve()  # what a link leads to is replaced there, and the link stays
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(target)
     temporary.mkdir()
@@ -79,7 +81,11 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         if target.exists():
             aside = _beside(target)
             target.rename(aside)
-            temporary.rename(target)
+            try:
+                temporary.rename(target)
+            except OSError:
+                aside.rename(target)
+                raise
             shutil.rmtree(aside)
         else:
             temporary.rename(target)
@@ -127,3 +133,14 @@ def file_hash(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def hash_once(path: Path) -> str:
+    """`file_hash`, read once a process unless the file is written again."""
+    found = path.stat()
+    return _hash_of(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+@functools.cache
+def _hash_of(path: Path, *state: int) -> str:
+    return file_hash(path)

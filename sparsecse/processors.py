@@ -98,7 +98,7 @@ def check_threads(threads: Any) -> int | None:
     most = max(64, os.cpu_count() or 1)
     try:
         number = threads.__index__()
-    except AttributeError:
+    except (AttributeError, TypeError):
         raise InputError(f"`threads` {threads!r} is not a whole number; give one from 1 to {most}.") from None
     if number < 1:
         raise InputError(f"`threads` {number} is less than 1; give a positive number, or leave it out.")

@@ -8,7 +8,8 @@
         ...
 
 A record names the stage's inputs by content hash, its settings and its outputs. A stage whose record agrees with what
-is asked for is not run again; one whose inputs have changed since is stale, and says what to run.
+is asked for is not run again; one whose inputs have changed since is stale, and says what to run. What a later stage
+reads is compared with its record first, and only what a record names is replaced or deleted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +27,21 @@ from typing import Any
 
 from sparsecse.benchmarking.machine import versions
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, file_hash, read_json, text_hash, write_json
+from sparsecse.files import atomic_directory, hash_once, read_json, text_hash, write_json
+from sparsecse.manifest import contents, foreign, in_words
 
 MODEL_STAGES = ("finetune", "rewind", "prune")
 """Stages that end with a smaller model, the last in the chain first."""
 
+STAGES = ("train", "score", "latency", "choose", "layers", "prune", "rewind", "finetune", "eval", "pack", "bench")
+"""Every stage, and the name of its folder."""
+
+# Of the stages that have none of their own.
+_COMMANDS = dict.fromkeys(("latency", "choose", "layers"), "prune")
 _RECORD = "record.json"
+_RETIRED = ".retired"
+# What `files.atomic_directory` calls the folders that it fills, or has moved aside.
+_LEFTOVER = re.compile(rf"\.({'|'.join((*STAGES, 'packed'))})\.[0-9a-f]{{8}}\.tmp")
 
 
 def package_versions() -> dict[str, str]:
@@ -61,6 +72,21 @@ def identity(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
     return text_hash(text)
 
 
+def _is_whole(record: Record, stage: str) -> bool:
+    """Whether a record is of that stage and its fields are what they should be."""
+    mappings = (record.inputs, record.settings, record.info, record.outputs)
+    return record.stage == stage and all(isinstance(mapping, dict) for mapping in mappings)
+
+
+def check_recorded(path: Path) -> None:
+    """Raise `InputError` for a folder inside a stage whose files there were damaged since; see `Workdir.changed`."""
+    whole = path.resolve()
+    for folder in whole.parents[:3]:
+        if folder.name.removesuffix(_RETIRED) in STAGES and (folder / _RECORD).is_file():
+            Workdir(folder.parent).check(folder.name, f"{whole.relative_to(folder).as_posix()}/")
+            return
+
+
 class Workdir:
     """One run directory; nothing is created before the first stage writes."""
 
@@ -82,13 +108,16 @@ class Workdir:
         path = self.folder(stage) / _RECORD
         if not path.exists():
             return None
-        content = read_json(path)
         try:
-            return Record(**content)
-        except TypeError:
+            record = Record(**read_json(path))
+        except (InputError, TypeError):
+            record = None
+        if record is None or not _is_whole(record, stage.removesuffix(_RETIRED)):
             raise InputError(
-                f"{path} is not a stage record of this version; delete {path.parent} and run again."
-            ) from None
+                f"{path} is damaged, or not a record of this version; delete {path.parent} to run the stage again, or "
+                f"move it away if it is yours."
+            )
+        return record
 
     def need(self, stage: str) -> Record:
         """The record of a stage that must have been run."""
@@ -97,17 +126,54 @@ class Workdir:
             raise InputError(f"{self.path} has no finished '{stage}' stage; run `sparsecse {stage}` first.")
         return record
 
-    def complete(self, stage: str) -> bool:
-        """Whether the stage is recorded and all its files have the contents that the record names."""
-        record = self.record(stage)
-        if record is None:
-            return False
-        folder = self.folder(stage)
-        return all((folder / name).exists() and file_hash(folder / name) == sha for name, sha in record.outputs.items())
+    def changed(self, stage: str, part: str = "") -> list[str]:
+        """The files of a finished stage that are missing or do not have the contents that the record names.
+
+        Each is read once a process. part: how their paths begin: all, a folder's (with a slash at its end) or one.
+        """
+        folder, outputs = self.folder(stage), self.need(stage).outputs
+        return [
+            name
+            for name, sha in outputs.items()
+            if name.startswith(part) and not ((folder / name).is_file() and hash_once(folder / name) == sha)
+        ]
+
+    def check(self, stage: str, part: str = "") -> None:
+        """Raise `InputError` for a stage that is not finished, or has a file that was damaged since; see `changed`."""
+        if names := self.changed(stage, part):
+            raise InputError(
+                f"{self.folder(stage)} was damaged or changed since '{stage}' wrote it ({in_words(names)}); restore "
+                f"it, or run `sparsecse {_COMMANDS.get(stage, stage)}` again."
+            )
+
+    def check_folders(self) -> None:
+        """Raise `InputError` where something lies in a stage's place that is not a stage's folder."""
+        for name in (*STAGES, *(stage + _RETIRED for stage in MODEL_STAGES)):
+            folder = self.folder(name)
+            if (folder.exists() or folder.is_symlink()) and not (folder / _RECORD).is_file():
+                raise InputError(
+                    f"{folder} was not written by sparsecse (it has no {_RECORD}), and its place is that of a stage; "
+                    f"move it away, or give another `workdir`."
+                )
+
+    def _check_own(self, name: str) -> None:
+        """Raise `InputError` where a stage's folder, which is to be replaced, has files that are not the stage's."""
+        record = self.record(name)
+        names = [] if record is None else foreign(self.folder(name), dict.fromkeys((*record.outputs, _RECORD)))
+        if names:
+            raise InputError(
+                f"{self.folder(name)} would be replaced, and has files that sparsecse did not write "
+                f"({in_words(names)}); move them away, or give another `workdir`."
+            )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory for one process; a second one is refused with a sentence instead of racing."""
+        """Hold the directory for one process; a second one is refused with a sentence instead of racing.
+
+        Raises:
+            InputError: another process holds it, it cannot be written, or see `check_folders`.
+        """
+        self.check_folders()
         try:
             import fcntl
         except ImportError:  # Windows has no flock; two runs in one directory are then the user's care.
@@ -131,7 +197,8 @@ class Workdir:
     def _remove_leftovers(self) -> None:
         """Delete half-written folders of killed runs; where a stage's own folder is gone they are kept, to be safe."""
         for folder in self.path.glob(".*.tmp"):
-            if self.folder(folder.name.split(".")[1]).exists():
+            ours = _LEFTOVER.fullmatch(folder.name)
+            if ours and self.folder(ours[1]).exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def run_stage(
@@ -152,6 +219,9 @@ class Workdir:
 
         Returns:
             the stage's record, and whether it was there already.
+
+        Raises:
+            InputError: files that no stage wrote lie where they would be replaced; nothing is run then.
         """
         wanted = identity(inputs, settings)
         before = self.record(stage)
@@ -159,13 +229,15 @@ class Workdir:
             not force
             and before is not None
             and identity(before.inputs, before.settings) == wanted
-            and self.complete(stage)
+            and not self.changed(stage)
         ):
             return before, True
+        self.check_folders()
+        self._check_own(stage)
         start = time.monotonic()
         with atomic_directory(self.folder(stage)) as folder:
             info = dict(work(folder))
-            outputs = {str(p.relative_to(folder)): file_hash(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+            outputs = contents(folder)
             record = Record(
                 stage,
                 dict(inputs),
@@ -176,6 +248,7 @@ class Workdir:
                 seconds=round(time.monotonic() - start, 2),
             )
             write_json(folder / _RECORD, asdict(record))
+            self._check_own(stage)  # what was put there during the work
         self._remove_leftovers()
         return record, False
 
@@ -188,15 +261,19 @@ class Workdir:
     def drop_partials(self, stage: str) -> None:
         """Remove what interrupted runs of a stage left, once it has been finished."""
         for folder in self.path.glob(f".{stage}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            if re.fullmatch(rf"\.{stage}-[0-9a-f]{{12}}", folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def retire(self, stage: str) -> None:
         """Move a finished stage out of the chain, to `<stage>.retired` beside it; an older one there is replaced."""
-        folder = self.folder(stage)
-        if folder.exists():
-            aside = folder.with_name(f"{stage}.retired")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
+        self.check_folders()
+        aside = stage + _RETIRED
+        if self.record(stage) is None:
+            return
+        if self.record(aside) is not None:
+            self._check_own(aside)
+            shutil.rmtree(self.folder(aside))
+        self.folder(stage).rename(self.folder(aside))
 
     def output_hash(self, stage: str, name: str) -> str:
         """The recorded hash of one file of a finished stage."""

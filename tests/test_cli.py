@@ -216,7 +216,7 @@ def test_a_bad_call_harms_nothing_on_disk(scored, tmp_path):
     whole = scores.read_bytes()
     scores.write_bytes(whole[:200])
     code, _, err = scored("prune", "--sparsity", "0.5")
-    assert code == 2 and "scores.safetensors is not a score file" in err
+    assert code == 2 and "damaged or changed since 'score' wrote it (scores.safetensors)" in err
     scores.write_bytes(whole)
     after = {p: p.read_bytes() for p in sorted((tmp_path / "sparsecse-run").rglob("*")) if p.is_file()}
     assert after == before

@@ -172,7 +172,7 @@ def test_beside_the_weights_and_again(bert, tmp_path, export):
     encoder = load_encoder(folder)
     first, second = export(encoder, folder), export(encoder, folder)
     assert first.paths == second.paths  # OpenVINO numbers its nodes on, so the bytes differ
-    assert left(folder) == sorted([*before, first.format])
+    assert left(folder) == sorted([*before, first.format, "export.json"])
     assert sorted(path.name for path in first.paths) == left(folder / first.format)
 
 

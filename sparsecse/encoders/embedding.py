@@ -133,6 +133,8 @@ def progress_bar(show: bool, progress: Report | None) -> Iterator[Report | None]
 
 
 def check_batch_size(batch_size: Any) -> None:
-    """Raise `InputError` for a batch size below 1."""
+    """Raise `InputError` for a batch size that is no whole number from 1 up."""
+    if not _is_int32(batch_size):
+        raise InputError(f"`batch_size` {batch_size!r:.40} is not a whole number; give one above 0.")
     if batch_size < 1:
         raise InputError(f"`batch_size` {batch_size} is less than 1; give a whole number above 0.")

@@ -246,6 +246,7 @@ class Encoder(nn.Module):
                 are positions, a `truncate_dim` out of range, or a vector that is not finite.
         """
         width = self.width(truncate_dim)
+        embedding.check_batch_size(batch_size)
         flat, lengths = embedding.read_token_ids(token_ids)
         if len(lengths):
             embedding.check_token_ids(flat, lengths, self.model.config, self.source)

@@ -71,7 +71,7 @@ def export(
     graph = trace(reference, pooled)
     folder = Path(folder)
     name = Path(format.name) / f"{format.stem}{_SUFFIXES[precision]}{'_pooled' if pooled else ''}{format.extension}"
-    with staged(folder, reference) as stage:
+    with staged(folder, reference, name) as stage:
         (stage / name).parent.mkdir()
         with converting(reference, format.name):
             write(graph, stage / name)

@@ -1,11 +1,14 @@
-"""Where exported files go: beside the model's own weights, or into a folder that loads without them."""
+"""Where exported files go: beside the model's own weights, or into a folder that loads without them.
+
+`export.json` in that folder lists them; a file that it does not list is not replaced.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,20 +17,21 @@ from sparsecse.encoders import Encoder, is_stock, save_encoder
 from sparsecse.encoders.model_files import ModelFiles
 from sparsecse.encoders.sentence_transformers_settings import read_truncate_dim
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, atomic_file, read_json, write_json
-
-# In a folder of exports only: the model that they are of, so that another one is not mixed in.
-_ORIGIN_FILE = "export.json"
+from sparsecse.files import atomic_directory, atomic_file, file_hash, read_json, write_json
+from sparsecse.manifest import EXPORTS_FILE, contents, in_words, listed
 
 
 @contextlib.contextmanager
-def staged(folder: Path, encoder: Encoder) -> Iterator[Path]:
+def staged(folder: Path, encoder: Encoder, name: Path) -> Iterator[Path]:
     """Yield an empty folder; what is written there moves to `folder` at the end, or nothing does.
+
+    name: the main file that will be written, in the folder.
 
     A new or empty `folder` also gets the configuration, the tokenizer and sentence-transformers' files of the encoder.
 
     Raises:
-        InputError: `folder` is a file, holds something else than this model, or cannot be written.
+        InputError: `folder` is a file, holds something else than this model or files of these names that `export` did
+            not write, or cannot be written.
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -35,14 +39,17 @@ def staged(folder: Path, encoder: Encoder) -> Iterator[Path]:
         if not folder.exists() or not any(folder.iterdir()):
             with atomic_directory(folder) as stage:
                 _write_companions(encoder, stage)
+                companions = contents(stage)
                 yield stage
+                _list(stage, encoder, {path: sha for path, sha in contents(stage).items() if path not in companions})
         else:
             _require_same_model(folder, encoder)
+            _require_own(folder, [name])
             # Inside the folder, so that moving is renaming.
             with tempfile.TemporaryDirectory(dir=folder, prefix=".export.") as temporary:
                 stage = Path(temporary)
                 yield stage
-                _publish(stage, folder)
+                _publish(stage, folder, encoder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{folder} cannot be written ({reason}); choose another folder or make room in it.") from error
@@ -53,7 +60,28 @@ def _write_companions(encoder: Encoder, directory: Path) -> None:
     save_encoder(encoder, directory, stock=is_stock(encoder.model.config))
     for path in directory.glob("model*.safetensors*"):
         path.unlink()
-    write_json(directory / _ORIGIN_FILE, {"source": encoder.source, "fingerprint": _fingerprint(encoder)})
+
+
+def _list(folder: Path, encoder: Encoder, files: Mapping[str, str]) -> None:
+    """Record of which model the exports in a folder are, so that another one is not mixed in, and which files."""
+    write_json(folder / EXPORTS_FILE, {"fingerprint": _fingerprint(encoder), "files": dict(files)})
+
+
+def _require_own(folder: Path, names: Sequence[Path]) -> None:
+    """Refuse to replace files that `export` did not write, or that were changed since."""
+    own = listed(folder / EXPORTS_FILE)
+    theirs = [name.as_posix() for name in names if (path := folder / name).exists() and not _is_listed(path, name, own)]
+    if own is None and (folder / EXPORTS_FILE).exists():
+        theirs.append(EXPORTS_FILE)
+    if theirs:
+        raise InputError(
+            f"{folder} has files that `sparsecse export` did not write, or that were changed since, and would replace "
+            f"({in_words(theirs)}); move them away, or give another `out`."
+        )
+
+
+def _is_listed(path: Path, name: Path, own: Mapping[str, str] | None) -> bool:
+    return own is not None and own.get(name.as_posix()) == file_hash(path)
 
 
 def _fingerprint(encoder: Encoder) -> str:
@@ -75,23 +103,26 @@ def _require_same_model(folder: Path, encoder: Encoder) -> None:
                 f"a new folder for it."
             )
         return
-    origin = folder / _ORIGIN_FILE
-    if not origin.exists() or read_json(origin).get("fingerprint") != _fingerprint(encoder):
+    path = folder / EXPORTS_FILE
+    if listed(path) is None or read_json(path).get("fingerprint") != _fingerprint(encoder):
         raise InputError(
             f"{folder} is not empty and does not hold the model {encoder.source}; "
             f"give a new folder, or the model's own to put the export beside its weights."
         )
 
 
-def _publish(stage: Path, folder: Path) -> None:
+def _publish(stage: Path, folder: Path, encoder: Encoder) -> None:
     """Move the files one by one, the one that tools load last.
 
     Where there are several, its old version goes first: a stop in between leaves no model rather than a mixed one.
     """
-    files = [path.relative_to(stage) for path in stage.rglob("*") if path.is_file()]
+    written = contents(stage)
+    files = [Path(name) for name in written]
+    _require_own(folder, files)
     *others, main = sorted(files, key=lambda path: path.suffix in (".onnx", ".xml"))
     if others:
         (folder / main).unlink(missing_ok=True)
     for path in (*others, main):
         with atomic_file(folder / path) as temporary:
             (stage / path).replace(temporary)
+    _list(folder, encoder, {**(listed(folder / EXPORTS_FILE) or {}), **written})

@@ -10,7 +10,8 @@ import torch
 
 from sparsecse.encoders import DTYPES, WEIGHTS_FILE, Encoder, is_stock, load_encoder, save_encoder
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, file_hash, write_json, write_text
+from sparsecse.files import atomic_directory, hash_once, write_json, write_text
+from sparsecse.manifest import contents, foreign, in_words, listed
 from sparsecse.packing.card import CardFacts, model_card, source_license
 
 PROVENANCE_FILE = "sparsecse.json"
@@ -20,12 +21,34 @@ _PROBES = ("A short one.", "A somewhat longer sentence, with a comma, to be padd
 _TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1, "int8": 1e-1}
 
 
-def _check_target(out: Path) -> None:
+def check_target(out: Path) -> None:
+    """Raise `InputError` for a folder that a pack may not replace: none of ours, or with files that are not the pack's.
+
+    Files of the pack that were changed since are the user's too.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"`out` {out} is a file; give a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / PROVENANCE_FILE).exists():
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    own = listed(out / PROVENANCE_FILE)
+    if own is None:
         raise InputError(
             f"`out` {out} exists and was not written by `sparsecse pack`; give another folder or remove it yourself."
+        )
+    if names := foreign(out, {**own, PROVENANCE_FILE: None}):
+        raise InputError(
+            f"`out` {out} would be replaced, and has files that `sparsecse pack` did not write, or that were changed "
+            f"since ({in_words(names)}); move them away, or give another folder."
+        )
+
+
+def check_weights(folder: Path) -> None:
+    """Raise `InputError` where a packed folder's weights are not those that `pack` wrote; others are not checked."""
+    own, weights = listed(folder / PROVENANCE_FILE), folder / WEIGHTS_FILE
+    if own is not None and weights.is_file() and own.get(WEIGHTS_FILE) != hash_once(weights):
+        raise InputError(
+            f"{weights} was damaged or changed since `sparsecse pack` wrote it; delete it and pack again, or delete "
+            f"{PROVENANCE_FILE} beside it if the change is yours."
         )
 
 
@@ -65,7 +88,8 @@ def pack(
     loads everywhere; any other one, and every int8 one, with our modelling file.
 
     Args:
-        out: the folder; an earlier pack there is replaced, anything else is refused.
+        out: the folder; an earlier pack there is replaced with the exports in it, anything else is refused (see
+            `check_target`).
         facts: for the card and the provenance file; by default `facts_of(encoder)`.
         dtype: how weights are stored, a key of `encoders.DTYPES`.
 
@@ -75,13 +99,17 @@ def pack(
     if dtype not in DTYPES:
         raise InputError(f"`dtype` '{dtype}' is unknown; choose one of {', '.join(DTYPES)}.")
     out, facts = Path(out), facts or facts_of(encoder)
-    _check_target(out)
+    check_target(out)
     stock = is_stock(encoder.model.config) and dtype != "int8"
     try:
         with atomic_directory(out) as folder:
             save_encoder(encoder, folder, stock=stock, dtype=dtype)
             write_text(folder / "README.md", model_card(facts, out.name, needs_code=not stock))
-            write_json(folder / PROVENANCE_FILE, {**dataclasses.asdict(facts), "dtype": dtype, "stock": stock})
+            files = contents(folder)
+            write_json(
+                folder / PROVENANCE_FILE,
+                {**dataclasses.asdict(facts), "dtype": dtype, "stock": stock, "files": files},
+            )
             difference = float((load_encoder(folder).encode(_PROBES) - encoder.encode(_PROBES)).abs().max())
             if not difference <= _TOLERANCE[dtype]:
                 raise InputError(
@@ -89,7 +117,7 @@ def pack(
                     f"{_TOLERANCE[dtype]} is allowed in {dtype}); nothing was written to {out}."
                 )
             sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-            weights = file_hash(folder / WEIGHTS_FILE)
+            check_target(out)  # what was put there during the work
     except OSError as error:
         raise InputError(f"`out` {out} cannot be written ({error.strerror}); nothing was left there.") from None
     return {
@@ -98,7 +126,7 @@ def pack(
         "dtype": dtype,
         "bytes": sum(sizes.values()),
         "weights_bytes": sizes[WEIGHTS_FILE],
-        "weights_sha256": weights,
+        "weights_sha256": files[WEIGHTS_FILE],
         "max_difference": difference,
     }
 

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.errors import InputError
+from sparsecse.packing.folder import check_weights
 
 
 def publication(folder: Path) -> dict[str, Any]:
     """What an upload of a folder would send: {"files": [{"path", "bytes"}], "bytes", "card": its text}.
 
     Raises:
-        InputError: the folder is missing, or is no model with weights, configuration and a card.
+        InputError: the folder is missing, is no model with weights, configuration and a card, or is a pack whose
+            weights were changed since.
     """
     for name in ("config.json", "model.safetensors", "README.md"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} has no {name}; give a folder that `sparsecse pack` wrote.")
+    check_weights(folder)
     files = [
         {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))

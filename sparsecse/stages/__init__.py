@@ -5,7 +5,7 @@ from sparsecse.stages.choose import choose
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
 from sparsecse.stages.models import dense_options, load_dense, load_model
-from sparsecse.stages.mteb import write_mteb
+from sparsecse.stages.mteb import check_mteb, mteb_model, write_mteb
 from sparsecse.stages.options import resolve_model
 from sparsecse.stages.pack import newest_folder, pack
 from sparsecse.stages.pipeline import Plan, run
@@ -19,6 +19,7 @@ __all__ = [
     "Plan",
     "bench_models",
     "bench_run",
+    "check_mteb",
     "choose",
     "dense_options",
     "evaluate_run",
@@ -29,6 +30,7 @@ __all__ = [
     "load_mask",
     "load_model",
     "load_scores",
+    "mteb_model",
     "newest_folder",
     "pack",
     "prune",

@@ -13,7 +13,7 @@ from sparsecse.errors import InputError
 from sparsecse.files import text_hash, write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.sources import ModelOptions
-from sparsecse.stages.models import dense_hash, dense_options, model_input
+from sparsecse.stages.models import dense_hash, dense_options, load_dense, model_input
 from sparsecse.stages.options import resolve_model
 from sparsecse.workdir import Record, Workdir
 
@@ -84,6 +84,7 @@ def bench_run(
     pruned = replace(own, name=str(workdir.folder(stage) / "model"))
 
     def work(folder: Path) -> Mapping[str, Any]:
+        load_dense(workdir)  # refuses one that is not the recorded one any more
         report = bench_models({"dense": own, stage: pruned}, sentences, progress=progress, **options)
         write_json(folder / "results.json", report)
         return report

@@ -23,7 +23,7 @@ from sparsecse.stages.choose import choose as choose_sparsity
 from sparsecse.stages.dev import NoDevError, dev_sets
 from sparsecse.stages.latency import TABLE_FILE, latency_table
 from sparsecse.stages.layers import TRIED_FILE, choose_layers
-from sparsecse.stages.models import load_dense
+from sparsecse.stages.models import load_dense, load_named
 from sparsecse.stages.score import SCORES_FILE, load_scores
 from sparsecse.stages.text import RepairText, sentences_hash
 from sparsecse.vocabulary import Corpus
@@ -82,7 +82,7 @@ def resolve(workdir: Workdir, recipe: Recipe, model: ModelOptions | None) -> Dec
             f"and then need the MODEL)."
         )
     else:
-        dense = model.load()
+        dense = load_named(model)
         decided = Decision(recipe, dense.model.config.layer_sizes(), dense=dense)
         decided.inputs["model"] = fingerprint(dense)
         decided.settings["model"] = model.settings()

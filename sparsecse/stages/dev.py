@@ -6,7 +6,7 @@ from sparsecse.datasets.pairs import dev_pairs
 from sparsecse.errors import InputError
 from sparsecse.evaluation.dev import DevSet
 from sparsecse.sources import DevOptions
-from sparsecse.stages.score import score_data
+from sparsecse.stages.score import check_scored, score_data
 from sparsecse.workdir import Workdir
 
 
@@ -19,13 +19,17 @@ def dev_sets(workdir: Workdir, dev: DevOptions | None = None) -> list[DevSet]:
 
     Raises:
         NoDevError: no `dev`, and no gold scores or nothing scored.
+        InputError: no `dev`, and the pairs of the scores were changed since.
     """
     if dev is not None:
         return dev.load()
     if workdir.record("score") is None:  # whole layers or the vocabulary alone have left
         raise NoDevError(f"{workdir.path} has no scores, and so no graded pairs to choose by; give dev sets as `dev`.")
     data = score_data(workdir)
-    graded = dev_pairs(data.graded(), data.data_dir)
+    pairs = data.graded()
+    if pairs is not None and workdir.need("score").settings.get("positives") != "dropout":
+        check_scored(workdir, pairs)
+    graded = dev_pairs(pairs, data.data_dir)
     if not graded:
         raise NoDevError(
             f"{data.name} has no gold scores for `sparsity` auto, `layers` auto and `reconstruct` to choose by; "

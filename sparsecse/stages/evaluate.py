@@ -16,7 +16,7 @@ from sparsecse.files import write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.runtime import Runtime
 from sparsecse.sources import ModelOptions
-from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input
+from sparsecse.stages.models import dense_hash, load_dense, load_model, load_named, model_input
 from sparsecse.workdir import Record, Workdir
 
 
@@ -84,7 +84,7 @@ def evaluate_run(
     }
     index: Encoder | None = None
     if documents is not None:
-        index = documents.load()
+        index = load_named(documents)
         inputs["documents"] = fingerprint(index)
         settings["documents"] = documents.settings()
 

@@ -59,7 +59,7 @@ def inspect_run(workdir: Workdir) -> dict[str, Any]:
                 "seconds": record.seconds,
                 "settings": dict(record.settings),
                 "info": dict(record.info),
-                "intact": workdir.complete(stage),
+                "intact": not workdir.changed(stage),
                 "stale": workdir.stale(stage),
             }
     return {"workdir": str(workdir.path), "stages": stages}

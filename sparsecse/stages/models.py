@@ -10,7 +10,7 @@ from pathlib import Path
 from sparsecse.encoders import WEIGHTS_FILE, Encoder, fingerprint, load_encoder, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.sources import ModelOptions
-from sparsecse.workdir import Record, Workdir
+from sparsecse.workdir import Record, Workdir, check_recorded
 
 
 def dense_record(workdir: Workdir) -> Record:
@@ -43,6 +43,13 @@ def load_dense(workdir: Workdir) -> Encoder:
     return encoder
 
 
+def load_named(options: ModelOptions) -> Encoder:
+    """A model by its name; one that a stage left, and that was damaged since, is refused."""
+    if Path(options.name).is_dir():
+        check_recorded(Path(options.name))
+    return options.load()
+
+
 def save_model(encoder: Encoder, folder: Path, *, stock: bool = False) -> None:
     """Write a stage's model into the folder that the stage is filling."""
     (folder / "model").mkdir()
@@ -50,11 +57,17 @@ def save_model(encoder: Encoder, folder: Path, *, stock: bool = False) -> None:
 
 
 def load_model(workdir: Workdir, stage: str) -> Encoder:
-    """The model that a finished stage left."""
+    """The model that a finished stage left; one that was damaged since is refused."""
+    workdir.check(stage, "model/")
     return load_encoder(workdir.folder(stage) / "model")
 
 
 def model_input(workdir: Workdir, stage: str) -> dict[str, str]:
-    """A stage's model as an input of a later one: the name and the recorded hash of its weights."""
+    """A stage's model as an input of a later one: the name and the recorded hash of its weights.
+
+    Raises:
+        InputError: the model was damaged since.
+    """
+    workdir.check(stage, "model/")
     weights = f"model/{WEIGHTS_FILE}"
     return {f"{stage}/{weights}": workdir.output_hash(stage, weights)}

@@ -7,19 +7,26 @@ from pathlib import Path
 
 from sparsecse.encoders import named_source
 from sparsecse.errors import InputError
-from sparsecse.workdir import Workdir
+from sparsecse.workdir import Workdir, check_recorded
 
 DEMO_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 """What the model `demo` is called on the hub."""
 
 
 def resolve_model(name: str) -> str:
-    """A model name as a folder or hub id: as `encoders.named_source`, and a run directory is its newest model."""
+    """A model name as a folder or hub id: as `encoders.named_source`, and a run directory is its newest model.
+
+    Raises:
+        InputError: a stage left it, and it was damaged since.
+    """
     path = Path(name)
-    if path.is_dir() and Workdir.is_one(path):
+    if not path.is_dir():
+        return named_source(name)
+    if Workdir.is_one(path):
         stage, _ = Workdir(path).newest_model()
-        return str(path / stage / "model")
-    return named_source(name)
+        path = path / stage / "model"
+    check_recorded(path)
+    return str(path)
 
 
 def kept_step(workdir: Workdir, name: str) -> str:
@@ -32,4 +39,5 @@ def kept_step(workdir: Workdir, name: str) -> str:
     if not folder.is_dir():
         found = ", ".join(sorted(path.name for path in steps.glob("step-*"))) or "none"
         raise InputError(f"{folder} does not exist (kept steps: {found}); keep it with `sparsecse train --keep-steps`.")
+    check_recorded(folder)
     return str(folder)

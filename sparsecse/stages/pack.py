@@ -8,7 +8,15 @@ from typing import Any
 
 from sparsecse.encoders import WEIGHTS_FILE, Encoder
 from sparsecse.files import file_hash
-from sparsecse.packing import CardFacts, count_parameters, kept_values, model_name, source_license
+from sparsecse.packing import (
+    CardFacts,
+    check_target,
+    check_weights,
+    count_parameters,
+    kept_values,
+    model_name,
+    source_license,
+)
 from sparsecse.packing import pack as write_pack
 from sparsecse.stages.models import dense_options, load_model, model_input
 from sparsecse.stages.options import DEMO_MODEL, resolve_model
@@ -16,16 +24,29 @@ from sparsecse.workdir import MODEL_STAGES, Record, Workdir, package_versions
 
 
 def newest_folder(workdir: Workdir) -> Path:
-    """The folder that `pack` last wrote if it is of the newest model, else that model's folder in the run directory."""
+    """The folder that `pack` last wrote if it is of the newest model, else that model's folder in the run directory.
+
+    Raises:
+        InputError: its weights were damaged since.
+    """
     stage, _ = workdir.newest_model()
     packed = workdir.record("pack")
     if packed is not None and workdir.stale("pack") is None and Path(packed.info["path"]).is_dir():
+        check_weights(Path(packed.info["path"]))
         return Path(packed.info["path"])
+    workdir.check(stage, "model/")
     return workdir.folder(stage) / "model"
 
 
-def default_out(workdir: Workdir) -> Path:
-    return workdir.path / "packed"
+def _target(workdir: Workdir, out: Path | None) -> Path:
+    return (out or workdir.path / "packed").absolute()
+
+
+def check_out(workdir: Workdir, out: Path | None) -> None:
+    """Refuse a folder that a pack could not be written to; what this run directory's own pack holds is left to it."""
+    target, packed = _target(workdir, out), workdir.record("pack")
+    if packed is None or packed.info["path"] != str(target):
+        check_target(target)
 
 
 def _facts(workdir: Workdir, stage: str, encoder: Encoder, own_width: int) -> CardFacts:
@@ -76,7 +97,7 @@ def pack(
         the scores of `eval` where that measured vectors of this width.
     """
     stage, _ = workdir.newest_model()
-    target = (out or default_out(workdir)).absolute()
+    target = _target(workdir, out)
     inputs = model_input(workdir, stage)
     evaluated = workdir.record("eval")
     if evaluated is not None and workdir.stale("eval") is None:

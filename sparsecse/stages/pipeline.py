@@ -18,7 +18,7 @@ from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.stages.agreement import run_text
 from sparsecse.stages.bench import bench_run
 from sparsecse.stages.evaluate import check_aligned, evaluate_run
-from sparsecse.stages.pack import pack
+from sparsecse.stages.pack import check_out, pack
 from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score
 from sparsecse.stages.text import RepairText
@@ -83,7 +83,7 @@ def run(
     A rewind or repair of an earlier plan that this one does not have must not be taken for the newest model: it is
     moved aside (`Workdir.retire`).
     """
-    _refuse(plan)
+    _refuse(workdir, plan)
     data_dir = plan.data.data_dir
     order = plan.stages()
 
@@ -154,8 +154,10 @@ def run(
     return done
 
 
-def _refuse(plan: Plan) -> None:
+def _refuse(workdir: Workdir, plan: Plan) -> None:
     """Refuse before the first stage what a later one would refuse after hours."""
+    workdir.check_folders()
+    check_out(workdir, plan.out)
     if plan.aligned and any(one.name != DENSE for one in plan.teachers):
         raise InputError(
             f"`aligned` keeps the vectors in the dense model's space; leave `teacher` out, or give {DENSE}."

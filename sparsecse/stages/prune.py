@@ -106,7 +106,8 @@ def _work(
 
 
 def load_mask(workdir: Workdir) -> Mask:
-    """The mask of a run directory; a stale one is refused."""
+    """The mask of a run directory; a stale or damaged one is refused."""
+    workdir.check("prune", MASK_FILE)
     if reason := workdir.stale("prune"):
         raise InputError(f"{workdir.path}: {reason}.")
     return Mask.load(workdir.folder("prune") / MASK_FILE)
@@ -121,6 +122,7 @@ def rewind(workdir: Workdir, checkpoint: str) -> tuple[Record, bool]:
     earlier = load_encoder(source, pooling=own.pooling, normalize=own.normalize, max_length=own.max_length)
     inputs = {f"prune/{MASK_FILE}": workdir.output_hash("prune", MASK_FILE), "checkpoint": fingerprint(earlier)}
     vocabulary = workdir.folder("prune") / VOCABULARY_FILE
+    workdir.check("prune", VOCABULARY_FILE)
     if VOCABULARY_FILE in workdir.need("prune").outputs:
         inputs[f"prune/{VOCABULARY_FILE}"] = workdir.output_hash("prune", VOCABULARY_FILE)
 

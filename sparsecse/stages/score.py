@@ -15,6 +15,7 @@ from sparsecse.progress import Progress, silent
 from sparsecse.scoring import TABLE_FILE, Objective, Scores, ScoringSettings, resolved_precision, scoring_method
 from sparsecse.scoring.data import scored_set
 from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.stages.models import load_named
 from sparsecse.workdir import Record, Workdir
 
 SCORES_FILE = "scores.safetensors"
@@ -39,7 +40,7 @@ def score(
     """
     chosen = scoring_method(method)
     scoring = scoring or ScoringSettings()
-    encoder = model.load()
+    encoder = load_named(model)
     model_hash = fingerprint(encoder)
     before = workdir.record("score")
     if before is not None and before.inputs["model"] != model_hash:
@@ -79,8 +80,8 @@ def score(
 
 
 def load_scores(workdir: Workdir) -> Scores:
-    """The scores of a run directory."""
-    workdir.need("score")
+    """The scores of a run directory; damaged ones are refused."""
+    workdir.check("score", SCORES_FILE)
     return Scores.load(workdir.folder("score") / SCORES_FILE)
 
 
@@ -94,8 +95,18 @@ def _recorded(workdir: Workdir) -> ScoringSettings:
 
 
 def score_set(workdir: Workdir) -> PairSet:
-    """The set that the scores were taken on, read again."""
-    return scored_set(score_data(workdir), _recorded(workdir))
+    """The set that the scores were taken on, read again; one that was changed since is refused."""
+    return check_scored(workdir, scored_set(score_data(workdir), _recorded(workdir)))
+
+
+def check_scored(workdir: Workdir, pairs: PairSet) -> PairSet:
+    """The set, or `InputError` where it is not the one that the scores were taken on."""
+    if pairs.fingerprint() != workdir.need("score").inputs["data"]:
+        raise InputError(
+            f"{pairs.source} is not what {workdir.path} was scored on any more; restore it, or run `sparsecse score` "
+            f"again."
+        )
+    return pairs
 
 
 def score_again(workdir: Workdir, encoder: Encoder, pairs: PairSet) -> Scores:

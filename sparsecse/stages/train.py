@@ -20,7 +20,7 @@ from sparsecse.progress import Progress, silent
 from sparsecse.pruning.ensemble import Ensemble, choose_teachers
 from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.stages.dev import NoDevError, dev_sets
-from sparsecse.stages.models import dense_hash, load_dense, load_model, model_input, save_model
+from sparsecse.stages.models import dense_hash, load_dense, load_model, load_named, model_input, save_model
 from sparsecse.stages.score import SCORES_FILE, load_scores
 from sparsecse.training import Example, StepReport, TrainingResult, TrainingSettings, train
 from sparsecse.training.examples import training_data
@@ -66,7 +66,7 @@ def train_dense(
         dev: labelled dev sets that pick the weights; the model as it begins is the one that figures are compared with.
         teachers: the models to distil from, whose unit vectors are averaged.
     """
-    encoder = model.load()
+    encoder = load_named(model)
     examples, scores = training_data(data, set(settings.objective))
     named, held_out = (None, False) if dev is None else dev.without_held_out()
     sets = [] if named is None else named.load()
@@ -74,7 +74,7 @@ def train_dense(
         raise InputError("`dev` has plain sentences, and here is no dense model to agree with; give labelled dev sets.")
     inputs = {"model": fingerprint(encoder), "data": _examples_hash(examples, scores), **_dev_input(sets)}
     _refuse_training_pairs(sets, examples, scores)
-    taught_by = [one.load() for one in teachers] if "distill" in settings.objective else []
+    taught_by = [load_named(one) for one in teachers] if "distill" in settings.objective else []
     if taught_by:
         inputs["teacher"] = "+".join(map(fingerprint, taught_by))
 
@@ -127,12 +127,13 @@ def finetune(
         inputs["dense"] = dense_hash(workdir)
     wanted = (teachers or [ModelOptions(DENSE)]) if "distill" in settings.objective else []
     averaged = [one.name for one in wanted] == [CUTS]
-    named = [] if averaged else [None if one.name == DENSE else one.load() for one in wanted]
+    named = [] if averaged else [None if one.name == DENSE else load_named(one) for one in wanted]
     if averaged:
         # What the choice among its cuts follows from.
         inputs["teacher"] = dense_hash(workdir)
         if all(one.kind == AGREEMENT for one in sets) or workdir.record("score") is None:
             raise InputError(f"`teacher` {CUTS} is chosen by scores and labelled dev sets; leave it out.")
+        workdir.check("score", SCORES_FILE)
         inputs[f"score/{SCORES_FILE}"] = workdir.output_hash("score", SCORES_FILE)
     elif named:
         inputs["teacher"] = "+".join(dense_hash(workdir) if one is None else fingerprint(one) for one in named)

@@ -69,9 +69,13 @@ def run_study(
         report: called with (key, cells done, cells in all) before each cell and at the end.
 
     Raises:
-        InputError: the file belongs to another model, data or repair.
+        InputError: the file belongs to another model, data or repair, or the report would replace one that no study
+            wrote.
     """
     path = out / f"{name}.json"
+    for report_file in (path.with_suffix(".md"), path.with_suffix(".png")):
+        if report_file.exists() and not path.exists():
+            raise InputError(f"{report_file} was not written by a study; move it away, or give another `out`.")
     identity = json.loads(json.dumps(setup.identity()))  # as the file has it: lists for tuples
     content: dict[str, Any] = {"study": name, "title": study.title, **identity, "results": {}}
     if path.exists():

@@ -7,6 +7,7 @@ import functools
 import pickle
 import statistics
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,8 +136,19 @@ class _Trainer:
         if self.checkpoint is None or not self.checkpoint.exists():
             return False
         try:
+            with zipfile.ZipFile(self.checkpoint) as archive:  # whose sums torch.load does not look at
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile
             saved = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        except (RuntimeError, OSError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+            ValueError,
+            LookupError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
             raise InputError(
                 f"{self.checkpoint} cannot be read ({type(error).__name__}); delete it to start anew."
             ) from None

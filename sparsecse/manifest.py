@@ -1,0 +1,62 @@
+"""Which files of a folder we wrote: whatever else lies there is the user's, and is neither replaced nor deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from sparsecse.errors import InputError
+from sparsecse.files import file_hash, read_json
+
+EXPORTS_FILE = "export.json"
+"""In a folder with exports: its `files` are those that `export` wrote."""
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path in it."""
+    return {_name(path, folder): file_hash(path) for path in _entries(folder) if path.is_file()}
+
+
+def listed(path: Path) -> dict[str, str] | None:
+    """The `files` of a JSON file: path in its folder -> SHA-256. None where there is no such file, or no list in it."""
+    try:
+        content = read_json(path)
+    except (InputError, OSError):
+        return None
+    files = content.get("files") if isinstance(content, dict) else None
+    return files if isinstance(files, dict) else None
+
+
+def foreign(folder: Path, own: Mapping[str, str | None]) -> list[str]:
+    """What lies below a folder and is neither in `own` nor an export of ours.
+
+    own: path in the folder -> SHA-256, or None where the contents do not matter. A file with others is the user's.
+    """
+    known = dict(own)
+    for path in folder.rglob(EXPORTS_FILE):
+        if (exports := listed(path)) is not None:
+            known[_name(path, folder)] = None
+            known |= {_name(path.parent / name, folder): sha for name, sha in exports.items()}
+    return [name for path in _entries(folder) if not _is_own(path, name := _name(path, folder), known)]
+
+
+def in_words(names: list[str]) -> str:
+    """Some of the names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """Everything below a folder but the folders; a link to a folder is not followed."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+
+
+def _is_own(path: Path, name: str, known: Mapping[str, str | None]) -> bool:
+    if name not in known or not path.is_file():
+        return False
+    sha = known[name]
+    return sha is None or file_hash(path) == sha
