@@ -2,7 +2,6 @@
 
 from sparsecse.encoders.checkpoints import (
     DTYPES,
-    WEIGHTS_FILE,
     is_stock,
     load_encoder,
     save_encoder,
@@ -16,6 +15,7 @@ from sparsecse.encoders.model_files import find_file
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig, SparseCSEModel
 from sparsecse.encoders.pooling import POOLING_MODES
 from sparsecse.encoders.settings import EncoderSettings
+from sparsecse.encoders.stored import WEIGHTS_FILE
 
 __all__ = [
     "DTYPES",

@@ -11,15 +11,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PretrainedConfig
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 
+from sparsecse.encoders.configuration import CONFIG_FILE, check_values, checked_config
 from sparsecse.encoders.demo import named_source
 from sparsecse.encoders.encoder import Encoder
 from sparsecse.encoders.families import (
     config_from_family,
     config_to_family,
-    family_of,
     state_from_family,
     state_to_family,
 )
@@ -40,7 +39,6 @@ from sparsecse.encoders.settings import EncoderSettings
 from sparsecse.encoders.tokenizer import load_tokenizer, save_tokenizer
 from sparsecse.errors import InputError
 
-WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -63,7 +61,7 @@ def _read_layout(files: ModelFiles) -> tuple[Module, ...]:
 
 def _read_config(files: ModelFiles, folder: str) -> dict[str, Any]:
     """The transformers configuration in a folder of a model; a family that is not supported is refused."""
-    source, name = files.source, inside(folder, "config.json")
+    source, name = files.source, inside(folder, CONFIG_FILE)
     if Path(source).is_dir():
         found = files.json(name)
         if found is None:
@@ -79,9 +77,9 @@ def _read_config(files: ModelFiles, folder: str) -> dict[str, Any]:
             ) from None
     if "model_type" not in settings:
         raise InputError(f"{source}: {name} has no model_type; give a folder that transformers wrote.")
+    check_values(files, name, settings)
     if settings["model_type"] == SparseCSEConfig.model_type:
         return settings
-    family_of(settings["model_type"], source)
     code = settings.get("auto_map") or {}
     if {"AutoConfig", "AutoModel"} & set(code):
         raise InputError(
@@ -95,11 +93,11 @@ def _read_config(files: ModelFiles, folder: str) -> dict[str, Any]:
     return settings
 
 
-def _load_model(source: str, folder: str, settings: Mapping[str, Any]) -> SparseCSEModel:
-    if settings["model_type"] == SparseCSEConfig.model_type:
-        return _from_pretrained(SparseCSEModel, SparseCSEConfig, settings, source, folder)
-    config_class = CONFIG_MAPPING[settings["model_type"]]
-    stock, missing = _from_pretrained(AutoModel, config_class, settings, source, folder, with_missing=True)
+def _load_model(files: ModelFiles, folder: str, settings: Mapping[str, Any]) -> SparseCSEModel:
+    source, config = files.source, checked_config(files, folder, settings)
+    if isinstance(config, SparseCSEConfig):
+        return _from_pretrained(SparseCSEModel, config, source, folder)[0]
+    stock, missing = _from_pretrained(AutoModel, config, source, folder)
     has_pooler = any(name.startswith("pooler.") for name in stock.state_dict()) and not any(
         "pooler" in n for n in missing
     )
@@ -136,26 +134,15 @@ def from_stock(
     return model.train(stock.training)
 
 
-def _from_pretrained(
-    model_class: Any,
-    config_class: Any,
-    settings: Mapping[str, Any],
-    source: str,
-    folder: str,
-    with_missing: bool = False,
-) -> Any:
+def _from_pretrained(model_class: Any, config: Any, source: str, folder: str) -> tuple[Any, list[str]]:
+    """The model, and the names of the tensors that its weights lack: a pooler's at most."""
     try:
         model, info = model_class.from_pretrained(
-            source,
-            config=config_class.from_dict(dict(settings)),
-            subfolder=folder,
-            dtype=torch.float32,
-            output_loading_info=True,
+            source, config=config, subfolder=folder, dtype=torch.float32, output_loading_info=True
         )
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{source}: its weights cannot be read ({str(error).splitlines()[0]}); copy the model again."
-        ) from None
+    except Exception as error:  # transformers raises errors of many classes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{source}: its weights cannot be read ({reason}); copy the model again.") from None
     missing = sorted(info["missing_keys"])
     broken = [name for name in missing if not name.startswith("pooler.")] + sorted(map(str, info["mismatched_keys"]))
     if broken:
@@ -163,7 +150,7 @@ def _from_pretrained(
             f"{source}: {len(broken)} tensors of its config.json are missing from its weights or have another shape, "
             f"{broken[0]} first; the weights and config.json do not belong together."
         )
-    return (model, missing) if with_missing else model
+    return model, missing
 
 
 def check_weights(model: SparseCSEModel, source: str) -> None:
@@ -282,7 +269,7 @@ def load_encoder(
     folder = modules[0].folder if modules else ""
     config = _read_config(files, folder)
     found = read_settings(files, modules, config)
-    model = _load_model(source, folder, config)
+    model = _load_model(files, folder, config)
     check_weights(model, source)
     tokenizer = load_tokenizer(files, folder, model.config, found.lower_case)
     limit = model.config.max_position_embeddings - model.config.position_offset

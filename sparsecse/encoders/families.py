@@ -157,10 +157,10 @@ def config_from_family(settings: Mapping[str, Any], has_pooler: bool, source: st
             )
         values["pad_token_id"] = 0  # padding is masked, so that any token serves
     if values["hidden_size"] % values["num_attention_heads"]:
-        raise InputError(
-            f"{source}: hidden_size {values['hidden_size']} is not a multiple of "
-            f"num_attention_heads {values['num_attention_heads']} in its config.json."
+        width, heads = (
+            f"{family.config_names.get(name, name)} {values[name]}" for name in ("hidden_size", "num_attention_heads")
         )
+        raise InputError(f"{source}: {width} is not a multiple of {heads} in its config.json.")
     return SparseCSEConfig(
         **values,
         attention_head_size=values["hidden_size"] // values["num_attention_heads"],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,48 @@ from transformers.utils import cached_file
 
 from sparsecse.errors import InputError
 from sparsecse.files import read_json
+from sparsecse.reading import shown
 
 _MARK = b"\xef\xbb\xbf"
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be; words end the sentence "it must be ..."."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def whole(low: int, *, null: bool = False) -> Rule:
+    """A whole number from `low` up that 32 bits hold, or null where that is allowed."""
+    return Rule(
+        lambda value: (null and value is None) or (type(value) is int and low <= value < 2**31),
+        f"a whole number from {low} to {2**31 - 1}" + ", or null" * null,
+    )
+
+
+def number(low: float, high: float = math.inf) -> Rule:
+    """A finite number in a range, its ends included."""
+    return Rule(
+        lambda value: type(value) in (int, float) and low <= value <= high and value < math.inf,
+        f"a number from {low} " + ("up" if high == math.inf else f"to {high}"),
+    )
+
+
+Known = Mapping[str, Sequence[Any] | Rule | None]
+"""For each key the supported values or their rule; None where any value is read or changes nothing."""
+
+
 def find_file(source: str, name: str) -> Path | None:
-    """A file of a local folder or of a hub model, as a local path; None where the model has no such file."""
+    """A file of a local folder or of a hub model, as a local path; None where the model has no such file.
+
+    Raises:
+        InputError: something else than a file lies there (reading a pipe might never end).
+    """
     if Path(source).is_dir():
         path = Path(source) / name
-        return path if path.exists() else None
+        return path if _is_file(path) else None
     subfolder, _, filename = name.rpartition("/")
     found = cached_file(
         source,
@@ -51,8 +87,10 @@ class ModelFiles:
     def json(self, name: str) -> dict[str, Any] | None:
         """The object that a JSON file holds; None where the model has no such file."""
         path = self.find(name)
-        content = None if path is None else read_json(path)
-        if content is not None and not isinstance(content, dict):
+        if path is None:
+            return None
+        content = read_json(path)
+        if not isinstance(content, dict):
             raise InputError(f"{path} holds a {type(content).__name__}, not an object in braces; restore it.")
         return content
 
@@ -64,7 +102,8 @@ class ModelFiles:
         without.
         """
         place = Path(self.source) / folder
-        texts = [path for path in place.iterdir() if path.suffix in (".json", ".txt")] if place.is_dir() else []
+        inner = place.iterdir() if place.is_dir() else ()
+        texts = [path for path in inner if path.suffix in (".json", ".txt") and _is_file(path)]
         if not any(map(_is_marked, texts)):
             yield self.source, folder
             return
@@ -73,23 +112,42 @@ class ModelFiles:
                 (Path(copy) / path.name).write_bytes(path.read_bytes().removeprefix(_MARK))
             yield copy, ""
 
-    def check(self, name: str, content: Mapping[str, Any], known: Mapping[str, Sequence[Any] | None]) -> None:
+    def check(self, name: str, content: Mapping[str, Any], known: Known, part: str = "") -> None:
         """Raise `InputError` for the first key of a file that is unknown or has a value that is not supported.
 
-        known: for each key the supported values; None where any value is read or changes nothing.
+        part: where in the file the keys are, for the message.
         """
         for key, value in content.items():
             if key not in known:
                 raise InputError(
-                    f"{self.source}/{name} has the key {key} ({_short(value)}), which sparsecse does not know; "
+                    f"{self.source}/{name} has the key {part}{key} ({_short(value)}), which sparsecse does not know; "
                     f"remove it there if the vectors do not depend on it."
                 )
             supported = known[key]
-            if supported is not None and value not in supported:
+            if isinstance(supported, Rule):
+                if not supported.holds(value):
+                    raise InputError(
+                        f"{self.source}/{name}: {part}{key} is {shown(value)}; it must be {supported.words}."
+                    )
+            elif supported is not None and value not in supported:
                 raise InputError(
                     f"{self.source}/{name}: {key} is {_short(value)}, and sparsecse supports "
                     f"{' and '.join(_short(choice) for choice in supported)} only."
                 )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there, or a link to one, as a hub cache has them; what is no file is refused."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        name = str(path) if len(str(path)) < 500 else f"{str(path)[:200]}..."
+        raise InputError(f"{name} cannot be read ({error.strerror}); copy the model again.") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is no file; copy the model again.")
+    return True
 
 
 def _is_marked(path: Path) -> bool:

@@ -5,19 +5,17 @@ sentence-transformers itself is not needed. Names and defaults are those with wh
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from sparsecse.encoders.head import ACTIVATIONS, TANH, Dense
-from sparsecse.encoders.model_files import ModelFiles, inside
+from sparsecse.encoders.model_files import Known, ModelFiles, inside, whole
 from sparsecse.encoders.pooling import first_last_weights
+from sparsecse.encoders.stored import module_tensors
 from sparsecse.errors import InputError
 from sparsecse.files import read_json
 
@@ -35,10 +33,9 @@ TRANSFORMER_FILES = (
     "sentence_xlnet_config.json",
 )
 
-_Known = Mapping[str, Sequence[Any] | None]
 _LOADING: Sequence[Any] = ({}, {"trust_remote_code": True}, {"trust_remote_code": False}, {"add_pooling_layer": False})
-_TRANSFORMER: _Known = {
-    "max_seq_length": None,
+_TRANSFORMER: Known = {
+    "max_seq_length": whole(3, null=True),
     "do_lower_case": (True, False, None),
     "transformer_task": ("feature-extraction",),
     "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),
@@ -62,32 +59,32 @@ POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_POOLING: _Known = {
+_POOLING: Known = {
     "embedding_dimension": None,
     "word_embedding_dimension": None,
     "pooling_mode": None,
     "include_prompt": (True,),
     **dict.fromkeys(POOLING_FLAGS),
 }
-_INPUT_AND_OUTPUT: _Known = {
+_INPUT_AND_OUTPUT: Known = {
     "module_input_name": ("sentence_embedding",),
     "module_output_name": (None, "sentence_embedding"),
 }
-_DENSE: _Known = {
-    "in_features": None,
-    "out_features": None,
+_DENSE: Known = {
+    "in_features": whole(1),
+    "out_features": whole(1),
     "bias": (True, False),
     "activation_function": tuple(ACTIVATIONS),
     "use_residual": (False,),
     **_INPUT_AND_OUTPUT,
 }
-_LAYERS: _Known = {
+_LAYERS: Known = {
     "embedding_dimension": None,
     "word_embedding_dimension": None,
     "num_hidden_layers": None,
     "layer_start": (1,),
 }
-_MODEL: _Known = {
+_MODEL: Known = {
     "model_type": ("SentenceTransformer",),
     "truncate_dim": None,
     "similarity_fn_name": (None, *SIMILARITIES),
@@ -137,11 +134,12 @@ def read_modules(files: ModelFiles) -> tuple[Module, ...]:
         InputError: a module of somebody else's code, or a path that leaves the model.
     """
     path = files.find(MODULES_FILE)
-    entries = [] if path is None else read_json(path)
-    try:
-        read = [(str(entry["type"]), str(entry["path"]), entry.get("kwargs")) for entry in entries]
-    except (TypeError, KeyError, AttributeError):
-        raise InputError(f"{path} is no list of modules with type and path; restore it.") from None
+    if path is None:
+        return ()
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries or not all(map(_is_module, entries)):
+        raise InputError(f"{path} is no list of modules with type and path; restore it.")
+    read = [(entry["type"], entry["path"], entry.get("kwargs")) for entry in entries]
     modules = []
     for kind, folder, arguments in read:
         if not kind.startswith("sentence_transformers."):
@@ -149,7 +147,7 @@ def read_modules(files: ModelFiles) -> tuple[Module, ...]:
                 f"{path} names the module {kind}, which is code of the model's own; sparsecse runs the modules of "
                 f"sentence-transformers only."
             )
-        if PureWindowsPath(folder).anchor or ".." in PureWindowsPath(folder).parts or "\0" in folder:
+        if _leaves(files.source, folder):
             raise InputError(
                 f"{path} gives the path {folder!r}, which leaves the model; a path inside it belongs there."
             )
@@ -157,11 +155,23 @@ def read_modules(files: ModelFiles) -> tuple[Module, ...]:
             raise InputError(f"{path} gives {kind} the kwargs {arguments}, which sparsecse does not support.")
         place = PurePosixPath(folder).as_posix()
         modules.append(Module(kind.rpartition(".")[2], "" if place == "." else place))
-    if modules and modules[0].kind != "Transformer":
+    if modules[0].kind != "Transformer":
         raise InputError(
             f"{path} begins with {modules[0].kind}; sparsecse supports models that begin with Transformer."
         )
     return tuple(modules)
+
+
+def _is_module(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("type", "path"))
+
+
+def _leaves(source: str, folder: str) -> bool:
+    """Whether the path of a module leads out of the model, by its name or by a link."""
+    path = PureWindowsPath(folder)
+    if path.anchor or ".." in path.parts or "\0" in folder:
+        return True
+    return Path(source).is_dir() and not (Path(source) / folder).resolve().is_relative_to(Path(source).resolve())
 
 
 def read_prompts(files: ModelFiles) -> tuple[dict[str, str], str | None]:
@@ -240,13 +250,7 @@ def _transformer(files: ModelFiles, module: Module) -> tuple[int | None, bool]:
     for name in map(module.file, TRANSFORMER_FILES):
         if content := files.json(name):
             files.check(name, content, _TRANSFORMER)
-            length = content.get("max_seq_length")
-            if length is not None and (type(length) is not int or length < 3):
-                raise InputError(
-                    f"{files.source}/{name}: max_seq_length is {length!r}; give a whole number above 2, or null for "
-                    f"the tokenizer's own limit."
-                )
-            return length, bool(content.get("do_lower_case"))
+            return content.get("max_seq_length"), bool(content.get("do_lower_case"))
     return None, False
 
 
@@ -280,7 +284,7 @@ def _is_pooler(dense: Dense) -> bool:
     return square and linear.bias is not None and dense.activation_name == TANH
 
 
-def _config(files: ModelFiles, module: Module, known: _Known) -> tuple[str, dict[str, Any]]:
+def _config(files: ModelFiles, module: Module, known: Known) -> tuple[str, dict[str, Any]]:
     """The name and the content of a module's config.json, which must be there and hold nothing that is not followed."""
     name = module.file("config.json")
     content = files.json(name)
@@ -307,18 +311,20 @@ def _token_pooling(files: ModelFiles, module: Module) -> str:
 
 def _dense(files: ModelFiles, module: Module) -> Dense:
     name, content = _config(files, module, _DENSE)
-    sizes = {key: content.get(key) for key in ("in_features", "out_features")}
-    for key, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise InputError(f"{files.source}/{name}: {key} is {size!r}; it must be a whole number above 0.")
-    shape = sizes["out_features"], sizes["in_features"]
+    sizes = {key: content.get(key) for key in ("out_features", "in_features")}
+    files.check(name, sizes, _DENSE)
+    shape = tuple(sizes.values())
     wanted = {"linear.weight": shape, **({"linear.bias": shape[:1]} if content.get("bias", True) else {})}
-    state = _weights(files, module)
+    state = module_tensors(files, module.folder)
     if {key: tuple(tensor.shape) for key, tensor in state.items()} != wanted:
         raise InputError(
             f"{files.source}: the weights in {module.folder} are not those of its config.json; copy the model again."
         )
     values = {key: tensor.float() for key, tensor in state.items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in values.values()):
+        raise InputError(
+            f"{files.source}: the weights in {module.folder} have values that are not finite; copy the model again."
+        )
     activation = content.get("activation_function", TANH)
     return Dense(values["linear.weight"], values.get("linear.bias"), activation)
 
@@ -332,25 +338,10 @@ def _averaged_layers(files: ModelFiles, module: Module, config: Mapping[str, Any
             f"{files.source}: {MODULES_FILE} names WeightedLayerPooling, which sentence-transformers passes over, as "
             f"output_hidden_states is not true in config.json; set it there, or remove the module."
         )
-    weights = _weights(files, module).get("layer_weights", torch.empty(0))
+    weights = module_tensors(files, module.folder).get("layer_weights", torch.empty(0))
     if len(weights) == 0 or not torch.equal(weights.float() / weights.sum(), first_last_weights(len(weights))):
         raise InputError(
             f"{files.source}: the layer_weights in {module.folder} are not the average of the first and the last "
             f"layer, the only one that sparsecse supports."
         )
     return len(weights)
-
-
-def _weights(files: ModelFiles, module: Module) -> dict[str, torch.Tensor]:
-    """The tensors of a module, from model.safetensors or else pytorch_model.bin."""
-    path = files.find(module.file("model.safetensors"))
-    try:
-        if path is not None:
-            return load_file(path)
-        path = files.find(module.file("pytorch_model.bin"))
-        if path is not None:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read ({reason}); copy the model again.") from None
-    raise InputError(f"{files.source}: {module.file('model.safetensors')} is missing; copy the model again.")

@@ -8,13 +8,18 @@ from typing import Any
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
-from sparsecse.encoders.model_files import ModelFiles, inside
+from sparsecse.encoders.model_files import Known, ModelFiles, Rule, inside
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig
 from sparsecse.errors import InputError
 from sparsecse.files import read_json, write_json
 
 _CONFIG_FILE = "tokenizer_config.json"
 _WHOLE_FILE = "tokenizer.json"
+_CHECKED: Known = {
+    "model_max_length": Rule(
+        lambda value: value is None or (type(value) in (int, float) and value == value), "a number of tokens"
+    ),
+}
 
 
 def load_tokenizer(files: ModelFiles, folder: str, config: SparseCSEConfig, lower_case: bool) -> Any:
@@ -32,8 +37,9 @@ def load_tokenizer(files: ModelFiles, folder: str, config: SparseCSEConfig, lowe
     """
     place = f"{files.source}/{folder}".rstrip("/")
     name = inside(folder, _CONFIG_FILE)
-    code = (files.json(name) or {}).get("auto_map")
-    if code:
+    settings = files.json(name) or {}
+    files.check(name, {key: value for key, value in settings.items() if key in _CHECKED}, _CHECKED)
+    if settings.get("auto_map"):
         raise InputError(
             f"{files.source}/{name} asks for code of the model's own (auto_map); sparsecse loads the tokenizers of "
             f"transformers only."

@@ -110,8 +110,8 @@ def build(row: Row, folder: Path) -> Path:
         lines += [_write_part(part, f"{i}_{part.kind}", folder) for i, part in enumerate(row.parts, start=1)]
         lines = [{"idx": i, "name": str(i), **line} for i, line in enumerate(lines)]
         (folder / "modules.json").write_text(json.dumps(lines))
-    for name, change in row.files.items():
-        _change(folder / name, change)
+    for name, wanted in row.files.items():
+        change(folder / name, wanted)
     return folder
 
 
@@ -169,11 +169,16 @@ def _write_part(part: Part, name: str, folder: Path) -> dict[str, Any]:
     return {"path": path, "type": part.namespace + part.kind, **part.line}
 
 
-def _change(path: Path, change: Any) -> None:
-    if change is None:
+def change(path: Path, wanted: Any) -> None:
+    """Remove a file (None), replace its text or bytes, merge a dictionary into its JSON, or call a function of it."""
+    if wanted is None:
         path.unlink()
-    elif isinstance(change, str):
-        path.write_text(change, encoding="utf-8")
+    elif callable(wanted):
+        wanted(path)
+    elif isinstance(wanted, bytes):
+        path.write_bytes(wanted)
+    elif isinstance(wanted, str):
+        path.write_text(wanted, encoding="utf-8")
     else:
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        path.write_text(json.dumps({**before, **change}), encoding="utf-8")
+        path.write_text(json.dumps({**before, **wanted}), encoding="utf-8")

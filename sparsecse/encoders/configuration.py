@@ -1,0 +1,286 @@
+"""A model's config.json, held to what transformers and our own model take, and to the tensors of the weights.
+
+Everything is refused here before transformers builds anything: a number of layers or of tokens takes no memory until
+the weights have shown that they hold as many.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+from transformers.activations import ACT2FN
+
+from sparsecse.encoders.families import FAMILIES, Family, config_from_family, family_of, state_from_family
+from sparsecse.encoders.model_files import Known, ModelFiles, Rule, inside, number, whole
+from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig
+from sparsecse.encoders.stored import Stored, stored_tensors
+from sparsecse.errors import InputError
+from sparsecse.reading import shown
+
+CONFIG_FILE = "config.json"
+_FLAG = (True, False)
+_OF_ALL: Known = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings"), whole(1)),
+    **dict.fromkeys(("num_attention_heads", "intermediate_size"), whole(1)),
+    "type_vocab_size": whole(0),
+    "pad_token_id": whole(0, null=True),
+    **dict.fromkeys(("layer_norm_eps", "initializer_range"), number(0)),
+    **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), number(0, 1)),
+    "hidden_act": Rule(
+        lambda value: isinstance(value, str) and value in ACT2FN,
+        "the name of an activation of transformers, such as gelu",
+    ),
+    "output_hidden_states": (*_FLAG, None),
+}
+_OF_FAMILIES: Known = {
+    **_OF_ALL,
+    **dict.fromkeys(("is_decoder", "add_cross_attention"), (*_FLAG, None)),
+    "auto_map": Rule(lambda value: value is None or isinstance(value, dict), "an object"),
+    "relative_attention_num_buckets": whole(1),
+}
+_OWN: Known = {
+    **_OF_ALL,
+    # Of layers that are not in per_layer_config; all may have lost all.
+    **dict.fromkeys(("num_attention_heads", "intermediate_size"), whole(0)),
+    "pad_token_id": whole(0),
+    "attention_head_size": whole(1),
+    **dict.fromkeys(("position_offset", "relative_attention_num_buckets"), whole(0)),
+    "has_pooler": _FLAG,
+    "original_model_type": tuple(FAMILIES),
+    "weight_storage": (None, "int8"),
+}
+_LAYER: Known = dict.fromkeys(("num_attention_heads", "intermediate_size"), whole(0))
+
+
+def check_values(files: ModelFiles, name: str, settings: Mapping[str, Any]) -> None:
+    """Raise `InputError` for the first value of a configuration that is none of its kind.
+
+    Args:
+        files: the model.
+        name: of the configuration among its files.
+        settings: what it holds.
+    """
+    kind = Rule(lambda value: isinstance(value, str), "the name of a family of models")
+    files.check(name, {"model_type": settings["model_type"]}, {"model_type": kind})
+    if _is_own(settings):
+        known = _OWN
+        _check_layers(files, name, settings)
+    else:
+        family = family_of(settings["model_type"], files.source)
+        known = {**_OF_FAMILIES, **({"type_vocab_size": whole(1)} if family.token_types else {})}
+        known |= {other: known[key] for key, other in family.config_names.items()}
+    files.check(name, {key: value for key, value in settings.items() if key in known}, known)
+
+
+def _is_own(settings: Mapping[str, Any]) -> bool:
+    return settings["model_type"] == SparseCSEConfig.model_type
+
+
+def _check_layers(files: ModelFiles, name: str, settings: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a `per_layer_config` or `kept_heads` that is not one entry a layer, at most."""
+    place, count = f"{files.source}/{name}", settings.get("num_hidden_layers")
+    layers = {} if settings.get("per_layer_config") is None else settings["per_layer_config"]
+    if not isinstance(layers, dict):
+        raise InputError(f"{place}: per_layer_config is {shown(layers)}, and must be an object of layers.")
+    for index, sizes in layers.items():
+        if not re.fullmatch(r"0|[1-9]\d{0,8}", index) or (isinstance(count, int) and int(index) >= count):
+            raise InputError(
+                f"{place}: per_layer_config has a layer {shown(index)}, and num_hidden_layers is {shown(count)}; "
+                f"layers are counted from 0."
+            )
+        if not isinstance(sizes, dict):
+            raise InputError(f"{place}: per_layer_config has {shown(sizes)} for layer {index}, not its sizes.")
+        files.check(name, sizes, _LAYER, f"per_layer_config, layer {index}: ")
+    kept = settings.get("kept_heads")
+    if kept is not None and not (isinstance(kept, list) and all(isinstance(heads, list) for heads in kept)):
+        raise InputError(f"{place}: kept_heads is {shown(kept)}, and must be a list of heads for each layer, or null.")
+
+
+def checked_config(files: ModelFiles, folder: str, settings: Mapping[str, Any]) -> Any:
+    """The configuration as transformers takes it, for a model whose weights hold what it says.
+
+    Args:
+        files: the model.
+        folder: where its configuration and its weights lie.
+        settings: the configuration, whose values were checked.
+
+    Raises:
+        InputError: transformers does not take it, a family does not have it, or the weights lack a tensor of it, or
+            have one of another shape or type.
+    """
+    name = inside(folder, CONFIG_FILE)
+    tensors = stored_tensors(files, folder)
+    family = FAMILIES["bert"] if _is_own(settings) else family_of(settings["model_type"], files.source)
+    tensors = _unprefixed(files, tensors)
+    _check_depth(files, name, settings, tensors, family)
+    try:
+        config_class = SparseCSEConfig if _is_own(settings) else CONFIG_MAPPING[settings["model_type"]]
+        config = config_class.from_dict(dict(settings))
+    except Exception as error:  # transformers raises errors of many classes, some of several lines
+        raise InputError(
+            f"{files.source}/{name} is none that transformers takes ({' '.join(str(error).split())[:200]}); restore it."
+        ) from None
+    if isinstance(config, SparseCSEConfig):
+        model_config = config
+        _check_surplus(files, name, config, tensors)
+    else:
+        values = {**config.to_dict(), "model_type": config.model_type}
+        has_pooler = {"pooler.dense.weight", "pooler.dense.bias"} <= tensors.keys()
+        model_config = config_from_family(values, has_pooler, files.source)
+        tensors = state_from_family(tensors, model_config)
+    if model_config.pad_token_id >= model_config.vocab_size:
+        raise InputError(
+            f"{files.source}/{name}: pad_token_id is {model_config.pad_token_id}, and vocab_size {config.vocab_size}; "
+            f"it must be below."
+        )
+    _check_tensors(files, name, model_config, tensors, lambda key: _own_name(family, key, settings))
+    _check_kept_heads(files, name, model_config)
+    if model_config.max_position_embeddings - model_config.position_offset < 3:
+        raise InputError(
+            f"{files.source}/{name}: max_position_embeddings is {model_config.max_position_embeddings} and positions "
+            f"begin at {model_config.position_offset}; a text needs 3 of them."
+        )
+    return config
+
+
+def _unprefixed(files: ModelFiles, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors without what a model with a head puts before their names ("bert."), under today's names."""
+    words = "embeddings.word_embeddings.weight"
+    prefix = next((name.removesuffix(words) for name in tensors if name.endswith(words)), None)
+    if prefix is None:
+        file = next((one.file for one in tensors.values()), "")
+        raise InputError(f"{files.source}/{file} has no {words}; copy the whole model again.")
+    bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {re.sub(r"\bgamma$", "weight", re.sub(r"\bbeta$", "bias", name)): one for name, one in bare.items()}
+
+
+def _check_depth(
+    files: ModelFiles, name: str, settings: Mapping[str, Any], tensors: Mapping[str, Stored], family: Family
+) -> None:
+    """Raise `InputError` for more layers than the weights have: transformers would build them all."""
+    key = _own_name(family, "num_hidden_layers", settings)
+    layer = re.compile(re.escape(family.layer).replace(r"\{\}", r"(\d+)"))
+    found = {match[1] for match in map(layer.match, tensors) if match}
+    asked = settings.get(key)
+    if asked is not None and asked > len(found):
+        raise InputError(
+            f"{files.source}/{name}: {key} is {shown(asked)}, and {next(iter(tensors.values())).file} has {len(found)} "
+            f"layers; the two do not belong together."
+        )
+
+
+def _own_name(family: Family, key: str, settings: Mapping[str, Any]) -> str:
+    """How a file calls one of our settings."""
+    other = family.config_names.get(key, key)
+    return other if other in settings else key
+
+
+def _check_kept_heads(files: ModelFiles, name: str, config: SparseCSEConfig) -> None:
+    kept, sizes = config.kept_heads, config.layer_sizes()
+    if kept is None:
+        return
+    known = range(config.hidden_size // config.attention_head_size)
+    for layer, heads in enumerate(kept):
+        if not all(type(head) is int and head in known for head in heads) or len(set(heads)) < len(heads):
+            raise InputError(
+                f"{files.source}/{name}: kept_heads has {shown(heads)} for layer {layer}; they must be different heads "
+                f"from 0 to {len(known) - 1}."
+            )
+    if [len(heads) for heads in kept] != [heads for heads, _ in sizes]:
+        raise InputError(
+            f"{files.source}/{name}: kept_heads names {shown([len(heads) for heads in kept])} heads, and the layers "
+            f"have {shown([heads for heads, _ in sizes])}."
+        )
+
+
+_Size = tuple[str, int]
+_EMBEDDINGS = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+
+
+def _shapes(config: SparseCSEConfig) -> Iterator[tuple[str, tuple[_Size, ...], bool]]:
+    """For each tensor of a model its name, its shape, with the settings that it follows from, and if int8 can hold it.
+
+    Those that decide most come first.
+    """
+    hidden = ("hidden_size", config.hidden_size)
+
+    def linear(name: str, rows: _Size, columns: _Size) -> Iterator[tuple[str, tuple[_Size, ...], bool]]:
+        if columns[1]:
+            yield f"{name}.weight", (rows, columns), True
+        yield f"{name}.bias", (rows,), False
+
+    def norm(name: str) -> Iterator[tuple[str, tuple[_Size, ...], bool]]:
+        return ((f"{name}.{part}", (hidden,), False) for part in ("weight", "bias"))
+
+    for name, key in _EMBEDDINGS.items():
+        if rows := getattr(config, key):
+            yield f"embeddings.{name}_embeddings.weight", ((key, rows), hidden), True
+    yield from norm("embeddings.LayerNorm")
+    if buckets := config.relative_attention_num_buckets:
+        all_heads = ("hidden_size // attention_head_size", config.hidden_size // config.attention_head_size)
+        yield (
+            "encoder.relative_attention_bias.weight",
+            (("relative_attention_num_buckets", buckets), all_heads),
+            True,
+        )
+    for i, (heads, neurons) in enumerate(config.layer_sizes()):
+        layer = f"encoder.layer.{i}"
+        channels = (f"num_attention_heads * attention_head_size of layer {i}", heads * config.attention_head_size)
+        inner = (f"intermediate_size of layer {i}", neurons)
+        if heads:
+            for part in ("query", "key", "value"):
+                yield from linear(f"{layer}.attention.self.{part}", channels, hidden)
+        yield from linear(f"{layer}.attention.output.dense", hidden, channels)
+        if neurons:
+            yield from linear(f"{layer}.intermediate.dense", inner, hidden)
+        yield from linear(f"{layer}.output.dense", hidden, inner)
+        yield from norm(f"{layer}.attention.output.LayerNorm")
+        yield from norm(f"{layer}.output.LayerNorm")
+    if config.has_pooler:
+        yield from linear("pooler.dense", hidden, hidden)
+
+
+def _check_surplus(files: ModelFiles, name: str, config: SparseCSEConfig, tensors: Mapping[str, Stored]) -> None:
+    """Raise `InputError` where our own file has more than its configuration, which then cuts off what was kept."""
+    known = {tensor for tensor, _, _ in _shapes(config)}
+    more = min((tensor for tensor in tensors if tensor.removesuffix("_scale") not in known), default=None)
+    if more is not None:
+        raise InputError(
+            f"{files.source}/{tensors[more].file} has {more}, which {name} has no place for (num_hidden_layers, "
+            f"per_layer_config, intermediate_size, num_attention_heads, has_pooler); the two do not belong together."
+        )
+
+
+def _check_tensors(
+    files: ModelFiles,
+    name: str,
+    config: SparseCSEConfig,
+    tensors: Mapping[str, Stored],
+    own_name: Callable[[str], str],
+) -> None:
+    """Raise `InputError` for the first tensor of a model that is missing, of another shape or of no floats."""
+    for tensor, sizes, matrix in _shapes(config):
+        found, wanted = tensors.get(tensor), tuple(size for _, size in sizes)
+        if found is None:
+            file = next(iter(tensors.values())).file
+            raise InputError(
+                f"{files.source}/{file} has no {tensor}, which {name} asks for; the two do not belong together."
+            )
+        if found.shape != wanted:
+            differ = [i for i, size in enumerate(wanted) if len(found.shape) != len(wanted) or found.shape[i] != size]
+            key, value = sizes[differ[0]]
+            key = re.sub("[a-z_]{9,}", lambda word: own_name(word[0]), key)
+            raise InputError(
+                f"{files.source}/{name}: {key} is {shown(value)}, so that {tensor} is of shape "
+                f"{shown(list(wanted))}, and in {found.file} it has {shown(list(found.shape))}; the two do not belong "
+                f"together."
+            )
+        as_int8 = matrix and config.weight_storage == "int8"
+        if found.dtype != "int8" if as_int8 else not found.is_float:
+            raise InputError(
+                f"{files.source}/{found.file}: {tensor} holds {found.dtype}, and {name} makes it "
+                f"{'int8 (weight_storage)' if as_int8 else 'floats'}; the two do not belong together."
+            )
