@@ -27,7 +27,7 @@ from sparsecse.cli import (
 )
 from sparsecse.cli.groups import OPTIONS
 from sparsecse.cli.help import LookedUp
-from sparsecse.cli.output import note
+from sparsecse.cli.output import discard_output, note, open_closed_streams, writing_output
 from sparsecse.errors import InputError, as_options
 from sparsecse.version import __version__
 
@@ -104,29 +104,53 @@ def main(arguments: Sequence[str] | None = None, *, commands: typer.Typer = app,
     """Run the command line; returns 0, 1 (a check failed), 2 (bad usage or input) or 130 (interrupted)."""
     _quiet_libraries()
     try:
-        result = commands(args=arguments, prog_name=program, standalone_mode=False)
-        code = result if isinstance(result, int) else 0
-    except typer.Exit as exit_:
-        code = exit_.exit_code
+        return _answer(commands, arguments, program)
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader of our output is gone (`| head`); there is nobody left to tell. click and rich would exit with 1.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        discard_output()
+        return 0
+
+
+def _answer(commands: typer.Typer, arguments: Sequence[str] | None, program: str) -> int:
+    try:
+        return _call(commands, arguments, program)
     except _UsageError as error:
         error.show()
         return error.exit_code
-    except InputError as error:
+    except BrokenPipeError:
+        raise
+    except (InputError, OSError) as error:
         if os.environ.get(_DEBUG):
             raise
-        note(f"Error: {as_options(str(error), _parameter_options())}")
+        note(f"Error: {_sentence(error)}")
+        discard_output()
         return 2
+
+
+def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) -> int:
+    try:
+        with writing_output():
+            result = commands(args=arguments, prog_name=program, standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except typer.Exit as exit_:
+        code = exit_.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output is gone (`| head`); there is nobody left to tell.
-        sys.stderr.close()
-        return 0
     if code == _INTERRUPTED:
         note("Interrupted; the same command goes on where it stopped.")
     return code
 
 
+def _sentence(error: InputError | OSError) -> str:
+    if isinstance(error, InputError):
+        return as_options(str(error), _parameter_options())
+    place = "A file" if error.filename is None else error.filename
+    return f"{place} cannot be read or written ({error.strerror or error}); free space there, or take another place."
+
+
 def entry_point() -> None:
     """What the installed `sparsecse` script calls."""
+    open_closed_streams()
     sys.exit(main())

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from sparsecse.errors import InputError
 from sparsecse.guard import figures_text
 from sparsecse.progress import Progress, duration
 
@@ -23,17 +27,59 @@ _PLAIN_LINE_EVERY = 10.0  # seconds
 
 _WIDE = 160  # columns of a table that is not read on a terminal
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1
+
+
+out = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout is not None and sys.stdout.isatty() else _WIDE)
+err = _Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def open_closed_streams() -> None:
+    """Give each standard stream that is closed the null device; the next file to be opened would take its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115, it stays open
+
+
+def discard_output() -> None:
+    """Let what is still to be written go nowhere: the interpreter tries it once more at its end, and would complain."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError):  # a stream that is no file of the system's
+                os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+@contextlib.contextmanager
+def writing_output() -> Iterator[None]:
+    """Write to standard output, all of it.
+
+    Raises:
+        InputError: it cannot be written. (A reader that is gone is a `BrokenPipeError`.)
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"Standard output cannot be written ({error.strerror}); send it elsewhere.") from None
 
 
 def show(as_json: bool, data: Mapping[str, Any], *tables: RenderableType) -> None:
     """Print the data as JSON, or the tables."""
-    if as_json:
-        sys.stdout.write(json.dumps(data, indent=2) + "\n")
-        return
-    for table in tables:
-        out.print(table)
+    with writing_output():
+        if as_json:
+            sys.stdout.write(json.dumps(data, indent=2) + "\n")
+            return
+        for table in tables:
+            out.print(table)
 
 
 def note(text: str) -> None:

@@ -7,13 +7,18 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from sparsecse.reading import parse_json, whole_text
+
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def _fsync(path: Path) -> None:
@@ -40,6 +45,22 @@ def _beside(target: Path) -> Path:
 
 
 @contextlib.contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Let an `OSError` of writing name the target where it names no file; safetensors' own error becomes one."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = _SYSTEM_ERROR.search(str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(target)
+        raise
+
+
+@contextlib.contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a path to write to; on success it replaces `target` in one rename, on failure `target` is untouched.
 
@@ -50,7 +71,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
     temporary.touch()
     permissions = temporary.stat().st_mode
     try:
-        yield temporary
+        with _naming(target):
+            yield temporary
         _permit(temporary, permissions)
         _fsync(temporary)
         temporary.replace(target)
@@ -73,7 +95,8 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     temporary.mkdir()
     permissions = temporary.stat().st_mode
     try:
-        yield temporary
+        with _naming(target):
+            yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
                 _permit(path, permissions)

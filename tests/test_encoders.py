@@ -175,7 +175,7 @@ def test_other_modules_of_sentence_transformers_are_refused(sentence_folder, tmp
         ({"is_decoder": True}, "is a decoder"),
         ({"hidden_size": 30}, "not a multiple|do not belong together|cannot be read"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
-        ({"num_hidden_layers": 5}, "missing from its weights"),
+        ({"num_hidden_layers": 5}, "do not belong together"),
     ],
 )
 def test_unsupported_and_inconsistent_checkpoints(checkpoints, tmp_path, change, message):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import pickle
 import statistics
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,10 @@ from sparsecse.training.losses import BatchLoss, Example
 from sparsecse.training.planning import TRIED, Pace, Work, plan
 from sparsecse.training.settings import TrainingSettings
 from sparsecse.training.teacher import Teacher
+
+
+class DivergedError(InputError):
+    """The loss of a step, or its gradient, is no finite number."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ class _Trainer:
     def save(self) -> None:
         if self.checkpoint is None:
             return
-        with atomic_file(self.checkpoint) as temporary:
+        with atomic_file(self.checkpoint) as temporary, temporary.open("wb") as stream:
             torch.save(
                 {
                     "loss": self.loss.state_dict(),
@@ -173,7 +179,7 @@ class _Trainer:
                     "best": self.best_weights,
                     "rng": torch.get_rng_state(),
                 },
-                temporary,
+                stream,
             )
 
     def embed(self, progress: Callable[[int, int], None] | None) -> None:
@@ -259,12 +265,13 @@ class _Trainer:
             loss = self.loss([self.examples[row] for row in rows], scores) / settings.gradient_accumulation
             loss.backward()
             total += loss.item()
-        if not total < float("inf"):
-            raise InputError(
-                f"The training loss became {total} at step {state.step + 1}; lower `learning_rate` or use "
-                f"`precision` float32."
-            )
-        torch.nn.utils.clip_grad_norm_(self.loss.parameters(), settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.loss.parameters(), settings.max_grad_norm).item()
+        for what, value in (("training loss", total), ("gradient of the training loss", norm)):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"The {what} became {value} at step {state.step + 1}; lower `learning_rate` or use `precision` "
+                    f"float32."
+                )
         self.optimizer.step()
         self.loss.update_average()
         self.optimizer.zero_grad()
@@ -304,7 +311,8 @@ def train(
 
     The start itself takes part in the comparison (step 0), so with dev sets the result is never worse than no
     training by that rule. An interrupted run that finds its checkpoint goes on from there and ends with the same
-    weights as an uninterrupted one on the same machine.
+    weights as an uninterrupted one on the same machine. A loss that is no finite number ends the run: with the best
+    weights so far and a warning, or, where no later ones than the start's were measured, with them and an error.
 
     Args:
         encoder: the model to train; is in evaluation mode afterwards.
@@ -319,7 +327,8 @@ def train(
         progress: called after every step.
         teacher_progress: called with (done, total) while the teacher embeds.
         note: called with a sentence that says how long all will take, where that is more than a minute or where
-            `settings.time_budget` takes steps away. Some steps are tried for it, of which nothing is left.
+            `settings.time_budget` takes steps away, and with the warning. Some steps are tried for it, of which nothing
+            is left.
     """
     began = time.monotonic()
     if not examples:
@@ -338,7 +347,21 @@ def train(
         state = trainer.state
         while not trainer.finished():
             trainer.loss.train()
-            loss = trainer.step()
+            try:
+                loss = trainer.step()
+            except DivergedError as error:
+                trainer.optimizer.zero_grad()
+                encoder.load_state_dict(trainer.best_weights)
+                encoder.eval()
+                if state.best_step == 0:
+                    raise
+                reason, _, _ = str(error).partition(";")
+                said = f"{reason}; training ends there, with the weights of step {state.best_step}."
+                if note is None:
+                    warnings.warn(said, stacklevel=2)
+                else:
+                    note(f"Warning: {said}")
+                break
             trainer.loss.eval()
             if keep is not None and state.step in settings.keep_steps:
                 keep(state.step, encoder)

@@ -1,0 +1,126 @@
+"""A command in odd surroundings: output that nobody reads or takes, a full disk, data and losses without meaning."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsecse.cli import main
+from sparsecse.errors import InputError
+from sparsecse.files import write_text
+from sparsecse.training import TrainingSettings, train
+from sparsecse.training.losses import BatchLoss
+
+FULL = "Error: Standard output cannot be written (No space left on device); send it elsewhere.\n"
+SETTINGS = TrainingSettings(objective={"unsup": 1.0}, batch_size=4, max_steps=6, eval_every=1, patience=0)
+
+
+@contextlib.contextmanager
+def files_of(most: int):
+    """No file grows above that many bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def output(kind: str):
+    """A file descriptor whose reader is gone, or of a full device."""
+    if kind == "full":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, descriptor = os.pipe()
+        os.close(reader)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize(("kind", "code", "said"), [("closed", 0, ""), ("gone", 0, ""), ("full", 2, FULL)])
+def test_output_that_nobody_takes(kind, code, said):
+    command = [sys.executable, "-m", "sparsecse", "--version"]
+    with output(kind) as stdout:
+        closing = {"preexec_fn": lambda: os.close(1)} if kind == "closed" else {"stdout": stdout}
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **closing)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize(("kind", "code", "said"), [("gone", 0, ""), ("full", 2, FULL)])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_tables_and_json_that_nobody_takes(run, monkeypatch, capfd, kind, code, said, form):
+    with output(kind) as descriptor:
+        monkeypatch.setattr(sys, "stdout", os.fdopen(os.dup(descriptor), "w"))
+        assert main(["inspect", str(run.path), *form]) == code
+    assert capfd.readouterr().err == said
+
+
+def test_a_full_disk(run, bert, sentences, tmp_path, capsys):
+    before = {path for path in run.path.rglob("*") if path.name != ".lock"}
+    with files_of(20_000):
+        assert main(["prune", "--sparsity", "0.25", "--workdir", str(run.path)]) == 2
+        with pytest.raises(OSError, match="File too large") as text:
+            write_text(tmp_path / "text", "x" * 30_000)
+        with pytest.raises(OSError, match="File too large") as checkpoint:
+            train(bert, [(sentence,) for sentence in sentences], SETTINGS, checkpoint=tmp_path / "checkpoint.pt")
+    assert capsys.readouterr().err == (
+        f"Error: {run.folder('prune').resolve()} cannot be read or written (File too large); free space there, or take "
+        f"another place.\n"
+    )
+    assert {path for path in run.path.rglob("*") if path.name != ".lock"} == before
+    assert [text.value.filename, checkpoint.value.filename] == [
+        str(tmp_path / name) for name in ("text", "checkpoint.pt")
+    ]
+    assert not {"text", "checkpoint.pt"} & {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which not even root can write")
+def test_a_run_directory_that_cannot_be_written(sentence_folder, capsys):
+    assert main(["score", str(sentence_folder), "--data", "demo", "--workdir", "/proc/run"]) == 2
+    assert capsys.readouterr().err.startswith("Error: --workdir /proc/run cannot be written (")
+
+
+def test_sentences_that_are_all_the_same(sentence_folder, tmp_path, capsys):
+    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "the cat\tthe cat\t5\n" * 8)
+    arguments = ["--data", str(tmp_path / "pairs.tsv"), "--workdir", str(tmp_path / "run")]
+    code = main(["score", str(sentence_folder), *arguments])
+    print(code, capsys.readouterr())
+    assert 0
+
+
+class Breaking:
+    """Lets the loss of one step, counted from 1, be no number."""
+
+    def __init__(self, step: int, monkeypatch: pytest.MonkeyPatch):
+        self.calls = 0
+        forward = BatchLoss.forward
+
+        def broken(loss, *arguments):
+            self.calls += 1
+            return forward(loss, *arguments) * (torch.nan if self.calls == step else 1.0)
+
+        monkeypatch.setattr(BatchLoss, "forward", broken)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_best_weights(bert, sentences, monkeypatch):
+    examples, twin, notes = [(sentence,) for sentence in sentences], bert.copy(), []
+    Breaking(4, monkeypatch)
+    result = train(bert, examples, SETTINGS, note=notes.append)
+    assert (result.steps, result.planned, result.best_step) == (3, 6, 3)
+    assert notes == [
+        "Warning: The training loss became nan at step 4; training ends there, with the weights of step 3."
+    ]
+    assert all(parameter.isfinite().all() for parameter in bert.parameters()) and not bert.training
+    started = twin.copy()
+    Breaking(1, monkeypatch)
+    with pytest.raises(InputError, match=r"loss became nan at step 1; lower `learning_rate`"):
+        train(twin, examples, SETTINGS)
+    assert all(map(torch.equal, twin.parameters(), started.parameters()))
