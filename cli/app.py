@@ -131,9 +131,10 @@ def _answer(commands: typer.Typer, arguments: Sequence[str] | None, program: str
 
 def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) -> int:
     try:
-        with writing_output():
-            result = commands(args=arguments, prog_name=program, standalone_mode=False)
+        result = commands(args=arguments, prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else 0
+        with writing_output():
+            pass  # what is still buffered
     except typer.Exit as exit_:
         code = exit_.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -146,8 +147,9 @@ def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) 
 def _sentence(error: InputError | OSError) -> str:
     if isinstance(error, InputError):
         return as_options(str(error), _parameter_options())
-    place = "A file" if error.filename is None else error.filename
-    return f"{place} cannot be read or written ({error.strerror or error}); free space there, or take another place."
+    place = "Standard output or a file" if error.filename is None else error.filename
+    reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{place} cannot be read or written ({reason}); see to it and run the command again."
 
 
 def entry_point() -> None:

@@ -72,8 +72,8 @@ def test_a_full_disk(run, bert, sentences, tmp_path, capsys):
         with pytest.raises(OSError, match="File too large") as checkpoint:
             train(bert, [(sentence,) for sentence in sentences], SETTINGS, checkpoint=tmp_path / "checkpoint.pt")
     assert capsys.readouterr().err == (
-        f"Error: {run.folder('prune').resolve()} cannot be read or written (File too large); free space there, or take "
-        f"another place.\n"
+        f"Error: {run.folder('prune').resolve()} cannot be read or written (File too large); see to it and run "
+        f"the command again.\n"
     )
     assert {path for path in run.path.rglob("*") if path.name != ".lock"} == before
     assert [text.value.filename, checkpoint.value.filename] == [
