@@ -133,14 +133,14 @@ def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) 
     try:
         result = commands(args=arguments, prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else 0
-        with writing_output():
-            pass  # what is still buffered
     except typer.Exit as exit_:
         code = exit_.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code == _INTERRUPTED:
         note("Interrupted; the same command goes on where it stopped.")
+    with writing_output():
+        pass  # what is still buffered
     return code
 
 

@@ -46,9 +46,14 @@ def _beside(target: Path) -> Path:
 
 @contextlib.contextmanager
 def _naming(target: Path) -> Iterator[None]:
-    """Let an `OSError` of writing name the target where it names no file; safetensors' own error becomes one."""
+    """Let an `OSError` of writing name the target where it names no file; what safetensors and torch make of it too."""
     try:
         yield
+    except RuntimeError as error:
+        cause = error.__context__
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(target)) from error
     except SafetensorError as error:
         code = _SYSTEM_ERROR.search(str(error))
         if code is None:

@@ -12,7 +12,8 @@ def scored_set(data: DataOptions, scoring: ScoringSettings) -> PairSet:
     """What is scored on: the graded pairs, or `DropoutViews` of the sentences where there are none or they are wanted.
 
     Raises:
-        InputError: gold positives are wanted of data without gold scores; a dropout for gold positives.
+        InputError: gold positives are wanted of data without gold scores; a dropout for gold positives; one sentence
+            alone.
     """
     pairs = None if scoring.positives == "dropout" else data.graded()
     if pairs is None and scoring.positives == "gold":
@@ -21,7 +22,7 @@ def scored_set(data: DataOptions, scoring: ScoringSettings) -> PairSet:
             f"`positives` out."
         )
     if pairs is None:
-        return dropout_views(
+        views = dropout_views(
             data.name,
             split=data.split,
             data_dir=data.data_dir,
@@ -30,9 +31,18 @@ def scored_set(data: DataOptions, scoring: ScoringSettings) -> PairSet:
             dropout=scoring.dropout,
             seed=scoring.seed,
         )
+        return _of_several(views)
     if scoring.dropout is not None:
         raise InputError(
             f"`dropout` {scoring.dropout:g} is for dropout positives, and {pairs.source} has gold scores; leave it out "
             f"or add `positives` dropout."
+        )
+    return _of_several(pairs)
+
+
+def _of_several(pairs: PairSet) -> PairSet:
+    if len({*pairs.first, *pairs.second}) < 2:
+        raise InputError(
+            f"{pairs.source} has one sentence alone, again and again; uniformity needs several, so add others."
         )
     return pairs
