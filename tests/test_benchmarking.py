@@ -134,7 +134,7 @@ def test_rows_of_two_models(dense, packed):
 
 def test_speedup_is_relative_to_the_first_row_of_the_same_batch_size_and_order():
     def row(model, runtime, batch_size, speed, order="given"):
-        return BenchRow(model, runtime, "float32", batch_size, order, speed, speed, 1, 1, None, 1.0, 1, None)
+        return BenchRow(model, runtime, "float32", batch_size, order, speed, speed, 1, 1, None, 1.0, 1, None, [1.0])
 
     rows = (
         row("a", "x", 1, 10),
