@@ -33,7 +33,7 @@ def _read_rules(context: typer.Context, path: Path | None) -> Path | None:
     given = ci.read_options(path, list(parameters))
     context.meta[__name__] = {name: tuple(given.pop(name, ())) for name in _TABLES}
     for name, texts in given.items():
-        if len(texts) != 1 or not texts[0]:
+        if len(texts) != 1:
             raise InputError(f"{path}: {name} is not one value; write it as in `sparsecse check --{name}`.")
     context.default_map = {parameters[name]: texts[0] for name, texts in given.items()}
     return path
@@ -138,7 +138,7 @@ def check(
     show(json, {**found, "timing": timing or None}, check_table(verdicts))
     if ci.on_github():
         ci.append_summary(ci.summary(pack, verdicts))
-        for line in ci.annotations(verdicts):
+        for line in ci.error_commands(verdicts):
             # GitHub reads both streams, and standard output may hold nothing beside JSON.
             typer.echo(line, err=json)
     if not holds:

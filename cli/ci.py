@@ -85,7 +85,7 @@ def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
         raise InputError(f"`junit` {path} cannot be written ({error.strerror}); give another file.") from None
 
 
-def annotations(verdicts: Sequence[Verdict]) -> list[str]:
+def error_commands(verdicts: Sequence[Verdict]) -> list[str]:
     """GitHub's workflow command for each rule that does not hold."""
     return [
         f"::error title={_escaped(f'{_SUITE}: {one.rule.name}', ':,')}::{_escaped(one.sentence)}"

@@ -400,7 +400,7 @@ def check_table(verdicts: Sequence[Verdict]) -> Table:
     """Each rule, what was found, its bound, and whether it holds."""
     failed = sum(not one.holds for one in verdicts)
     table = _table(
-        f"{failed} of {len(verdicts)} rules do not hold" if failed else "All rules hold",
+        f"Rules that do not hold: {failed} of {len(verdicts)}" if failed else "All rules hold",
         ["rule", "found", "asked", "holds"],
     )
     # Names of tasks can be paths.

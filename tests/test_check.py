@@ -329,7 +329,7 @@ def test_on_github(call, here, monkeypatch):
 
 def test_annotations_are_escaped():
     (verdict,) = judge([Rule("min", 50, "a,b:\nc%", ("t",))], Measured(tasks={"t": 1.0}))
-    assert ci.annotations([verdict]) == [
+    assert ci.error_commands([verdict]) == [
         "::error title=sparsecse check%3A min a%2Cb%3A%0Ac%25::a,b:%0Ac%25 x100 is 1.00; it must be at least 50."
     ]
 
