@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -106,9 +106,9 @@ def summary(model: str, verdicts: Sequence[Verdict]) -> str:
     return "\n".join([f"### {_SUITE} {model}", "", *lines, "", ""])
 
 
-def on_github(environment: Mapping[str, str] = os.environ) -> bool:
+def on_github() -> bool:
     """Whether this is a step of a GitHub workflow."""
-    return environment.get("GITHUB_ACTIONS") == "true"
+    return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def append_summary(text: str) -> None:
