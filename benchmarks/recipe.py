@@ -20,7 +20,7 @@ import torch
 
 import sparsecse
 from sparsecse.benchmarking import machine, versions
-from sparsecse.datasets import load_retrieval, load_sentences
+from sparsecse.datasets import draw_retrieval, load_retrieval, load_sentences
 from sparsecse.evaluation import evaluate
 from sparsecse.evaluation.agreement import model_agreement
 from sparsecse.evaluation.retrieval import retrieval
@@ -50,7 +50,8 @@ class Measure:
         self.arguments = arguments
         self.dense = sparsecse.Runtime(dense, "float32")
         self.held_out = held_out
-        self.sets = [load_retrieval(folder) for folder in arguments.retrieval]
+        sets = [load_retrieval(folder) for folder in arguments.retrieval]
+        self.sets = [draw_retrieval(one, arguments.documents, len(one)) for one in sets]
 
     def __call__(self, encoder: sparsecse.Encoder) -> dict[str, Any]:
         runtime = sparsecse.Runtime(encoder, "float32")
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--train-data", action="append", required=True, help="text of one kind; repeatable")
     parser.add_argument("--each", type=int, default=13_000, help="sentences of each kind")
     parser.add_argument("--retrieval", action="append", default=[], help="folder in BEIR's layout; repeatable")
+    parser.add_argument("--documents", type=int, default=3500, help="of larger collections as many are drawn")
     parser.add_argument("--sparsities", default="0.2,0.5")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--threads", type=int, default=2)

@@ -47,6 +47,20 @@ def past_fork(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
+@functools.cache
+def _one_by_one(process: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def before_tokenizing() -> None:
+    """Let the tokenizers library take texts one by one in a forked process.
+
+    Its threads do not survive a fork either, and where the variable says "true" it waits for them for ever.
+    """
+    if (process := os.getpid()) != _IMPORTED_IN:
+        _one_by_one(process)
+
+
 def apart(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
     """Call a function on a thread of its own, whose team ends with it, so that no team is left for a fork to break."""
     with ThreadPoolExecutor(1, "sparsecse") as pool:

@@ -73,7 +73,12 @@ def test_training_a_dense_model_with_other_families(call, sentence_folder, pairs
     (tmp_path / "text.txt").write_text("\n".join(sentences))
     steps = ["--steps", "4", "--train-batch-size", "4", "--eval-every", "1", "--queue-size", "5", "--momentum", "0.9"]
     teacher = ["--teacher", sentence_folder, "--teacher", sentence_folder]
-    options = ["--objective", objective, "--dev", pairs_file, "--json", *steps, *teacher]
+    options = ["--objective", objective, "--dev", pairs_file, "--json", *steps]
+    if "distill" in objective:
+        options += teacher
+    else:
+        code, _, err = call("train", sentence_folder, "--data", "text.txt", *options, *teacher)
+        assert code == 2 and f"--teacher is for --objective distill; {objective} has none" in err
     code, out, err = call("train", sentence_folder, "--data", "text.txt", *options)
     record = json.loads(out)
     assert code == 0 and record["info"]["steps"] == 4

@@ -35,7 +35,7 @@ from sparsecse.packing import CardFacts, model_card, pack, source_license
 from sparsecse.progress import duration
 from sparsecse.training import StepReport
 from sparsecse.vocabulary import choose_vocabulary, count_tokens
-from sparsecse.vocabulary.scripts import lost_scripts, scripts_warning
+from sparsecse.vocabulary.scripts import lost_scripts, scripts_warning, tokens_in
 
 
 @pytest.fixture
@@ -385,6 +385,20 @@ def test_scripts_that_a_corpus_leaves_out(make, sentences):
     assert warning is not None and "in Cyrillic, Arabic, Cjk and 2 others" in warning and warning.count(".") == 1
 
 
+@pytest.mark.parametrize("make", [bilingual_tokenizer, lambda: byte_level_tokenizer([*RUSSIAN, *conftest.WORDS])])
+def test_all_tokens_of_a_script_can_be_kept(make):
+    tokenizer = make()
+    vocabulary = tokenizer.get_vocab()
+    latin, cyrillic = (tokens_in(tokenizer, [script]) for script in ("latin", "Cyrillic"))
+    assert tokens_in(tokenizer, ("cyrillic", "LATIN")) >= latin | cyrillic
+    for text, ids in (("the cat sat on the mat", latin), (" ".join(RUSSIAN), cyrillic)):
+        own = set(tokenizer(text, add_special_tokens=False)["input_ids"]) - {vocabulary.get("[UNK]")}
+        assert own <= ids and len(own) > 3
+    assert not {vocabulary[word] for word in ("cat",) if word in vocabulary} & cyrillic
+    with pytest.raises(InputError, match=r"`vocab_scripts` klingon: .* cyrillic, .*latin"):
+        tokens_in(tokenizer, ["klingon", "latin"])
+
+
 def test_a_vocabulary_in_one_of_several_scripts_warns(call, monkeypatch, sentences, sentence_folder, tmp_path):
     monkeypatch.setattr(conftest, "tiny_tokenizer", bilingual_tokenizer)
     conftest.write_checkpoint(tmp_path / "bilingual", "bert")
@@ -393,6 +407,9 @@ def test_a_vocabulary_in_one_of_several_scripts_warns(call, monkeypatch, sentenc
     code, _, err = call("prune", "bilingual", "--vocab", "corpus.txt", "--pooling", "mean")
     assert code == 0 and err.count(said) == 1
     code, _, err = call("prune", sentence_folder, "--vocab", "corpus.txt", "--workdir", "other")
+    assert code == 0 and "Warning" not in err
+    options = ("--vocab", "corpus.txt", "--pooling", "mean", "--vocab-scripts", "cyrillic")
+    code, _, err = call("prune", "bilingual", *options, "--workdir", "both")
     assert code == 0 and "Warning" not in err
 
 

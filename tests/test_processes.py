@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 # Enough numbers that PyTorch shares them out among its threads.
 LARGE = torch.ones(400, 400)
-SECONDS = 60
+SECONDS = 30
 
 
 def in_child(function: Callable[[], object]) -> object:
@@ -52,7 +52,8 @@ def in_child(function: Callable[[], object]) -> object:
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)  # commands set it, and sentence-transformers obeys
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -82,6 +83,17 @@ def test_a_runtime_in_forked_processes(runtime: Runtime, sentences: list[str]) -
     )
     with_thread = in_child(lambda: ThreadPoolExecutor(1).submit(runtime.encode, sentences).result())
     assert np.array_equal(with_thread, expected)
+
+
+def test_the_tokenizers_threads_are_not_waited_for(
+    runtime: Runtime, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    expected = runtime.encode(sentences)
+    assert np.array_equal(in_child(lambda: runtime.encode(sentences)), expected)
+    assert in_child(lambda: runtime.encoder.tokenize(sentences)) == runtime.encoder.tokenize(sentences)
+    in_thread = in_child(lambda: ThreadPoolExecutor(1).submit(runtime.encode, sentences).result())
+    assert np.array_equal(in_thread, expected) and os.environ["TOKENIZERS_PARALLELISM"] == "true"
 
 
 def test_a_bare_fork(runtime: Runtime, sentences: list[str]) -> None:

@@ -91,8 +91,8 @@ def test_more_tokens_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None
         assert distance(on_the_cpu(encoder).encode_ids(token_ids), expected) < 5e-6
     lengths = np.array([30, 80, 1, 79, 2])
     monkeypatch.setattr(gpu, "TOKEN_BUDGET", 82)
-    assert [sentences for sentences, _ in gpu._batches(lengths)] == [slice(0, 1), slice(1, 3), slice(3, 5)]
-    assert [tokens for _, tokens in gpu._batches(lengths)] == [slice(0, 30), slice(30, 111), slice(111, 192)]
+    assert [sentences for sentences, _ in gpu.token_batches(lengths)] == [slice(0, 1), slice(1, 3), slice(3, 5)]
+    assert [tokens for _, tokens in gpu.token_batches(lengths)] == [slice(0, 30), slice(30, 111), slice(111, 192)]
 
 
 def test_the_padding_token_inside_a_sentence() -> None:

@@ -18,7 +18,7 @@ from sparsecse.encoders.modeling_sparsecse import SparseCSEModel
 from sparsecse.encoders.pooling import pool, pool_packed
 from sparsecse.encoders.settings import EncoderSettings
 from sparsecse.errors import InputError
-from sparsecse.forking import past_fork
+from sparsecse.forking import before_tokenizing, past_fork
 from sparsecse.kernels import attention, shared_token_maps
 
 
@@ -149,6 +149,7 @@ class Encoder(nn.Module):
         texts = [prompt + sentence for sentence in sentences] if prompt else list(sentences)
         if not texts:
             return []
+        before_tokenizing()
         limit = min(max_length or self.settings.max_length, self.settings.max_length)
         return self.tokenizer(
             texts, truncation=True, max_length=limit, return_attention_mask=False, return_token_type_ids=False

@@ -77,7 +77,9 @@ def carry_out(
     narrowed = dense
     if corpus is not None:
         # Before the surgery: tokens are weighed by the model that knows them best.
-        narrowed, report = fit_vocabulary(dense, corpus, recipe.vocab_size, progress=_vocabulary_progress(progress))
+        narrowed, report = fit_vocabulary(
+            dense, corpus, recipe.vocab_size, scripts=recipe.vocab_scripts, progress=_vocabulary_progress(progress)
+        )
         narrowed.origin = dense.pruned_from()
         tokens = narrowed.tokenizer.convert_ids_to_tokens(list(range(report.tokens_after)))
         kept = torch.tensor(dense.tokenizer.convert_tokens_to_ids(tokens))

@@ -92,6 +92,12 @@ class Recipe:
     layers_compete: bool = False
     vocab: tuple[str, ...] = setting((), "Text file (also .gz) whose tokens stay; give it more than once.")
     vocab_size: int | None = setting(None, "Keep at most that many tokens, the most useful.")
+    vocab_scripts: tuple[str, ...] = setting(
+        (),
+        "Scripts, comma-separated, all of whose tokens stay besides those of `vocab`: latin, cyrillic, greek, cjk, ...",
+        parse=split_list,
+        text=lambda value: ",".join(value) or None,
+    )
     reconstruct: bool = setting(
         False, "Fit the output projections again in closed form after the pruning, where dev gains from it."
     )
@@ -110,6 +116,8 @@ class Recipe:
         self._check_budget()
         if self.vocab_size is not None and not self.vocab:
             raise InputError("`vocab_size` needs the corpus whose tokens stay; give `vocab`, text files.")
+        if self.vocab_scripts and not self.vocab:
+            raise InputError("`vocab_scripts` adds to the tokens of a corpus; give `vocab`, text files.")
         others = (self.head_sparsity, self.keep_heads, self.keep_neurons)
         if self.portable and (any(value is not None for value in others) or self.fraction is None):
             raise InputError("`portable` takes `sparsity` (or `neuron_sparsity`) alone: it removes neurons, no heads.")

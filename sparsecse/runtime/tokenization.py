@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sparsecse.encoders import Encoder
+from sparsecse.forking import before_tokenizing
 
 # Sentences tokenised at a time: enough that calls cost nothing, few enough that computing can begin.
 BLOCK = 1024
@@ -26,6 +27,7 @@ class Tokenize:
             self._backend.enable_truncation(encoder.settings.max_length, direction=encoder.tokenizer.truncation_side)
 
     def __call__(self, sentences: Sequence[str], prompt: str) -> list[list[int]]:
+        before_tokenizing()
         if self._backend is None:
             return self._encoder.tokenize(sentences, prompt=prompt)
         texts = [prompt + sentence for sentence in sentences] if prompt else sentences

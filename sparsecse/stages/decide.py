@@ -91,6 +91,8 @@ def resolve(workdir: Workdir, recipe: Recipe, model: ModelOptions | None) -> Dec
     if recipe.vocab:
         decided.corpus = Corpus(recipe.vocab)
         decided.settings |= {"vocab": list(recipe.vocab), "vocab_size": recipe.vocab_size}
+        if recipe.vocab_scripts:
+            decided.settings["vocab_scripts"] = list(recipe.vocab_scripts)
         decided.inputs["vocab"] = "".join(file_hash(path) for path in decided.corpus.paths)
     return decided
 

@@ -74,7 +74,8 @@ def train_dense(
         raise InputError("`dev` has plain sentences, and here is no dense model to agree with; give labelled dev sets.")
     inputs = {"model": fingerprint(encoder), "data": _examples_hash(examples, scores), **_dev_input(sets)}
     _refuse_training_pairs(sets, examples, scores)
-    taught_by = [load_named(one) for one in teachers] if "distill" in settings.objective else []
+    _refuse_needless(teachers, settings)
+    taught_by = [load_named(one) for one in teachers]
     if taught_by:
         inputs["teacher"] = "+".join(map(fingerprint, taught_by))
 
@@ -125,6 +126,7 @@ def finetune(
     _refuse_training_pairs(sets, examples, scores)
     if sets or held_out:
         inputs["dense"] = dense_hash(workdir)
+    _refuse_needless(teachers, settings)
     wanted = (teachers or [ModelOptions(DENSE)]) if "distill" in settings.objective else []
     averaged = [one.name for one in wanted] == [CUTS]
     named = [] if averaged else [None if one.name == DENSE else load_named(one) for one in wanted]
@@ -250,6 +252,11 @@ def _finetune_dev(workdir: Workdir, dev: DevOptions | None) -> tuple[list[DevSet
         return dev_sets(workdir, named), held_out
     except NoDevError:
         return [], True
+
+
+def _refuse_needless(teachers: Sequence[ModelOptions], settings: TrainingSettings) -> None:
+    if teachers and "distill" not in settings.objective:
+        raise InputError(f"`teacher` is for `objective` distill; {', '.join(settings.objective)} has none: drop it.")
 
 
 def _examples_hash(examples: Sequence[Example], scores: Sequence[float] | None) -> str:

@@ -70,7 +70,7 @@ def choose_vocabulary(
     if size is not None and size < len(kept):
         raise InputError(
             f"`vocab_size` {size} is too small for {tokenizer.name_or_path or 'this tokenizer'}, whose special tokens, "
-            f"single characters and prompts alone are {len(kept)}; give {len(kept)} or more."
+            f"single characters, prompts and what else always stays are {len(kept)}; give {len(kept)} or more."
         )
     for token in np.argsort(-counts, kind="stable").tolist():
         if counts[token] == 0:

@@ -15,7 +15,7 @@ from sparsecse.vocabulary.choice import choose_vocabulary
 from sparsecse.vocabulary.counting import Coverage, count_tokens, measure_coverage, token_ids
 from sparsecse.vocabulary.displacement import displacement
 from sparsecse.vocabulary.rewriting import rewrite_tokenizer
-from sparsecse.vocabulary.scripts import lost_scripts, scripts_warning
+from sparsecse.vocabulary.scripts import lost_scripts, scripts_warning, tokens_in
 
 _BYTES_PER_PARAMETER = 4  # float32
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
@@ -103,6 +103,7 @@ def fit_vocabulary(
     lines: Iterable[str],
     size: int | None = None,
     *,
+    scripts: Sequence[str] = (),
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> tuple[Encoder, VocabularyReport]:
     """Reduce an encoder's vocabulary to what a corpus needs, and measure what that means for text it has not seen.
@@ -118,6 +119,7 @@ def fit_vocabulary(
         encoder: left as it is.
         lines: the sentences, read twice: a `Corpus` or a list.
         size: the most tokens to keep; by default all that occur.
+        scripts: of which all tokens are kept, whether they occur or not; see `scripts.tokens_in`.
         progress: called with what is being done ("count", "weigh", "measure"), how much is done (lines, or tokens to
             weigh), and how much there is in all, None where a stream does not tell.
 
@@ -136,6 +138,8 @@ def fit_vocabulary(
     total, weight = counts.total, np.ones(len(counts.total))
     prompts = token_ids(tokenizer, list(settings.prompts.values()))
     always = {encoder.model.config.pad_token_id, *(token for prompt in prompts for token in prompt)}
+    if scripts:
+        always |= tokens_in(tokenizer, scripts)
     kept = choose_vocabulary(tokenizer, total, always=always)
     if size is not None and size < len(kept):
         weight = displacement(encoder, total, size, always=always, progress=report_as("weigh"))

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sparsecse.errors import InputError
+
 # A script is one of the tokenizer's from this share of all its tokens of several letters on. (MiniLM's English
 # vocabulary has 0.03 % of Cyrillic.)
 _COVERED = 0.005
@@ -26,17 +28,44 @@ def _script(letter: str) -> str:
     return name if name == "CJK" else name.capitalize()
 
 
-def _tokens(tokenizer: Any) -> Iterator[tuple[int, str, bool]]:
-    """(token id, script of its first letter, whether it has several letters) of every token with letters."""
+def _letters(tokenizer: Any) -> Iterator[tuple[int, list[str]]]:
+    """(token id, its letters) of every token but the special ones."""
     backend = tokenizer.backend_tokenizer
     # Byte-level tokens spell bytes in Latin letters.
     byte_level = backend.decoder is not None and "ByteLevel" in json.dumps(json.loads(backend.to_str())["decoder"])
     special = set(tokenizer.all_special_ids)
     for token, index in tokenizer.get_vocab().items():
         text = backend.decoder.decode([token]) if byte_level else token
-        letters = [character for character in text if character.isalpha()]
-        if letters and index not in special:
+        if index not in special:
+            yield index, [character for character in text if character.isalpha()]
+
+
+def _tokens(tokenizer: Any) -> Iterator[tuple[int, str, bool]]:
+    """(token id, script of its first letter, whether it has several letters) of every token with letters."""
+    for index, letters in _letters(tokenizer):
+        if letters:
             yield index, _script(letters[0]), len(letters) > 1
+
+
+def tokens_in(tokenizer: Any, scripts: Sequence[str]) -> set[int]:
+    """The ids of all tokens whose letters are of these scripts, those without letters included.
+
+    Args:
+        scripts: first words of Unicode's letter names, in any case: latin, cyrillic, greek, arabic, cjk, hangul,
+            hiragana, katakana, devanagari, thai, ...
+
+    Raises:
+        InputError: a script that no token is written in.
+    """
+    letters_of = list(_letters(tokenizer))
+    there = {_script(letter).lower() for _, letters in letters_of for letter in letters}
+    wanted = {script.lower() for script in scripts}
+    if unknown := sorted(wanted - there):
+        raise InputError(
+            f"`vocab_scripts` {', '.join(unknown)}: the tokenizer has no letter of it; it has "
+            f"{', '.join(sorted(there - {''}))}."
+        )
+    return {index for index, letters in letters_of if all(_script(letter).lower() in wanted for letter in letters)}
 
 
 def lost_scripts(tokenizer: Any, counts: np.ndarray, kept: Sequence[int]) -> tuple[list[str], list[str]]:
