@@ -11,6 +11,7 @@ import typer
 
 from sparsecse.cli import (
     bench,
+    check,
     doctor,
     evaluate,
     export,
@@ -54,6 +55,7 @@ for command, name in (
     (pack.pack, "pack"),
     (evaluate.evaluate, "eval"),
     (bench.bench, "bench"),
+    (check.check, "check"),
     (inspect.inspect, "inspect"),
     (doctor.doctor, "doctor"),
     (export.export, "export"),

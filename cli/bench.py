@@ -20,11 +20,6 @@ Models = Annotated[
     list[str] | None,
     typer.Argument(help="Models, the one to compare with first; by default the dense and the newest of the run."),
 ]
-Sentences = Annotated[
-    str,
-    typer.Option("--data", help="Sentences: demo, a text file, a table, or a pair set.", rich_help_panel="data"),
-]
-Count = Annotated[int, typer.Option("--sentences", min=1, help="How many of them are timed.", rich_help_panel="data")]
 Runtimes = Annotated[
     str,
     typer.Option(
@@ -46,8 +41,8 @@ BenchPrecision = Annotated[
 def bench(
     models: Models = None,
     *,
-    data: Sentences = "demo",
-    sentences: Count = 256,
+    data: options.TimedData = "demo",
+    sentences: options.Count = 256,
     reading: DataOptions,
     runtimes: Runtimes = "sparsecse",
     batch_sizes: BatchSizes = "1,32",

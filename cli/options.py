@@ -57,6 +57,11 @@ Dev = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+TimedData = Annotated[
+    str,
+    typer.Option("--data", help="Sentences that are timed: demo, text, a table, or a pair set.", rich_help_panel=_DATA),
+]
+Count = Annotated[int, typer.Option("--sentences", min=1, help="How many of them are timed.", rich_help_panel=_DATA)]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sentences of average length per forward pass.")]
 Threads = Annotated[
     int | None,

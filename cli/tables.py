@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsecse.benchmarking import RUNTIMES
+from sparsecse.checking import Verdict
 from sparsecse.guard import figures_text
 from sparsecse.pruning.masks import lowest
 from sparsecse.scoring import Scores
@@ -393,6 +394,20 @@ def skip_notes(report: Mapping[str, Any]) -> list[str]:
         notes.append(f"Not installed: {', '.join(missing)}; pip install 'sparsecse[{extras}]'")
     notes += [f"Skipped {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
     return notes
+
+
+def check_table(verdicts: Sequence[Verdict]) -> Table:
+    """Each rule, what was found, its bound, and whether it holds."""
+    failed = sum(not one.holds for one in verdicts)
+    table = _table(
+        f"Rules that do not hold: {failed} of {len(verdicts)}" if failed else "All rules hold",
+        ["rule", "found", "asked", "holds"],
+    )
+    # Names of tasks can be paths.
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    for one in verdicts:
+        table.add_row(one.rule.name, one.found, one.asked, "yes" if one.holds else "NO")
+    return table
 
 
 def run_table(facts: Mapping[str, Any]) -> Table:

@@ -142,11 +142,39 @@ def weight_bytes(folder: Path) -> int | None:
     """Bytes of a model's weight files, exports and tokenizer not counted; None where `folder` is no folder."""
     if not folder.is_dir():
         return None
-    # sentence-transformers keeps the weights of its own modules in folders like 2_Dense.
-    files = [*folder.glob("*.safetensors"), *folder.glob("[0-9]*_*/*.safetensors")]
-    # A folder with both formats holds the same weights twice.
-    files = files or list(folder.glob("pytorch_model*.bin"))
+    return sum(path.stat().st_size for place in _places(folder) for path in _weights(place))
+
+
+def loaded_bytes(folder: Path) -> int | None:
+    """Bytes of the files that a model is loaded from; None where `folder` is no folder.
+
+    Weights, configurations, tokenizer and modelling code are counted; the card, exports and what other programs left
+    are not.
+    """
+    if not folder.is_dir():
+        return None
+    files = [path for place in _places(folder) for path in (*_weights(place), *_settings(place))]
     return sum(path.stat().st_size for path in files)
+
+
+# Beside a model, and read by nothing that loads it: where it is from, and what was exported.
+_RECORDS = ("sparsecse.json", "export.json")
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where a model's files lie: sentence-transformers keeps those of its own modules in folders like 2_Dense."""
+    return [folder, *(path for path in folder.glob("[0-9]*_*") if path.is_dir())]
+
+
+def _weights(place: Path) -> list[Path]:
+    # A folder with both formats holds the same weights twice.
+    return list(place.glob("*.safetensors")) or list(place.glob("pytorch_model*.bin"))
+
+
+def _settings(place: Path) -> list[Path]:
+    """Configurations, tokenizer and modelling code."""
+    files = (path for path in place.iterdir() if path.is_file() and path.name not in _RECORDS)
+    return [path for path in files if path.suffix in (".json", ".txt", ".model", ".py")]
 
 
 def text_hash(text: str) -> str:

@@ -115,6 +115,8 @@ def test_rows_of_two_models(dense, packed):
         assert row.cosine == pytest.approx(1, abs=1e-6)
         assert row.tokens_per_second == pytest.approx(row.sentences_per_second * tokens / len(SENTENCES))
         assert 0 < row.p50_ms <= row.p95_ms
+        assert len(row.round_seconds) == 2
+        assert row.sentences_per_second == pytest.approx(len(SENTENCES) / min(row.round_seconds))
         assert row.peak_rss_mb is not None and row.peak_rss_mb > 50
     first, second = report.models[str(dense)], report.models[str(packed)]
     assert first.parameters == sum(p.numel() for p in load_encoder(dense).model.parameters())
@@ -134,7 +136,7 @@ def test_rows_of_two_models(dense, packed):
 
 def test_speedup_is_relative_to_the_first_row_of_the_same_batch_size_and_order():
     def row(model, runtime, batch_size, speed, order="given"):
-        return BenchRow(model, runtime, "float32", batch_size, order, speed, speed, 1, 1, None, 1.0, 1, None)
+        return BenchRow(model, runtime, "float32", batch_size, order, speed, speed, 1, 1, None, 1.0, 1, None, [1.0])
 
     rows = (
         row("a", "x", 1, 10),

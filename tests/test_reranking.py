@@ -155,6 +155,12 @@ def test_each_kind_has_its_own_average(tmp_path, table, monkeypatch, capsys, sen
     assert data["reranking_average"] == sum(maps) / 2 and maps[0] != maps[1]
     measures = [data["tasks"][name]["measures"]["v_measure"] for name in ("topics.tsv", "places.tsv")]
     assert data["clustering_average"] == pytest.approx(sum(measures) / 2)
+    names = tasks.split(",")
+    assert result.figures() == dict(zip(names, [*maps, *measures], strict=True))
+    found = load_tasks(tasks)
+    assert found.kinds() == dict(zip(names, ["reranking"] * 2 + ["clustering"] * 2, strict=True))
+    assert found.find("./two.jsonl") == "two.jsonl" and found.find("three.jsonl") is None
+    assert evaluate(BagOfWords(), found.only({"two.jsonl"})).figures() == {"two.jsonl": maps[1]}
     assert {data[f"{kind}average"] for kind in ("", "transfer_", "retrieval_", "classification_")} == {None}
     assert isinstance(result, Evaluation) and result.own_average("classification") is None
     assert main(["eval", str(sentence_folder), "--tasks", tasks]) == 0

@@ -231,7 +231,8 @@ def _row(
     cosine: float,
 ) -> BenchRow:
     """Figures from the seconds of every batch of every counted round."""
-    fastest = min(map(sum, seconds))
+    rounds = [sum(batches) for batches in seconds]
+    fastest = min(rounds)
     full_batches = num_sentences // batch_size
     p50, p95 = np.percentile([batches[:full_batches] for batches in seconds], [50, 95]) * 1000
     return BenchRow(
@@ -248,4 +249,5 @@ def _row(
         cosine=cosine,
         parameters=model.parameters,
         bytes_on_disk=model.bytes_on_disk,
+        round_seconds=rounds,
     )

@@ -20,6 +20,8 @@ class BenchRow:
     cosine: mean over the sentences of the cosine to the vectors of our encoder in PyTorch, float32; measured on this
         row's batches, since padding and the company in a batch move int8.
     parameters, bytes_on_disk: as in `BenchModel`.
+    round_seconds: what all sentences took in each counted round; those of one round of all rows belong together, as the
+        machine's pace was then.
     """
 
     model: str
@@ -35,6 +37,7 @@ class BenchRow:
     cosine: float
     parameters: int
     bytes_on_disk: int | None
+    round_seconds: list[float]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sparsecse.evaluation.reranking import steps as reranking_steps
 from sparsecse.evaluation.retrieval import RetrievalResult, retrieval, same_size
 from sparsecse.evaluation.retrieval import steps as retrieval_steps
 from sparsecse.evaluation.similarity import TaskResult, align_uniform, similarity
-from sparsecse.evaluation.tasks import load_tasks
+from sparsecse.evaluation.tasks import Tasks, load_tasks
 from sparsecse.evaluation.transfer import SEED, TransferResult, steps, transfer
 
 # Alignment and uniformity are measured on the first of these that is evaluated, else on the first task.
@@ -75,6 +75,17 @@ class Evaluation:
         found = [task.to_json() for task in self.own.values()]
         return _mean([next(iter(task["measures"].values())) for task in found if task["kind"] == kind])
 
+    def figures(self) -> dict[str, float]:
+        """What each task is judged by, x100, by its name: the figures that the averages are of."""
+        own = {name: next(iter(task.to_json()["measures"].values())) for name, task in self.own.items()}
+        return {
+            **{name: task.spearman for name, task in self.tasks.items()},
+            **{name: task.accuracy for name, task in self.transfer.items()},
+            **{name: task.ndcg_at_10 for name, task in self.retrieval.items()},
+            **{name: task.map_at_1000 for name, task in self.reranking.items()},
+            **own,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary for `json.dumps`; all kinds of tasks are in `tasks`, and each kind has an average of its own."""
         results: dict[str, TaskResult | TransferResult | RetrievalResult | RerankingResult | OwnResult]
@@ -97,7 +108,7 @@ class Evaluation:
 
 def evaluate(
     encoder: SentenceEncoder,
-    tasks: str | Sequence[str],
+    tasks: str | Sequence[str] | Tasks,
     *,
     data_dir: str | Path | None = None,
     positive_minimum: float = 4.0,
@@ -123,7 +134,7 @@ def evaluate(
         encoder: its embeddings are normalised here for the similarity, retrieval and reranking tasks, and taken as
             they are for the others.
         tasks: names of `TASKS`, `TRANSFER_TASKS`, `RETRIEVAL_TASKS` or `GROUPS`, `retrieval`, folders in BEIR's layout,
-            or paths of own data (see `load_tasks`), in a list or separated by commas.
+            or paths of own data (see `load_tasks`), in a list or separated by commas; or what `load_tasks` returned.
         data_dir: the SentEval folder (see `sparsecse.datasets.load_pairs`), or the one of the retrieval sets.
         positive_minimum: the gold score, from 0 to 5, from which a pair is positive.
         batch_size: sentences the encoder takes at a time.
@@ -141,7 +152,7 @@ def evaluate(
             for retrieval and reranking tasks where there are none.
     """
     positive_threshold(positive_minimum)
-    found = load_tasks(tasks, data_dir=data_dir)
+    found = tasks if isinstance(tasks, Tasks) else load_tasks(tasks, data_dir=data_dir)
     for_retrieval = {"documents": documents, "query_prompt": query_prompt, "document_prompt": document_prompt}
     for name, given in for_retrieval.items():
         if given is not None and not found.retrieval and not found.reranking:

@@ -81,6 +81,8 @@ class FewShot:
     and the accuracies are averaged. The rows that MTEB draws with its seed are drawn here. Beside its 8 examples, 16.
     """
 
+    kind = "classification"
+
     train: Labelled
     test: Labelled
     seed: int = SEED
@@ -136,7 +138,7 @@ class FewShot:
                     accuracies.append(100 * float((predicted == wanted).mean()))
                     f1s.append(100 * float(f1_score(wanted, predicted, average="macro")))
                 runs[f"accuracy_{shots}_shot"], runs[f"f1_{shots}_shot"] = tuple(accuracies), tuple(f1s)
-        return LabelledResult("classification", runs, len(self.test), len(self.train.classes), self.test.source)
+        return LabelledResult(self.kind, runs, len(self.test), len(self.train.classes), self.test.source)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class Clustering:
     The settings of MTEB's tasks that cluster a whole set (batches of 500, k-means++ from one start). Of `DRAWS` runs
     with other starts the first has MTEB's seed; their mean depends less on the start than one run does.
     """
+
+    kind = "clustering"
 
     data: Labelled
     seed: int = SEED
@@ -178,7 +182,7 @@ class Clustering:
                 )
                 values.append(100 * float(v_measure_score(self.data.labels, model.fit(vectors).labels_)))
         runs = {"v_measure": tuple(values)}
-        return LabelledResult("clustering", runs, len(self.data), len(classes), self.data.source)
+        return LabelledResult(self.kind, runs, len(self.data), len(classes), self.data.source)
 
 
 def classification_at(path: Path) -> Callable[[], FewShot] | None:

@@ -32,6 +32,10 @@ class OwnResult(Protocol):
 class OwnTask(Protocol):
     """A task of the user's own files that is measured on vectors of sentences."""
 
+    @property
+    def kind(self) -> str:
+        """`classification` or `clustering`."""
+
     def sentences(self) -> list[str]:
         """The distinct sentences that the task needs embedded."""
 

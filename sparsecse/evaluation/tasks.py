@@ -25,6 +25,7 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation import classification
 from sparsecse.evaluation.own import OwnTask, is_path, load_own
 from sparsecse.files import text_hash
+from sparsecse.guard import SIMILARITY
 
 # Similarity task -> the pair set's name and split.
 TASKS: dict[str, tuple[str, str]] = {
@@ -89,6 +90,45 @@ class Tasks:
         sets: dict[str, PairSet | TransferSet | RetrievalSet | RerankingSet | OwnTask] = {**self.pairs, **self.transfer}
         sets |= {**self.retrieval, **self.reranking, **self.own}
         return {name: each.fingerprint() for name, each in sets.items()}
+
+    def kinds(self) -> dict[str, str]:
+        """What each task measures, by its name: `similarity`, `transfer`, `retrieval`, `reranking`, or an own kind."""
+        return {
+            **dict.fromkeys(self.pairs, SIMILARITY),
+            **dict.fromkeys(self.transfer, "transfer"),
+            **dict.fromkeys(self.retrieval, RETRIEVAL),
+            **dict.fromkeys(self.reranking, "reranking"),
+            **{name: task.kind for name, task in self.own.items()},
+        }
+
+    def only(self, names: Collection[str]) -> Tasks:
+        """Some of the tasks."""
+        return Tasks(
+            pairs={name: data for name, data in self.pairs.items() if name in names},
+            transfer={name: data for name, data in self.transfer.items() if name in names},
+            retrieval={name: data for name, data in self.retrieval.items() if name in names},
+            reranking={name: data for name, data in self.reranking.items() if name in names},
+            own={name: data for name, data in self.own.items() if name in names},
+        )
+
+    def find(self, name: str, data_dir: str | Path | None = None) -> str | None:
+        """The task that `load_tasks` would load for a name or path, by its own name; None where it is not among these.
+
+        A group is no task.
+        """
+        lower = ALIASES.get(name.lower(), name.lower())
+        if known := next((one for one in (name, lower) if one in self), None):
+            return known
+        if located := retrieval_at(name, data_dir):
+            folder, split = located
+            for task in self.retrieval.values():
+                if task.split == split and _same(task.source, folder):
+                    return task.name
+        return next((one for one in (*self.pairs, *self.reranking, *self.own) if _same(one, name)), None)
+
+
+def _same(one: str | Path, other: str | Path) -> bool:
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def load_tasks(tasks: str | Sequence[str], *, data_dir: str | Path | None = None) -> Tasks:

@@ -1,6 +1,7 @@
 """The stages of a run directory: each reads what earlier ones left, writes its own folder, and records both."""
 
 from sparsecse.stages.bench import bench_models, bench_run
+from sparsecse.stages.check import CheckData, check_model
 from sparsecse.stages.choose import choose
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
@@ -16,9 +17,11 @@ from sparsecse.stages.train import finetune, train_dense, training_summary
 __all__ = [
     "MASK_FILE",
     "SCORES_FILE",
+    "CheckData",
     "Plan",
     "bench_models",
     "bench_run",
+    "check_model",
     "check_mteb",
     "choose",
     "dense_options",
