@@ -89,7 +89,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "machine": machine(),
         "versions": versions(),
-        "settings": {**vars(arguments), "json": None},
+        "settings": _without_folders(arguments),
         "models": {"dense": measure(dense)},
     }
     print("dense", _line(report["models"]["dense"]), flush=True)
@@ -112,6 +112,12 @@ def main() -> None:
             print(label, _line(report["models"][label]), f"{minutes:.1f} min", flush=True)
             if arguments.json:
                 arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _without_folders(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments for the record, files and folders by their names alone."""
+    found = {**vars(arguments), "json": None, "data_dir": Path(arguments.data_dir).name}
+    return found | {key: [Path(each).name for each in found[key]] for key in ("train_data", "retrieval")}
 
 
 def _line(result: dict[str, Any]) -> str:
