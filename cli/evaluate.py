@@ -147,7 +147,7 @@ def evaluate(
         index = _documents_model(Workdir(workdir), documents, loading.truncate_dim)
         result = measure(
             encoder,
-            tasks,
+            tasks if found is None else found,
             data_dir=reading.data_dir,
             positive_minimum=objective.positive_minimum,
             batch_size=batch_size,

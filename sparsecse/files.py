@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +157,11 @@ def loaded_bytes(folder: Path) -> int | None:
     return sum(path.stat().st_size for path in files)
 
 
-# Beside a model, and read by nothing that loads it: where it is from, and what was exported.
-_RECORDS = ("sparsecse.json", "export.json")
+# Beside a model, and read by nothing that loads it.
+PROVENANCE_FILE = "sparsecse.json"
+"""In a packed folder: where the model is from; its `files` are those that `pack` wrote."""
+EXPORTS_FILE = "export.json"
+"""In a folder with exports: its `files` are those that `export` wrote."""
 
 
 def _places(folder: Path) -> list[Path]:
@@ -173,13 +176,18 @@ def _weights(place: Path) -> list[Path]:
 
 def _settings(place: Path) -> list[Path]:
     """Configurations, tokenizer and modelling code."""
-    files = (path for path in place.iterdir() if path.is_file() and path.name not in _RECORDS)
+    files = (path for path in place.iterdir() if path.is_file() and path.name not in (PROVENANCE_FILE, EXPORTS_FILE))
     return [path for path in files if path.suffix in (".json", ".txt", ".model", ".py")]
 
 
 def text_hash(text: str) -> str:
     """SHA-256 of a text, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def texts_hash(texts: Sequence[str]) -> str:
+    """SHA-256 of texts in their order, in hex."""
+    return text_hash(json.dumps(list(texts)))
 
 
 def file_hash(path: Path) -> str:

@@ -6,10 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sparsecse.errors import InputError
-from sparsecse.files import file_hash, read_json
-
-EXPORTS_FILE = "export.json"
-"""In a folder with exports: its `files` are those that `export` wrote."""
+from sparsecse.files import EXPORTS_FILE, file_hash, read_json
 
 
 def contents(folder: Path) -> dict[str, str]:

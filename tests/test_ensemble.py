@@ -73,10 +73,10 @@ def test_text_leads_to_the_dense_model_and_is_fitted_on_even_before_training(ens
     monkeypatch.setattr("sparsecse.pruning.ensemble.CALIBRATION_LENGTH", 5)
     text = [f"the {animal} on the hill and the {animal}" for animal in ("cat", "dog", "bird") for _ in range(10)]
     on_text = Ensemble(ensemble.dense, ensemble.scores, ensemble.dev, text)
-    ids = on_text.calibration()
+    ids = on_text.calibration
     assert all(len(one) == 5 for one in ids) and len(ids) == 12 and len({tuple(one) for one in ids}) == 3
-    own = {len(one) for one in ensemble.calibration()}
-    assert max(own) <= 5 and sorted(map(tuple, ensemble.calibration())) != sorted(map(tuple, ids))
+    own = {len(one) for one in ensemble.calibration}
+    assert max(own) <= 5 and sorted(map(tuple, ensemble.calibration)) != sorted(map(tuple, ids))
     mask = select(ensemble.scores, Budget.of(ensemble.scores.sizes(), sparsity=0.5))
     monkeypatch.setattr("sparsecse.pruning.ensemble.LEAST_GAIN", -1000.0)
     monkeypatch.setattr("sparsecse.pruning.ensemble.LIGHT_LOSS", 1000.0)

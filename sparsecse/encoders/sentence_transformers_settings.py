@@ -86,7 +86,7 @@ _LAYERS: Known = {
 }
 _MODEL: Known = {
     "model_type": ("SentenceTransformer",),
-    "truncate_dim": None,
+    "truncate_dim": whole(1, null=True),
     "similarity_fn_name": (None, *SIMILARITIES),
 }
 
@@ -203,13 +203,14 @@ def read_truncate_dim(files: ModelFiles) -> int | None:
     Raises:
         InputError: something else than a whole number above 0.
     """
-    width = (files.json(MODEL_FILE) or {}).get("truncate_dim")
-    if width is not None and (type(width) is not int or width < 1):
-        raise InputError(
-            f"{files.source}/{MODEL_FILE}: truncate_dim is {width!r}; give a whole number above 0, or null for all of "
-            f"a vector."
-        )
-    return width
+    return _about(files).get("truncate_dim")
+
+
+def _about(files: ModelFiles) -> dict[str, Any]:
+    """What `MODEL_FILE` holds, its values checked."""
+    about = files.json(MODEL_FILE) or {}
+    files.check(MODEL_FILE, {key: value for key, value in about.items() if key in _MODEL}, _MODEL)
+    return about
 
 
 def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[str, Any]) -> FolderSettings:
@@ -226,8 +227,7 @@ def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[
     if not modules:
         return FolderSettings()
     prompts, default = read_prompts(files)
-    about = files.json(MODEL_FILE) or {}
-    files.check(MODEL_FILE, {key: value for key, value in about.items() if key in _MODEL}, _MODEL)
+    about = _about(files)
     normalize = modules[-1].kind == "Normalize"
     if normalize:
         name = modules[-1].file("config.json")
@@ -241,7 +241,7 @@ def read_settings(files: ModelFiles, modules: Sequence[Module], config: Mapping[
         prompts=prompts,
         default_prompt=default,
         similarity=about.get("similarity_fn_name") or "cosine",
-        truncate_dim=read_truncate_dim(files),
+        truncate_dim=about.get("truncate_dim"),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from scipy.stats import spearmanr
 from sparsecse.datasets import draw_sentences, load_sentences
 from sparsecse.errors import InputError
 from sparsecse.evaluation.embedding import SentenceEncoder, embed
-from sparsecse.files import text_hash
+from sparsecse.files import texts_hash
 from sparsecse.settings import at_least
 
 NEIGHBOURS = 10
@@ -50,7 +49,7 @@ class AgreementText:
 
     def fingerprint(self) -> str:
         """SHA-256 of the sentences, in hex."""
-        return text_hash(json.dumps(list(self.sentences)))
+        return texts_hash(self.sentences)
 
 
 @dataclass(frozen=True)

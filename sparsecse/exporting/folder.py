@@ -17,8 +17,8 @@ from sparsecse.encoders import Encoder, is_stock, save_encoder
 from sparsecse.encoders.model_files import ModelFiles
 from sparsecse.encoders.sentence_transformers_settings import read_truncate_dim
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, atomic_file, file_hash, read_json, write_json
-from sparsecse.manifest import EXPORTS_FILE, contents, in_words, listed
+from sparsecse.files import EXPORTS_FILE, atomic_directory, atomic_file, file_hash, read_json, write_json
+from sparsecse.manifest import contents, in_words, listed
 
 
 @contextlib.contextmanager

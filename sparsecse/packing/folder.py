@@ -10,11 +10,9 @@ import torch
 
 from sparsecse.encoders import DTYPES, WEIGHTS_FILE, Encoder, is_stock, load_encoder, save_encoder
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, hash_once, write_json, write_text
+from sparsecse.files import PROVENANCE_FILE, atomic_directory, hash_once, write_json, write_text
 from sparsecse.manifest import contents, foreign, in_words, listed
 from sparsecse.packing.card import CardFacts, model_card, source_license
-
-PROVENANCE_FILE = "sparsecse.json"
 
 _PROBES = ("A short one.", "A somewhat longer sentence, with a comma, to be padded against.", "Is 42 a number?")
 # Of single values; vectors of unit length have values around 0.05 at 384 dimensions.

@@ -59,6 +59,7 @@ class Ensemble:
             return self.dense
         return prune(self.dense, select(self.scores, Budget.of(self.scores.sizes(), sparsity=sparsity)))
 
+    @functools.cached_property
     def calibration(self) -> list[list[int]]:
         """Token ids of the sentences that a reconstruction is fitted on, `CALIBRATION_TOKENS` at most."""
         sentences = list(self.text or self.dev.sets[0].sentences())
@@ -182,7 +183,12 @@ def choose_teachers(
 
 
 def choose_reference(ensemble: Ensemble, removed: float) -> float:
-    """The sparsity, below what is removed, whose cut is best on dev: what a heavier cut is best led towards."""
+    """The sparsity, below what is removed, whose cut is best on dev: what a heavier cut is best led towards.
+
+    It is 0, the dense model, where the ensemble has text.
+    """
+    if ensemble.text:
+        return 0.0
     lighter = [sparsity for sparsity in REFERENCES if not sparsity or sparsity < removed]
     return max(lighter, key=lambda sparsity: ensemble.dev.rank(ensemble.figures(sparsity)))
 
@@ -214,19 +220,19 @@ def choose_reconstruction(
     if trained_after and not ensemble.text and dev.guard.gain(before) > -LIGHT_LOSS:
         return cut, {"dev_before": before, "dev": before, "reference_sparsity": None, "strength": None}
     removed = 1 - sum(int(neurons.sum()) for neurons in mask.neurons) / max(1, sum(map(len, mask.neurons)))
-    reference = 0.0 if ensemble.text else choose_reference(ensemble, removed)
+    reference = choose_reference(ensemble, removed)
     teacher = ensemble.encoder(reference)
-    token_ids = ensemble.calibration()
     strengths = TEXT_STRENGTHS if ensemble.text else STRENGTHS
     allowed, points = dev.rank(before)
     best, figures, best_strength, bar = cut, before, None, (allowed, points + LEAST_GAIN)
+    ids, layers = ensemble.calibration, mask.kept_layers()
     for number, strength in enumerate(strengths):
 
         def report(done: int, total: int, number: int = number) -> None:
             progress(number * total + done, len(strengths) * total)
 
         fitted = cut.copy()
-        reconstruct(fitted, teacher, token_ids, layers=mask.kept_layers(), strength=strength, progress=report)
+        reconstruct(fitted, teacher, ids, layers=layers, strength=strength, progress=report)
         found = dev(fitted)
         if dev.rank(found) > bar:
             best, figures, best_strength, bar = fitted, found, strength, dev.rank(found)

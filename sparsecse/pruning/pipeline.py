@@ -108,8 +108,8 @@ def _iteratively(
     reference, calibration = None, list[list[int]]()
     if recipe.reconstruct:
         ensemble = Ensemble(dense, scores, Dev(dev, dense, recipe.tolerance), text)
-        followed = 0.0 if text else choose_reference(ensemble, max(recipe.fraction or 0.0, REFERENCES[-1]))
-        reference, calibration = ensemble.encoder(followed), ensemble.calibration()
+        followed = choose_reference(ensemble, max(recipe.fraction or 0.0, REFERENCES[-1]))
+        reference, calibration = ensemble.encoder(followed), ensemble.calibration
     return prune_iteratively(
         dense,
         scores,

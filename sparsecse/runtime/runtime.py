@@ -187,7 +187,7 @@ class Runtime:
                     report(done, len(texts))
         found = torch.from_numpy(vectors)
         if normalize_embeddings:
-            found = torch.nn.functional.normalize(found, dim=-1)
+            found = F.normalize(found, dim=-1)
         if single:
             found = found[0]
         return found if convert_to_tensor else found.numpy()

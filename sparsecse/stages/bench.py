@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from sparsecse.benchmarking import RUNTIMES, benchmark
 from sparsecse.errors import InputError
-from sparsecse.files import text_hash, write_json
+from sparsecse.files import texts_hash, write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.sources import ModelOptions
 from sparsecse.stages.models import dense_hash, dense_options, load_dense, model_input
@@ -75,7 +74,7 @@ def bench_run(
     inputs = {
         "model": dense_hash(workdir),
         **model_input(workdir, stage),
-        "data": text_hash(json.dumps(list(sentences))),
+        "data": texts_hash(sentences),
     }
     # The pruned folder names its own pooling; the dense one may need what it was scored with.
     own = dense_options(workdir)

@@ -11,7 +11,7 @@ import torch
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
 from sparsecse.evaluation.dev import DevSet, dev_fingerprint
-from sparsecse.files import file_hash
+from sparsecse.files import file_hash, texts_hash
 from sparsecse.progress import Progress
 from sparsecse.pruning.costs import CostModel, closed_form
 from sparsecse.pruning.masks import Budget, Mask
@@ -25,7 +25,7 @@ from sparsecse.stages.latency import TABLE_FILE, latency_table
 from sparsecse.stages.layers import TRIED_FILE, choose_layers
 from sparsecse.stages.models import load_dense, load_named
 from sparsecse.stages.score import SCORES_FILE, load_scores
-from sparsecse.stages.text import RepairText, sentences_hash
+from sparsecse.stages.text import RepairText
 from sparsecse.vocabulary import Corpus
 from sparsecse.workdir import Workdir
 
@@ -148,7 +148,7 @@ def choose(
         held = None
         if text is not None and recipe.reconstruct:
             decided.text, held = text.load()
-            decided.inputs["text"] = sentences_hash(decided.text)
+            decided.inputs["text"] = texts_hash(decided.text)
             decided.settings["text"] = text.data.settings()
         try:
             decided.dev = dev_sets(workdir, dev)

@@ -102,8 +102,7 @@ def evaluate_run(
                 models[label] = encoder
             results[label] = evaluate(
                 encoder,
-                tasks,
-                data_dir=data_dir,
+                found,
                 positive_minimum=positive_minimum,
                 batch_size=batch_size,
                 seed=seed,

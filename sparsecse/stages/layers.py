@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.evaluation.dev import Dev, DevSet, dev_fingerprint
-from sparsecse.files import write_json
+from sparsecse.files import texts_hash, write_json
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.costs import CostModel
 from sparsecse.pruning.ensemble import Ensemble
@@ -16,7 +16,6 @@ from sparsecse.pruning.layers import best_layers, search_layers
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.stages.models import load_dense
 from sparsecse.stages.score import SCORES_FILE, load_scores
-from sparsecse.stages.text import sentences_hash
 from sparsecse.workdir import Record, Workdir
 
 TRIED_FILE = "tried.json"
@@ -48,7 +47,7 @@ def choose_layers(
     settings = {**cut_.budget_settings, **cut_.budget, "reconstruct": cut_.reconstruct}
     settings["tolerance"] = cut_.tolerance
     if text:
-        inputs["text"] = sentences_hash(list(text))
+        inputs["text"] = texts_hash(text)
 
     def work(folder: Path) -> Mapping[str, Any]:
         dense = load_dense(workdir)

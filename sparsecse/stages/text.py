@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
 from sparsecse.evaluation.dev import DevSet
-from sparsecse.files import text_hash
 from sparsecse.sources import DataOptions
 from sparsecse.training import TrainingSettings
 from sparsecse.training.examples import training_data
@@ -32,8 +30,3 @@ class RepairText:
         if self.hold_out and scores is None:
             examples, held = hold_out(examples, self.training.seed)
         return trained_on(examples, self.training), held
-
-
-def sentences_hash(sentences: list[str]) -> str:
-    """A hash of sentences in their order, in hex."""
-    return text_hash(json.dumps(sentences))

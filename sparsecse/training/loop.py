@@ -243,6 +243,11 @@ class _Trainer:
         self.state = state
         return seconds
 
+    def restore_best(self) -> None:
+        """Give the encoder the best weights so far, for evaluation."""
+        self.encoder.load_state_dict(self.best_weights)
+        self.encoder.eval()
+
     def finished(self) -> bool:
         """Whether all steps were taken, or as many measurements as the patience were no new best."""
         state, patience = self.state, self.settings.patience
@@ -351,9 +356,8 @@ def train(
                 loss = trainer.step()
             except DivergedError as error:
                 trainer.optimizer.zero_grad()
-                encoder.load_state_dict(trainer.best_weights)
-                encoder.eval()
                 if state.best_step == 0:
+                    trainer.restore_best()
                     raise
                 reason, _, _ = str(error).partition(";")
                 said = f"{reason}; training ends there, with the weights of step {state.best_step}."
@@ -372,6 +376,5 @@ def train(
             if progress is not None:
                 steps = state.step if trainer.finished() else trainer.total
                 progress(StepReport(state.step, steps, loss, figures, state.best_step))
-    encoder.load_state_dict(trainer.best_weights)
-    encoder.eval()
+    trainer.restore_best()
     return TrainingResult(state.step, trainer.total, state.best_step, state.best, state.history)
