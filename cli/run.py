@@ -157,7 +157,7 @@ def run(
         for line in evaluation_notes(results["dense"]):
             note(line)
         found = stages.gather_report(run_directory)
-        stages.write_report(found, page)
+        stages.write_report(found, page, png=False)
         places = [f"Packed into {_near(Path(packed['path']))}", f"Report: {_near(page)}"]
         summary = change_table("Before and after", found.summary())
         show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables, summary, "\n".join(places))

@@ -198,7 +198,7 @@ class Report:
         return list(found.items())
 
     def timed(self) -> list[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:
-        """The rows of the benchmark by `batch 32, sorted`, each with its model, and runtime and precision if they vary."""
+        """The rows of the benchmark by `batch 32, sorted`, each with its model, runtime and precision if these vary."""
         rows = self.bench.get("rows", ())
         varied = [name for name in ("runtime", "precision") if len({row[name] for row in rows}) > 1]
         groups: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
