@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import RenderableType
+from rich.text import Text
 
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
@@ -160,12 +160,18 @@ def run(
         stages.write_report(found, page, png=False)
         places = [f"Packed into {_near(Path(packed['path']))}", f"Report: {_near(page)}"]
         summary = change_table("Before and after", found.summary())
-        show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables, summary, "\n".join(places))
+        show(
+            json,
+            {stage: asdict(record) for stage, (record, _) in done.items()},
+            *tables,
+            summary,
+            Text("\n".join(places)),
+        )
         if json:
             for line in places:
                 note(line)
 
 
 def _near(path: Path) -> Path:
-    """A path as seen from here, where that is shorter."""
-    return min(path, Path(os.path.relpath(path)), key=lambda one: len(str(one)))
+    """A path as seen from the working directory, where it lies in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -349,9 +350,11 @@ def check_table(verdicts: Sequence[Verdict]) -> Table:
 
 def change_table(title: str, rows: Sequence[Row]) -> Table:
     """Figures of the dense and of the pruned model, and how they changed; at most 80 columns."""
-    table = _table(title, ["", "dense", "pruned", "change"])
+    table = _table(escape(title), ["", "dense", "pruned", "change"])
+    names = table.columns[0]
+    names.no_wrap, names.overflow, names.max_width = False, "fold", 36
     for row in rows:
-        table.add_row(row.name, row.text(row.dense), row.text(row.pruned), row.change_text)
+        table.add_row(Text(row.name), row.text(row.dense), row.text(row.pruned), row.change_text)
     return table
 
 

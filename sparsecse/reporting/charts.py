@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ _VERDICTS = {1: "gain", -1: "loss", 0: "same"}
 
 def signed(text: str) -> str:
     """A number with a true minus sign."""
-    return text.replace("-", "\u2212")
+    return re.sub(r"-(?=\d)", "\u2212", text)
 
 
 def changes(groups: Sequence[tuple[str, Sequence[Row]]]) -> Markup:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparsecse.progress import duration
 from sparsecse.reporting import charts
 from sparsecse.reporting.facts import Curve, Cut, Kind, Report, Row, StageFacts
 from sparsecse.reporting.markup import Markup, element, join
@@ -288,8 +287,8 @@ def _repeat(report: Report) -> Markup:
         parts.append(_paragraph(f"made {', '.join(stages)}"))
     if others := [stage.name for stage in report.stages if not stage.command]:
         parts.append(_paragraph(f"Made from Python, without a command: {', '.join(others)}. The settings are below."))
-    finished = [[one.name, one.created, duration(one.seconds), one.state or "ok"] for one in report.stages]
-    table = _table("Stages", ["stage", "finished", "took", "state"], finished, left=4)
+    finished = [[one.name, one.created, f"{one.seconds:,.1f}", one.state or "ok"] for one in report.stages]
+    table = _table("Stages", ["stage", "finished", "seconds", "state"], finished, left=4)
     parts += [
         element("h3", "Stages"),
         _figure(charts.seconds(report.stages), "Loading what a stage needs is not counted.", table),
