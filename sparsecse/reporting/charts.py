@@ -107,10 +107,9 @@ def seconds(stages: Sequence[StageFacts]) -> Markup:
 
 def plane(found: Plane) -> Markup:
     """Both models by alignment and uniformity, with an arrow from the dense one."""
-    x, y = found.alignment, found.uniformity
-    points = [(float(x.dense or 0), float(y.dense or 0)), (float(x.pruned or 0), float(y.pruned or 0))]
-    told = f"dense {x.text(x.dense)}, {y.text(y.dense)}; pruned {x.text(x.pruned)}, {y.text(y.pruned)}"
-    drawing = Drawing("Alignment and uniformity", f"Alignment and uniformity: {told}; less is better for both")
+    points = [found.dense, found.pruned]
+    told = "; ".join(f"{row.name} {row.text(row.dense)} before, {row.text(row.pruned)} after" for row in found.rows)
+    drawing = Drawing("Alignment and uniformity", f"{told}; less is better for both")
     frame = _Frame(drawing, *(around([point[axis] for point in points]) for axis in (0, 1)))
     frame.axes("alignment (less is better)", "uniformity (less is better)")
     places = [frame.at(*point) for point in points]

@@ -85,12 +85,18 @@ class Kind:
 
 @dataclass(frozen=True)
 class Plane:
-    """Alignment and uniformity of both models on a task; pairs from the score `positive_minimum` on are positive."""
+    """Both models by (alignment, uniformity) on a task; pairs from the score `positive_minimum` on are positive."""
 
     task: str
     positive_minimum: float
-    alignment: Row
-    uniformity: Row
+    dense: tuple[float, float]
+    pruned: tuple[float, float]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Alignment and uniformity, each before and after."""
+        both = zip(("alignment", "uniformity"), self.dense, self.pruned, strict=True)
+        return [Row(name, before, after, 4, better=-1) for name, before, after in both]
 
 
 @dataclass(frozen=True)
@@ -223,7 +229,7 @@ class Report:
         """The figures that a reader looks for first."""
         rows = [kind.headline for kind in self.quality]
         if self.plane is not None:
-            rows += [self.plane.alignment, self.plane.uniformity]
+            rows += self.plane.rows
         if self.agreement:
             rows.append(Row("agreement with dense", None, self.agreement["similarity_spearman"], 4))
         return [*rows, *self.speeds(), *self.sizes]

@@ -177,12 +177,12 @@ def _kind(kind: Kind) -> Markup:
 def _plane(report: Report) -> Markup:
     found = report.plane
     if found is None:
-        return _paragraph("Not measured: they come with every similarity task of `sparsecse eval`.")
+        return _paragraph("Not measured: they come with a similarity task of `sparsecse eval` that has positive pairs.")
     caption = (
         f"On {found.task}. Alignment: mean squared distance of the vectors of pairs scored at least "
         f"{found.positive_minimum:g}; uniformity: how evenly all vectors are spread. Less is better for both."
     )
-    table = changes_table("Alignment and uniformity", [found.alignment, found.uniformity])
+    table = changes_table("Alignment and uniformity", found.rows)
     return _figure(charts.plane(found), caption, table)
 
 

@@ -58,16 +58,13 @@ def _quality(report: Report, figure: Any) -> None:
 def _plane(report: Report, figure: Any) -> None:
     axes = figure.subplots()
     assert report.plane is not None
-    x, y = report.plane.alignment, report.plane.uniformity
-    axes.annotate("", (x.pruned, y.pruned), (x.dense, y.dense), arrowprops={"arrowstyle": "->", "color": _DENSE})
-    for name, marker, colour, place in (
-        ("dense", "o", _DENSE, (x.dense, y.dense)),
-        ("pruned", "s", _PRUNED, (x.pruned, y.pruned)),
-    ):
+    dense, pruned = report.plane.dense, report.plane.pruned
+    axes.annotate("", pruned, dense, arrowprops={"arrowstyle": "->", "color": _DENSE})
+    for name, marker, colour, place in (("dense", "o", _DENSE, dense), ("pruned", "s", _PRUNED, pruned)):
         axes.plot(*place, marker, color=colour, markersize=9, label=name)
     axes.legend()
-    axes.set_xlim(around([x.dense, x.pruned]))
-    axes.set_ylim(around([y.dense, y.pruned]))
+    axes.set_xlim(around([dense[0], pruned[0]]))
+    axes.set_ylim(around([dense[1], pruned[1]]))
     axes.grid(alpha=0.3)
     axes.set_xlabel(f"alignment on {_label(report.plane.task)} (less is better)")
     axes.set_ylabel("uniformity (less is better)")

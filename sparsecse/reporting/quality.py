@@ -99,11 +99,7 @@ def plane(dense: Mapping[str, Any], pruned: Mapping[str, Any]) -> Plane | None:
     figures = [(one["alignment"], one["uniformity"]) for one in (dense, pruned)]
     if any(figure is None for pair in figures for figure in pair):
         return None
-    alignment, uniformity = (
-        Row(name, before, after, 4, better=-1)
-        for name, before, after in zip(("alignment", "uniformity"), *figures, strict=True)
-    )
-    return Plane(dense["align_uniform_task"], dense["positive_minimum"], alignment, uniformity)
+    return Plane(dense["align_uniform_task"], dense["positive_minimum"], *figures)
 
 
 def not_measured(kinds: Sequence[Kind], agreement: bool) -> list[tuple[str, str]]:
