@@ -1,4 +1,4 @@
-"""What the default recipe keeps: similarity, retrieval, and retrieval in the dense model's index, before and after.
+"""What the default recipe keeps: similarity, classification, retrieval, and retrieval in the dense model's index.
 
 The model is scored on STS-B dev, pruned, repaired on text without labels and measured on sets that chose nothing.
 
@@ -55,9 +55,11 @@ class Measure:
 
     def __call__(self, encoder: sparsecse.Encoder) -> dict[str, Any]:
         runtime = sparsecse.Runtime(encoder, "float32")
-        found = evaluate(runtime, TASKS, data_dir=self.arguments.data_dir)
-        result: dict[str, Any] = {name: task.spearman for name, task in found.tasks.items()}
+        tasks = ",".join([TASKS, *self.arguments.classification])
+        found = evaluate(runtime, tasks, data_dir=self.arguments.data_dir)
+        result: dict[str, Any] = {Path(name).name: value for name, value in found.figures().items()}
         result["similarity"] = found.average
+        result["classification"] = found.own_average("classification")
         own = encoder is self.dense.encoder  # its own index and the dense model's are the same
         for index, label in ((None, ""), *([] if own else [(self.dense, " aligned")])):
             values = {task.name: retrieval(task, runtime, index).ndcg_at_10 for task in self.sets}
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--train-data", action="append", required=True, help="text of one kind; repeatable")
     parser.add_argument("--each", type=int, default=13_000, help="sentences of each kind")
     parser.add_argument("--retrieval", action="append", default=[], help="folder in BEIR's layout; repeatable")
+    parser.add_argument("--classification", action="append", default=[], help="labelled train and test; repeatable")
     parser.add_argument("--documents", type=int, default=3500, help="of larger collections as many are drawn")
     parser.add_argument("--sparsities", default="0.2,0.5")
     parser.add_argument("--steps", type=int, default=250)
@@ -117,7 +120,9 @@ def main() -> None:
 def _without_folders(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments for the record, files and folders by their names alone."""
     found = {**vars(arguments), "json": None, "data_dir": Path(arguments.data_dir).name}
-    return found | {key: [Path(each).name for each in found[key]] for key in ("train_data", "retrieval")}
+    return found | {
+        key: [Path(each).name for each in found[key]] for key in ("train_data", "retrieval", "classification")
+    }
 
 
 def _line(result: dict[str, Any]) -> str:
