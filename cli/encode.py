@@ -43,9 +43,7 @@ Model = Annotated[
 ]
 
 
-@takes(
-    settings=CorpusSettings(), loading=Only(ModelOptions(), ("pooling", "normalize", "max_length", "truncate_dim"))
-)
+@takes(settings=CorpusSettings(), loading=Only(ModelOptions(), ("pooling", "normalize", "max_length", "truncate_dim")))
 def encode(
     source: Source,
     out: Out,
@@ -58,8 +56,8 @@ def encode(
 ) -> None:
     """Embed a corpus with the runtime into a folder of shards, a row a text, in order.
 
-    The folder has a manifest with the model's hash, the settings and the hash of every file. An interrupted call is made
-    again to go on. A changed model, setting or corpus is refused.
+    The folder has a manifest with the model's hash, the settings and the hash of every file. An interrupted call is
+    made again to go on. A changed model, setting or corpus is refused.
     """
     from sparsecse.corpora import encode_corpus
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import sparsecse
-from sparsecse.corpora import blocks
-from sparsecse.corpora.folder import Shards
-from sparsecse.corpora.shards import read_ids, read_vectors
+from sparsecse import files
 from sparsecse.cli import main
+from sparsecse.corpora import blocks
+from sparsecse.corpora.shards import read_ids
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.runtime import Runtime
@@ -102,3 +101,178 @@ def test_every_format_holds_every_dtype(tmp_path, model, texts, expected, storag
     if storage == "arrow":
         rows = Dataset.from_file(str(out / "vectors-00001.arrow"))
         assert rows["id"][:] == ["5", "6", "7", "8", "9"] and rows.column_names == ["id", "embedding"]
+
+
+def test_a_call_that_ended_anywhere_is_made_again_to_the_same_bytes(tmp_path, monkeypatch, model, texts):
+    table = tmp_path / "c.csv"
+    table.write_text("id,text\n" + "".join(f'{row},"{text}"\n' for row, text in enumerate(texts)))
+    given = {**SETTINGS, "shard_rows": 8, "dtype": "int8", "id_column": "id"}
+    sparsecse.encode_corpus(model, table, tmp_path / "whole", **given)
+    whole, sync = contents(tmp_path / "whole"), files._fsync
+    assert set(whole) == {
+        *("manifest.json", "ranges.npy", "vectors-00000.npy", "vectors-00001.npy", "ids-00000.jsonl", "ids-00001.jsonl")
+    }
+    calls = 0
+
+    def stop(path):
+        nonlocal calls
+        calls += 1
+        if calls == last:
+            raise KeyboardInterrupt
+        sync(path)
+
+    monkeypatch.setattr(files, "_fsync", stop)
+    # Every file is written out before it takes its name and its folder after, so that these are all states there are.
+    for last in range(1, 100):
+        calls, out = 0, tmp_path / f"out-{last}"
+        try:
+            sparsecse.encode_corpus(model, table, out, **given)
+        except KeyboardInterrupt:
+            (out / ".vectors-00001.npy.0123abcd.tmp").write_bytes(b"half")
+            calls = 100
+        else:
+            break
+        sparsecse.encode_corpus(model, table, out, **given)
+        assert contents(out) == whole, last
+    assert calls < last == 19
+
+
+def test_what_is_whole_is_not_computed_again_and_what_is_damaged_is(tmp_path, monkeypatch, model, texts):
+    out, computed = tmp_path / "out", []
+    sparsecse.encode_corpus(model, texts, out, **SETTINGS)
+    before, encode_ids = contents(out), Runtime.encode_ids
+
+    def count(self, token_ids, **options):
+        computed.append(len(token_ids))
+        return encode_ids(self, token_ids, **options)
+
+    monkeypatch.setattr(Runtime, "encode_ids", count)
+    assert sparsecse.encode_corpus(model, texts, out, **SETTINGS).encoded == 0 and not computed
+    (out / "vectors-00000.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"vectors-00000\.npy is missing or damaged"):
+        sparsecse.load_embeddings(out)
+    assert sparsecse.encode_corpus(model, texts, out, **SETTINGS).encoded == 5
+    assert computed == [5] and contents(out) == before
+    # Texts that occur again in a block are computed once.
+    sparsecse.encode_corpus(model, ["the cat", "a dog", "the cat", "the cat"], tmp_path / "twice", **SETTINGS)
+    assert computed == [5, 2]
+    vectors = sparsecse.load_embeddings(tmp_path / "twice")
+    assert (vectors[0] == vectors[2]).all() and (vectors[0] != vectors[1]).any()
+
+
+def test_another_input_model_or_setting_is_refused(tmp_path, checkpoints, model, texts):
+    out = tmp_path / "out"
+    sparsecse.encode_corpus(model, texts, out, **SETTINGS)
+    before = contents(out)
+    other = load_encoder(checkpoints["roberta"], pooling="mean", normalize=True)
+    for changed, given, message in (
+        ([*texts[:6], "the cat", *texts[7:]], {}, "differs in rows 6 to 10; restore it"),
+        (texts[:10], {}, "it has no rows after 10"),
+        ([*texts, *texts], {}, "differs in rows 11 to 12"),
+        (texts, {"dtype": "float16"}, "was begun with `dtype` float32, and now it is float16; give another folder"),
+        (texts, {"prompt": "the "}, "was begun with `prompt` , and now it is the "),
+        (texts, {"model": other}, "holds vectors of another model"),
+        (texts, {"model": model.truncated(8)}, "holds vectors of another model"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sparsecse.encode_corpus(given.pop("model", model), changed, out, **{**SETTINGS, **given})
+        assert contents(out) == before
+    sparsecse.encode_corpus(model, texts[:10], tmp_path / "even", **SETTINGS)
+    with pytest.raises(InputError, match="it has more than 10 rows"):
+        sparsecse.encode_corpus(model, texts, tmp_path / "even", **SETTINGS)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "vectors-00000.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"mine has files and no manifest\.json of embeddings \(vectors-00000\.npy\)"):
+        sparsecse.encode_corpus(model, texts, tmp_path / "mine", **SETTINGS)
+    with files.held(out), pytest.raises(InputError, match="is being written by another process"):
+        sparsecse.encode_corpus(model, texts, out, **SETTINGS)
+
+
+def test_bad_corpora_are_refused_with_their_place(tmp_path, model):
+    (tmp_path / "c.jsonl").write_text('{"text": "a", "n": 1}\n{"text": 5, "n": null}\n')
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "empty.txt").write_text("")
+    for source, given, message in (
+        ("c.jsonl", {}, r"c\.jsonl, line 2, column 'text' is 5, not text"),
+        ("c.jsonl", {"column": "body"}, "has no column 'body'; the columns present are text, n"),
+        ("t.csv", {}, "has several columns and none is called sentence or text; name the one"),
+        ("empty.txt", {}, r"empty\.txt has no rows"),
+        ("empty.txt", {"column": "text"}, "which has none"),
+        ("nothing.txt", {}, "neither a file nor a hub id"),
+        ("empty.txt", {"format": "hdf5"}, "`format` 'hdf5' is unknown; choose one of npy, parquet, arrow"),
+        ("empty.txt", {"prompt": "a", "prompt_name": "b"}, "give one of them"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sparsecse.encode_corpus(model, tmp_path / source, tmp_path / "out", **SETTINGS, **given)
+    with pytest.raises(InputError, match="Text 1 is None, not a string"):
+        sparsecse.encode_corpus(model, ["a", None], tmp_path / "other", **SETTINGS)
+    with pytest.raises(InputError, match="is unfinished"):
+        sparsecse.load_embeddings(tmp_path / "other")
+
+
+def test_no_more_is_read_than_is_computed_next(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(blocks, "ROWS", 2)
+    read, most = 0, 0
+
+    def texts():
+        nonlocal read
+        while read < 60:
+            read += 1
+            yield "the cat"
+
+    def progress(label):
+        shard = int(label.split()[1]) - 1
+
+        def report(done, total):
+            nonlocal most
+            most = max(most, read - (shard * 20 + done))
+
+        return report
+
+    sparsecse.encode_corpus(model, texts(), tmp_path / "out", **{**SETTINGS, "shard_rows": 20}, progress=progress)
+    assert read == 60 and most <= 4  # the next block and the one after it
+
+
+def test_the_command_reads_standard_input(tmp_path, capsys, sentence_folder, texts, expected):
+    (tmp_path / "lines").write_text("".join(f"{text}\n" for text in texts))
+    out, own = tmp_path / "out", os.dup(0)
+    command = [
+        "encode",
+        "-",
+        str(out),
+        "--model",
+        str(sentence_folder),
+        "--precision",
+        "float32",
+        "--truncate-dim",
+        "8",
+    ]
+    try:
+        for arguments, code in (([], 0), ([], 0), (["--format", "arrow"], 2)):
+            with (tmp_path / "lines").open() as stream:
+                os.dup2(stream.fileno(), 0)
+            assert main([*command, "--json", "--shard-rows", "5", *arguments]) == code
+    finally:
+        os.dup2(own, 0)
+        os.close(own)
+    printed = capsys.readouterr()
+    first, second = printed.out.split("}\n{")
+    assert json.loads(first + "}")["encoded"] == 12 and json.loads("{" + second)["encoded"] == 0
+    assert "was begun with --format npy, and now it is arrow" in printed.err
+    np.testing.assert_allclose(sparsecse.load_embeddings(out), expected[:, :8], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_processes_compute_what_one_does_and_one_that_dies_ends_the_call(tmp_path, model, texts):
+    sparsecse.encode_corpus(model, texts * 5, tmp_path / "alone", **SETTINGS)
+
+    def kill(label):
+        children = multiprocessing.active_children() if label.startswith("Shard 3") else []
+        return lambda done, total: [os.kill(child.pid, signal.SIGKILL) for child in children]
+
+    with pytest.raises(InputError, match="One of 2 processes ended unasked; run the command again"):
+        sparsecse.encode_corpus(
+            model, texts * 5, tmp_path / "out", **{**SETTINGS, "threads": 2, "processes": 2}, progress=kill
+        )
+    assert 5 <= sparsecse.encode_corpus(model, texts * 5, tmp_path / "out", **SETTINGS).encoded < 60
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")

@@ -16,7 +16,7 @@ import numpy as np
 _T = TypeVar("_T")
 
 ROWS = 4096
-"""Rows of a block at most: enough for every thread of a large machine, few enough that two of them are little memory."""
+"""Rows of a block at most: enough for every thread of a large machine, and two of them are little memory."""
 # Long documents: what of them is cut off is in memory too.
 _CHARACTERS = 1 << 23
 

@@ -35,8 +35,8 @@ from sparsecse.runtime.tokenization import Tokenize
 class EncodedCorpus:
     """What `encode_corpus` wrote.
 
-    manifest: what the folder's manifest.json holds. encoded: the rows that this call computed, not those that were there
-    already; seconds: how long it took, without loading.
+    manifest: what the folder's manifest.json holds. encoded: the rows that this call computed, not those that were
+    there already. seconds: how long it took, without loading.
     """
 
     manifest: Manifest
@@ -68,8 +68,8 @@ def encode_corpus(
         progress: opens a line a shard.
 
     Raises:
-        InputError: a source, model or setting that cannot be used; a folder of something else, or of another corpus, model
-            or other settings; a process that died.
+        InputError: a source, model or setting that cannot be used; a folder of something else, or of another corpus,
+            model or other settings; a process that died.
     """
     settings = replace(settings or CorpusSettings(), **fields)
     threads, out = check_threads(settings.threads), Path(out)

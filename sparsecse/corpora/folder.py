@@ -78,8 +78,8 @@ def check_same(path: Path, there: Manifest, wanted: Manifest) -> None:
     mend = "give another folder, or delete this one to begin again."
     if there["model"].get("sha256") != wanted["model"]["sha256"]:
         raise InputError(
-            f"{path} holds vectors of another model ({there['model'].get('name')}), or of one loaded with other options; "
-            f"{mend}"
+            f"{path} holds vectors of another model ({there['model'].get('name')}), or of one loaded with other "
+            f"options; {mend}"
         )
     before = {**there["settings"], "precision": there["precision"]}
     now = {**wanted["settings"], "precision": wanted["precision"]}

@@ -21,7 +21,7 @@ class CorpusSettings:
     """
 
     column: str | None = setting(
-        None, "Column of the texts in a table; by default `sentence`, else text, else the only one."
+        None, "Column of the texts in a table; by default sentence, else text, else the only one."
     )
     id_column: str | None = setting(None, "Column of ids, texts or whole numbers, that are stored with the vectors.")
     input_format: str | None = setting(
@@ -46,9 +46,7 @@ class CorpusSettings:
         "interrupted call goes on with.",
     )
     device: str | None = setting(None, "cpu, or cuda, cuda:0, ... for a GPU; by default where the model is, the CPU.")
-    threads: int | None = setting(
-        None, "CPU threads in all; by default what torch takes, within a container's quota."
-    )
+    threads: int | None = setting(None, "CPU threads in all; by default what torch takes, within a container's quota.")
     processes: int = setting(1, "Processes that compute; each has the model in memory and its share of the threads.")
 
     def __post_init__(self) -> None:

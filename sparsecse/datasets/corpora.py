@@ -67,9 +67,7 @@ def open_corpus(
         suffix = table_suffix(path) if input_format is None else f".{input_format}"
         if suffix is None or input_format == "text":
             # Who says that it is text is believed.
-            return _plain(
-                str(path), None, text_lines(path) if input_format is None else lines(path), column, id_column
-            )
+            return _plain(str(path), None, text_lines(path) if input_format is None else lines(path), column, id_column)
         return _cells(open_rows(path, suffix), column, id_column)
     if (place := address(str(source))) is None:
         raise InputError(f"{source} is neither a file nor a hub id (owner/name) nor `demo`; check the path.")
@@ -85,9 +83,7 @@ def _strings(texts: Iterable[Any]) -> Iterator[str]:
         yield text
 
 
-def _plain(
-    source: str, count: int | None, texts: Iterator[str], column: str | None, id_column: str | None
-) -> Corpus:
+def _plain(source: str, count: int | None, texts: Iterator[str], column: str | None, id_column: str | None) -> Corpus:
     if named := column or id_column:
         raise InputError(f"A column ({named!r}) was named for {source}, which has none; leave it out.")
     return Corpus(source, count, ((text, None) for text in texts))
