@@ -152,5 +152,5 @@ def run(
             tables += [BenchTable(report), size_table(report["models"])]
         for line in evaluation_notes(results["dense"]):
             note(line)
-        show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables)
+        show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables, written=packed["path"])
         note(f"Packed into {packed['path']}")

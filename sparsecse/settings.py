@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def split_numbers(name: str, text: str) -> tuple[int, ...]:
 def choose(name: str, value: str, known: Any) -> None:
     """Refuse a word that is not one of those that a setting can have."""
     if value not in known:
-        raise InputError(f"`{name}` '{value}' is unknown; choose one of {', '.join(known)}.")
+        raise InputError(f"`{name}` '{value}' is unknown; choose one of {', '.join(known)}.{meant(value, known)}")
 
 
 def check_fraction(name: str, fraction: float) -> None:

@@ -16,7 +16,7 @@ from sparsecse.benchmarking.machine import machine, versions
 from sparsecse.benchmarking.report import BenchModel, BenchReport, BenchRow
 from sparsecse.benchmarking.runtimes import PRECISIONS, RUNTIMES, Setup, Skipped, combinations, function
 from sparsecse.benchmarking.worker import ORDERS, TokenIds, Worker
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.files import weight_bytes
 from sparsecse.processors import check_threads, default_threads
 
@@ -166,7 +166,7 @@ def _check_choice(option: str, values: Sequence[Any], known: Sequence[str] | Map
         raise InputError(f"`{option}`: none given; give at least one.")
     for position, value in enumerate(values):
         if known is not None and value not in known:
-            raise InputError(f"`{option}`: '{value}' is not one of {', '.join(known)}.")
+            raise InputError(f"`{option}`: '{value}' is not one of {', '.join(known)}.{meant(value, known)}")
         if value in values[:position]:
             raise InputError(f"`{option}`: {value} is given twice; give it once.")
 

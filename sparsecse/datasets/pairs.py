@@ -13,7 +13,7 @@ from sparsecse.datasets.builtin import demo_pairs
 from sparsecse.datasets.senteval import GradedPairs
 from sparsecse.datasets.sets import PairSet
 from sparsecse.datasets.tables import TABLE_SUFFIXES, Table, read_table, table_suffix
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 
 # The splits of every named set; the first is the default.
 PAIR_SETS: dict[str, tuple[str, ...]] = {
@@ -131,6 +131,7 @@ def find_table(name_or_path: str | Path, split: str | None) -> Table | None:
         return hub.read_address(address, split)
     raise InputError(
         f"{path} is neither a file nor a known set nor a hub id (owner/name); known sets are {', '.join(PAIR_SETS)}."
+        f"{meant(str(path), PAIR_SETS)}"
     )
 
 
