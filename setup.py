@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 # nanobind's stable ABI begins with Python 3.12; older and free-threaded interpreters get a build of their own.
 STABLE_ABI = sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_GIL_DISABLED")
-# csrc/ is written in the vector types of GCC and Clang, which MSVC lacks, and counts in `long`, which has 32 bits there.
+# csrc/ is written in vector types of GCC and Clang, which MSVC lacks, and counts in `long`, which has 32 bits there.
 NATIVE = sys.platform != "win32"
 
 

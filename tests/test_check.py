@@ -39,10 +39,12 @@ class Clock:
 
     ratios = (1.5,) * 15
     timed: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
 
     def __init__(self, runtime: str, loader: str, setup: object):
         self.runtime, self.setup, self.peak_rss_mb, self._round = runtime, setup, None, 0
         Clock.timed += (Path(setup.source).name,)
+        Clock.precisions += (setup.precision,)
 
     def __enter__(self):
         return self
@@ -120,6 +122,7 @@ def call(here, capsys, monkeypatch):
     # By module: the packages have functions of the same names.
     monkeypatch.setattr(import_module("sparsecse.benchmarking.benchmark"), "Worker", Clock)
     monkeypatch.setattr(Clock, "timed", ())
+    monkeypatch.setattr(Clock, "precisions", ())
 
     def run(*arguments: object) -> Outcome:
         code = main(["check", *map(str, arguments)])
@@ -152,6 +155,7 @@ def test_all_rules_hold(call):
     assert (found.code, found.failed) == (0, []), found.err
     content = json.loads(found.out)
     timing = {"sentences": 30, "threads": 1, "batch_size": 30, "rounds": 15, "precision": "float32"}
+    timing["baseline_precision"] = "float32"
     assert content["holds"] and content["timing"] == timing
     by_name = {f"{one['rule']} {one['name']}": one for one in content["rules"]}
     assert by_name["max-drop similarity"]["model"] == pytest.approx(100)
@@ -188,6 +192,22 @@ def test_a_speedup_that_is_not_sure_does_not_hold(call, monkeypatch):
     found = call(*rules)
     assert found.code == 0 and "15 rounds in turn" in found.err
     assert call(*rules, "--rounds", "5").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--precision", "int8", "--baseline-precision", "float32"], ("float32", "int8")),
+        (["--precision", "bfloat16"], ("bfloat16", "bfloat16")),
+    ],
+)
+def test_each_model_is_timed_in_its_own_precision(call, options, wanted):
+    rules = ["packed", "--baseline", "dense", "--data", "sentences.txt", "--min-speedup", "1.3", "--json"]
+    found = call(*rules, *options)
+    assert found.code == 0 and (Clock.timed, Clock.precisions) == (("dense", "packed"), wanted)
+    timing = json.loads(found.out)["timing"]
+    assert (timing["baseline_precision"], timing["precision"]) == wanted
+    assert call(*rules, "--baseline-precision", "int7").code == 2
 
 
 def test_the_interval_is_that_of_the_median():

@@ -46,7 +46,7 @@ def benchmark(
     orders: Sequence[str] = ORDERS,
     rounds: int = 5,
     threads: int | None = None,
-    precisions: Sequence[str] | str = ("float32",),
+    precisions: Sequence[str] | str | Mapping[str, str] = ("float32",),
     load_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BenchReport:
@@ -69,7 +69,7 @@ def benchmark(
         orders: "given" fills the batches with sentences as they come, "sorted" by number of tokens, longest first.
         rounds: counted rounds.
         threads: processor threads of every runtime; by default torch's number, within `processors.available`.
-        precisions: of `PRECISIONS`, or "all": those that a runtime has.
+        precisions: of `PRECISIONS`, or "all": those that a runtime has; or the one of each model, by its name.
         load_options: options of `load_encoder` (pooling, max_length, ...), the same for every model.
         progress: called with the timings made so far and all that there will be, the warm-up's included.
 
@@ -80,6 +80,8 @@ def benchmark(
     """
     names = [str(model) for model in models]
     _check_choice("models", names)
+    own = dict(precisions) if isinstance(precisions, Mapping) else {}
+    precisions = tuple(dict.fromkeys(own.values())) if isinstance(precisions, Mapping) else precisions
     if runtimes != "all":
         _check_choice("runtimes", runtimes, RUNTIMES)
     if precisions != "all":
@@ -102,6 +104,8 @@ def benchmark(
         # The models compared in one runtime come one right after the other.
         for runtime, precision in pairs:
             for index, name in enumerate(names):
+                if own.get(name, precision) != precision:
+                    continue
                 with _skipping(runtimes == "all", runtime, precision, name, skipped):
                     place = folder / f"{runtime}-{index}"
                     converted = _convert(runtime, prepared[name].encoder, precision, sentences, place)
