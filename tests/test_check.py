@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import product
@@ -18,6 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import WORDS
+from packaging.requirements import Requirement
 from rich.console import Console
 from test_retrieval import write
 
@@ -29,6 +31,11 @@ from sparsecse.encoders import Encoder, load_encoder, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.files import loaded_bytes
 from sparsecse.sources import ModelOptions
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 SENTENCES = [f"the {a} {b}" for a, b in product(WORDS[2:8], WORDS[10:15])]
 PAGE = Path(__file__).parents[1] / "docs" / "use" / "ci.md"
@@ -370,7 +377,15 @@ def test_the_workflow_of_the_documentation(call, here, tmp_path, monkeypatch):
     """With a copy as the baseline, and a set of the name stsb that the model is perfect on, all its rules hold."""
     found = dict(re.findall(r"^```(toml|yaml)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
     steps = yaml.safe_load(found["yaml"])["jobs"]["check"]["steps"]
-    assert any("pip install sparsecse" in step.get("run", "") for step in steps)
+    installed = [
+        Requirement(argument)
+        for line in "\n".join(step.get("run", "") for step in steps).splitlines()
+        if line.startswith("pip install ")
+        for argument in line.split(" --")[0].split()[2:]
+    ]
+    assert [one.name for one in installed] == ["torch", "sparsecse"]
+    extras = tomllib.loads((PAGE.parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert all(one.extras <= set(extras) for one in installed[1:])
     (command,) = (step["run"] for step in steps if step.get("run", "").startswith("sparsecse check "))
     arguments = shlex.split(command)[2:]
     for name in ("packed", "sentences.txt"):
