@@ -49,6 +49,7 @@ def benchmark(
     precisions: Sequence[str] | str | Mapping[str, str] = ("float32",),
     load_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    converting: Callable[[int, int], None] | None = None,
 ) -> BenchReport:
     """Measure every model in every runtime on the CPU: speed, latency and memory from token ids to sentence vectors.
 
@@ -72,6 +73,7 @@ def benchmark(
         precisions: of `PRECISIONS`, or "all": those that a runtime has; or the one of each model, by its name.
         load_options: options of `load_encoder` (pooling, max_length, ...), the same for every model.
         progress: called with the timings made so far and all that there will be, the warm-up's included.
+        converting: the same for the models that are first converted to a runtime's format.
 
     Raises:
         InputError: a value that is empty, repeated, unknown or out of range, a model that cannot be loaded, or a
@@ -102,14 +104,16 @@ def benchmark(
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="sparsecse-bench-")))
         setups: list[tuple[str, Setup]] = []
         # The models compared in one runtime come one right after the other.
-        for runtime, precision in pairs:
-            for index, name in enumerate(names):
-                if own.get(name, precision) != precision:
-                    continue
-                with _skipping(runtimes == "all", runtime, precision, name, skipped):
-                    place = folder / f"{runtime}-{index}"
-                    converted = _convert(runtime, prepared[name].encoder, precision, sentences, place)
-                    setups.append((runtime, Setup(name, precision, threads, options, converted)))
+        jobs = [(*pair, name) for pair in pairs for name in names if own.get(name, pair[1]) == pair[1]]
+        converted = 0
+        for runtime, precision, name in jobs:
+            with _skipping(runtimes == "all", runtime, precision, name, skipped):
+                place = folder / f"{runtime}-{names.index(name)}"
+                file = _convert(runtime, prepared[name].encoder, precision, sentences, place)
+                setups.append((runtime, Setup(name, precision, threads, options, file)))
+            if RUNTIMES[runtime].convert is not None and converting is not None:
+                converted += 1
+                converting(converted, sum(RUNTIMES[each].convert is not None for each, *_ in jobs))
         starting = [stack.enter_context(Worker(runtime, RUNTIMES[runtime].loader, setup)) for runtime, setup in setups]
         for worker in starting:
             worker.load(prepared[worker.setup.source].token_ids)

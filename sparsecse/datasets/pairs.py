@@ -78,7 +78,10 @@ def load_pairs(
         raise InputError(f"Columns were named for the set {name!r}, which has its own; name columns only for a file.")
     split = PAIR_SETS[name][0] if split is None else _SPLIT_ALIASES.get(split.lower(), split.lower())
     if split not in PAIR_SETS[name]:
-        raise InputError(f"The set {name!r} has no split {split!r}; choose one of {', '.join(PAIR_SETS[name])}.")
+        known = PAIR_SETS[name]
+        raise InputError(
+            f"The set {name!r} has no split {split!r}; choose one of {', '.join(known)}.{meant(split, known)}"
+        )
     pairs, source = _find(name, split, data_dir)
     if not pairs.scores:
         raise InputError(f"{source} holds no graded pairs; restore it.")

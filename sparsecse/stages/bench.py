@@ -53,6 +53,7 @@ def bench_models(
         precisions=precisions,
         load_options=loads[0],
         progress=progress("Timing"),
+        converting=progress("Converting"),
     ).to_json()
     for entry in (*report["rows"], *report["skipped"]):
         entry["model"] = names.get(entry["model"])
