@@ -116,6 +116,14 @@ def be_quiet() -> None:
     err.quiet = True
 
 
+def note_plots() -> None:
+    """Say so where no plot can be drawn."""
+    from sparsecse.reporting.plots import can_draw
+
+    if not can_draw():
+        note('No plot will be drawn: matplotlib is not installed; `pip install "sparsecse[plot]"` brings it.')
+
+
 def has_screen(console: Console) -> bool:
     """Whether bars can be drawn: on a terminal that moves its cursor, not where FORCE_COLOR asks for colours alone."""
     return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
