@@ -66,9 +66,9 @@ class Dying:
 
 
 class Noting(Dying):
-    """Kills nothing. Notes each operation, "same" where nothing below a folder has changed since the one before.
+    """Kills nothing. Notes each operation, with "=" before it where nothing below a folder changed since the last one.
 
-    copies: where the folder is copied to before each operation that is not "same", as "1", "2", ...
+    copies: where the folder is copied to before each operation without "=", as "1", "2", ...
     """
 
     def __init__(self, place: Path, copies: Path | None = None):
@@ -83,7 +83,7 @@ class Noting(Dying):
             shutil.copytree(self.place, self.copies / str(at))
         result = super().__call__(operation, *arguments)
         if same:
-            self.names[-1] = "same"
+            self.names[-1] = f"={operation.__name__}"
         return result
 
 
@@ -122,8 +122,8 @@ def operations(work: Callable[[], object], place: Path, copies: Path | None = No
 
 def moments(names: list[str], every: int = 1) -> list[tuple[int, str]]:
     """When to die: before each operation, amid each deletion, after the last; all of them, or one in so many."""
-    found = [(at, "before") for at, name in enumerate(names, start=1) if name != "same"]
-    found += [(at, "amid") for at, name in enumerate(names, start=1) if name == "_remove"]
+    found = [(at, "before") for at, name in enumerate(names, start=1) if not name.startswith("=")]
+    found += [(at, "amid") for at, name in enumerate(names, start=1) if name.endswith("_remove")]
     found.append((len(names), "after"))
     return sorted(found)[random.Random(SEED).randrange(every) :: every]
 
@@ -218,7 +218,7 @@ def test_dying_at_an_operation(job, name):
     job.again(kept)
     names = operations(work, job.run)
     expected = tree(job.run)
-    assert {"replace", "_sync", "_remove", "same"} <= set(names)
+    assert {"replace", "_sync", "_remove"} <= {name.removeprefix("=") for name in names}
     for moment in moments(names, EVERY):
         job.again(kept)
         assert forked(work, Dying(*moment)) == -signal.SIGKILL, moment
@@ -325,7 +325,7 @@ def test_dying_in_an_export_over_another(bert, tmp_path, files, every):
     # With several files there may be no model for a moment, and never one of mixed files.
     check_every_death(kept, place, work, every, broken=len(files) > 1)
     # What a death leaves is no obstacle to a pack.
-    names = operations(work, place)
+    names = [name.removeprefix("=") for name in operations(work, place)]
     shutil.rmtree(place)
     shutil.copytree(kept, place)
     assert forked(work, Dying(names.index("replace") + 2)) == -signal.SIGKILL
