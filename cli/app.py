@@ -21,6 +21,7 @@ from sparsecse.cli import (
     pack,
     prune,
     push,
+    report,
     rewind,
     run,
     score,
@@ -30,10 +31,10 @@ from sparsecse.cli import (
 from sparsecse.cli.groups import OPTIONS
 from sparsecse.cli.help import LookedUp
 from sparsecse.cli.output import discard_output, note, open_closed_streams, writing_output
+from sparsecse.cli.session import COMMAND, DEBUG, command_line
 from sparsecse.errors import InputError, as_options
 from sparsecse.version import __version__
 
-_DEBUG = "SPARSECSE_DEBUG"
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
 
@@ -58,6 +59,7 @@ for command, name in (
     (evaluate.evaluate, "eval"),
     (bench.bench, "bench"),
     (check.check, "check"),
+    (report.report, "report"),
     (inspect.inspect, "inspect"),
     (doctor.doctor, "doctor"),
     (export.export, "export"),
@@ -75,13 +77,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    debug: Annotated[bool, typer.Option("--debug", envvar=_DEBUG, help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar=DEBUG, help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     if debug:
-        os.environ[_DEBUG] = "1"
+        os.environ[DEBUG] = "1"
 
 
 def _parameter_options() -> dict[str, str]:
@@ -126,7 +128,7 @@ def _answer(commands: typer.Typer, arguments: Sequence[str] | None, program: str
     except BrokenPipeError:
         raise
     except (InputError, OSError) as error:
-        if os.environ.get(_DEBUG):
+        if os.environ.get(DEBUG):
             raise
         note(f"Error: {_sentence(error)}")
         discard_output()
@@ -134,6 +136,7 @@ def _answer(commands: typer.Typer, arguments: Sequence[str] | None, program: str
 
 
 def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) -> int:
+    COMMAND.set(command_line(program, sys.argv[1:] if arguments is None else arguments))
     try:
         result = commands(args=arguments, prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else 0

@@ -87,6 +87,14 @@ def note(text: str) -> None:
     err.print(text, markup=False)
 
 
+def note_plots() -> None:
+    """Say so where no plot can be drawn."""
+    from sparsecse.reporting.plots import can_draw
+
+    if not can_draw():
+        note('No plot will be drawn: matplotlib is not installed; `pip install "sparsecse[plot]"` brings it.')
+
+
 def _bar() -> Bar:
     columns = (
         TextColumn("{task.description}"),

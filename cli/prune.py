@@ -28,7 +28,8 @@ def prune(
     """Prune the scored model; scores are read, not computed again."""
     with session(workdir, threads) as run:
         from sparsecse import stages
-        from sparsecse.cli.tables import cut_notes, cut_tables
+        from sparsecse.cli.tables import cut_tables
+        from sparsecse.reporting.notes import cut_notes
         from sparsecse.stages.text import RepairText
 
         chosen = named_model(run, model, loading) if model else None

@@ -9,7 +9,7 @@ import typer
 
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
-from sparsecse.cli.output import note, progress, show
+from sparsecse.cli.output import note, note_plots, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, set_threads
 from sparsecse.errors import InputError
 from sparsecse.settings import split_list
@@ -100,15 +100,14 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
         from sparsecse.stages import resolve_model
         from sparsecse.studies.others import Other
         from sparsecse.studies.setup import Setup, StudySettings
-        from sparsecse.studies.study import can_draw, run_study, write_report
+        from sparsecse.studies.study import run_study, write_report
 
         if name not in studies:
             raise InputError(f"There is no study '{name}'; the studies are {', '.join(studies)}.")
         if others and name != "frontier":
             raise InputError(f"--with is for the study frontier; leave it out of {name}.")
         chosen = studies[name].load()
-        if not can_draw():
-            note('No plot will be drawn: matplotlib is not installed; `pip install "sparsecse[plot]"` brings it.')
+        note_plots()
         source = replace(reading, name=data)
         found = load_tasks(tasks or ("demo-test" if data == "demo" else "sts"), data_dir=reading.data_dir)
         for task, reason in found.missing.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -61,6 +61,29 @@ def split_numbers(name: str, text: str) -> tuple[int, ...]:
     if not numbers or min(numbers) < 1:
         raise InputError(f"`{name}` {text} is not a list of whole numbers above 0 such as 1,32.")
     return numbers
+
+
+def widths_setting(help: str) -> Any:
+    """The field `matryoshka_dims`, of scoring and of training; see `checked_widths`."""
+    return setting(
+        (),
+        help,
+        parse=lambda text: split_numbers("matryoshka_dims", text),
+        text=lambda widths: ",".join(map(str, widths)) or None,
+        metavar="WIDTHS",
+    )
+
+
+def checked_widths(widths: Iterable[int]) -> tuple[int, ...]:
+    """`matryoshka_dims` as a tuple of different whole numbers above 0; refused otherwise."""
+    found = tuple(widths)
+    for holds, wanted in (
+        (all(width >= 1 for width in found), "whole numbers above 0"),
+        (len(set(found)) == len(found), "different widths"),
+    ):
+        if not holds:
+            raise InputError(f"`matryoshka_dims` {found} is not a list of {wanted}.")
+    return found
 
 
 def choose(name: str, value: str, known: Any) -> None:

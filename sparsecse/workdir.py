@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse import disk
-from sparsecse.benchmarking.machine import versions
+from sparsecse.benchmarking.machine import machine, versions
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_directory, discard, hash_once, read_json, text_hash, write_json
 from sparsecse.manifest import contents, foreign, in_words
@@ -56,6 +56,7 @@ class Record:
     """What a finished stage was made from and what it left.
 
     inputs: name -> content hash; settings: what was asked for; info: results worth showing; outputs: file -> SHA-256.
+    machine: what it ran on, see `benchmarking.machine`. command: the command line, empty where it ran from Python.
     """
 
     stage: str
@@ -66,6 +67,8 @@ class Record:
     versions: Mapping[str, str] = field(default_factory=package_versions)
     created: str = ""
     seconds: float = 0.0
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
 
 
 def identity(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
@@ -90,10 +93,14 @@ def check_recorded(path: Path) -> None:
 
 
 class Workdir:
-    """One run directory; nothing is created before the first stage writes."""
+    """One run directory; nothing is created before the first stage writes.
 
-    def __init__(self, path: Path | str):
+    command: the command line that works in it, for the records.
+    """
+
+    def __init__(self, path: Path | str, command: str = ""):
         self.path = Path(path)
+        self.command = command
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"`workdir` {self.path} is a file; give a folder.")
 
@@ -248,6 +255,8 @@ class Workdir:
                 outputs,
                 created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                 seconds=round(time.monotonic() - start, 2),
+                machine=machine(),
+                command=self.command,
             )
             write_json(folder / _RECORD, asdict(record))
             self._check_own(stage)  # what was put there during the work

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from sparsecse.benchmarking.machine import machine, versions
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_file, read_json, write_json, write_text
+from sparsecse.reporting.plots import can_draw
 
 Results = Mapping[str, Mapping[str, Any]]
 """Cell key -> what was measured."""
@@ -99,11 +99,6 @@ def run_study(
         write_json(path, content)
     report("", len(cells), len(cells))
     return read_study(path)  # the same whether cells were measured now or before
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed, and reports get a plot."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def write_report(study: Study, content: Mapping[str, Any], out: Path, *, name: str | None = None) -> list[Path]:
