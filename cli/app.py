@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from inspect import Parameter
@@ -45,7 +46,8 @@ from sparsecse.cli.session import COMMAND, DEBUG, command_line
 from sparsecse.errors import InputError, as_options
 from sparsecse.version import __version__
 
-_INTERRUPTED = 130
+_INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
 
 # Typer brings its own copy of click in newer versions; this is the base of its usage errors in all of them.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -136,7 +138,7 @@ def _quiet_libraries() -> None:
 
 
 def main(arguments: Sequence[str] | None = None, *, commands: typer.Typer = app, program: str = "sparsecse") -> int:
-    """Run the command line; returns 0, 1 (a check failed), 2 (bad usage or input) or 130 (interrupted)."""
+    """Run the command line; returns 0, 1 (a check failed), 2 (bad usage or input), 130 (Ctrl-C) or 143 (terminated)."""
     _quiet_libraries()
     try:
         with command_output():
@@ -174,7 +176,9 @@ def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) 
         code = exit_.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
-    if code == _INTERRUPTED:
+    except _TerminatedError:
+        code = _TERMINATED
+    if code in (_INTERRUPTED, _TERMINATED):
         complain("Interrupted; the same command goes on where it stopped.")
     with writing_output():
         pass  # what is still buffered
@@ -189,7 +193,21 @@ def _sentence(error: InputError | OSError) -> str:
     return f"{place} cannot be read or written ({reason}); see to it and run the command again."
 
 
+class _TerminatedError(BaseException):
+    """SIGTERM arrived: what runs is left in order, as after Ctrl-C."""
+
+
+def _stop(number: int, _: object) -> None:
+    """Leave what runs in order at the first signal; the next one ends the process at once, and loses nothing either."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+    raise KeyboardInterrupt if number == signal.SIGINT else _TerminatedError
+
+
 def entry_point() -> None:
     """What the installed `sparsecse` script calls."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(each) != signal.SIG_IGN:  # as under nohup, and in a shell's background
+            signal.signal(each, _stop)
     open_closed_streams()
     sys.exit(main())
