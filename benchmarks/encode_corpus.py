@@ -5,8 +5,8 @@
 
 All contenders embed the same texts in turn, round after round, and the best round counts:
 
-- `encode_ids`: `Runtime.encode_ids` on ready token ids, in blocks of as many rows as `encode_corpus` takes, to vectors in
-  memory: what is left of the rate if nothing is read, tokenised or written;
+- `encode_ids`: `Runtime.encode_ids` on ready token ids, in blocks of as many rows as `encode_corpus` takes, to vectors
+  in memory: the rate if nothing is read, tokenised or written;
 - `encode_ids, sorted`: the same, with each block sorted by length: what sorting would gain;
 - `encode_corpus`: from a text file to npy shards on disk;
 - sentence-transformers (`SentenceTransformer.encode`, its defaults, batches of 32) and fastembed

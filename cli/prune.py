@@ -49,5 +49,5 @@ def prune(
             note(line)
         share = info["parameters"] / info["dense_parameters"]
         summary = f"{info['parameters']:,} of {info['dense_parameters']:,} parameters stay ({share:.1%})"
-        show(json, asdict(record), *cut_tables(info), summary)
+        show(json, asdict(record), *cut_tables(info), summary, written=run.folder("prune"))
         note(f"Wrote {run.folder('prune')}; next: sparsecse finetune --data FILE, or sparsecse pack --out DIR")

@@ -68,5 +68,5 @@ def report(
         "summary": [{**asdict(row), "difference": row.difference} for row in summary],
         "not_measured": [what for what, _ in found.missing],
     }
-    show(json, data, change_table(found.model, summary))
+    show(json, data, change_table(found.model, summary), written=target)
     note(f"Wrote {', '.join(map(str, written))}")

@@ -166,6 +166,7 @@ def run(
             *tables,
             summary,
             Text("\n".join(places)),
+            written=packed["path"],
         )
         if json:
             for line in places:

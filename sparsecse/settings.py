@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def checked_widths(widths: Iterable[int]) -> tuple[int, ...]:
 def choose(name: str, value: str, known: Any) -> None:
     """Refuse a word that is not one of those that a setting can have."""
     if value not in known:
-        raise InputError(f"`{name}` '{value}' is unknown; choose one of {', '.join(known)}.")
+        raise InputError(f"`{name}` '{value}' is unknown; choose one of {', '.join(known)}.{meant(value, known)}")
 
 
 def check_fraction(name: str, fraction: float) -> None:

@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sparsecse import disk
 from sparsecse.benchmarking.machine import machine, versions
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, hash_once, read_json, text_hash, write_json
+from sparsecse.files import atomic_directory, discard, hash_once, read_json, text_hash, write_json
 from sparsecse.manifest import contents, foreign, in_words
 
 MODEL_STAGES = ("finetune", "rewind", "prune")
@@ -41,10 +42,11 @@ _COMMANDS = dict.fromkeys(("latency", "choose", "layers"), "prune")
 _RECORD = "record.json"
 _RETIRED = ".retired"
 # What `files.atomic_directory` calls the folders that it fills, or has moved aside.
-_LEFTOVER = re.compile(rf"\.({'|'.join((*STAGES, 'packed'))})\.[0-9a-f]{{8}}\.tmp")
+_LEFTOVER = re.compile(rf"\.((?:{'|'.join(STAGES)})(?:\{_RETIRED})?|packed)\.[0-9a-f]{{8}}\.tmp(?:\.old)?")
 
 
-def package_versions() -> dict[str, str]:
+@functools.cache
+def package_versions() -> Mapping[str, str]:
     """Versions of Python and of the packages that results depend on."""
     return versions(("tokenizers", "numpy", "scipy"))
 
@@ -203,10 +205,10 @@ class Workdir:
 
     def _remove_leftovers(self) -> None:
         """Delete half-written folders of killed runs; where a stage's own folder is gone they are kept, to be safe."""
-        for folder in self.path.glob(".*.tmp"):
+        for folder in self.path.glob(".*.tmp*"):
             ours = _LEFTOVER.fullmatch(folder.name)
             if ours and self.folder(ours[1]).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                disk.remove(folder)
 
     def run_stage(
         self,
@@ -271,7 +273,7 @@ class Workdir:
         """Remove what interrupted runs of a stage left, once it has been finished."""
         for folder in self.path.glob(f".{stage}-*"):
             if re.fullmatch(rf"\.{stage}-[0-9a-f]{{12}}", folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
+                disk.remove(folder)
 
     def retire(self, stage: str) -> None:
         """Move a finished stage out of the chain, to `<stage>.retired` beside it; an older one there is replaced."""
@@ -281,8 +283,8 @@ class Workdir:
             return
         if self.record(aside) is not None:
             self._check_own(aside)
-            shutil.rmtree(self.folder(aside))
-        self.folder(stage).rename(self.folder(aside))
+            discard(self.folder(aside))
+        disk.rename(self.folder(stage), self.folder(aside))
 
     def output_hash(self, stage: str, name: str) -> str:
         """The recorded hash of one file of a finished stage."""

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sparsecse import files
 from sparsecse.cli import main
 from sparsecse.corpora import blocks
 from sparsecse.corpora.shards import read_ids
+from sparsecse.datasets.corpora import open_corpus
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.runtime import Runtime
@@ -231,6 +233,32 @@ def test_no_more_is_read_than_is_computed_next(tmp_path, monkeypatch, model):
 
     sparsecse.encode_corpus(model, texts(), tmp_path / "out", **{**SETTINGS, "shard_rows": 20}, progress=progress)
     assert read == 60 and most <= 4  # the next block and the one after it
+
+
+def test_what_is_prepared_ahead_is_not_waited_for_at_the_end():
+    release = threading.Event()
+
+    def items():
+        yield 1
+        release.wait(60)  # as standard input does
+        yield 2
+
+    prepared = blocks.ahead(items())
+    assert next(prepared) == 1
+    prepared.close()
+    assert not release.is_set() and list(blocks.ahead(iter(range(5)))) == [0, 1, 2, 3, 4]
+    release.set()
+
+
+def test_a_folder_in_the_layout_of_a_hub_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.csv").write_text("id,text\n3,the cat\n5,\n")
+    (tmp_path / "set" / "test.csv").write_text("id,text\n9,a dog\n")
+    corpus = open_corpus(f"{tmp_path / 'set'}@train", id_column="id")
+    assert corpus.count == 2 and list(corpus.rows) == [("the cat", "3"), ("", "5")]
+    with pytest.raises(InputError, match="has several splits; choose one of train, test"):
+        open_corpus(tmp_path / "set")
 
 
 def test_the_command_reads_standard_input(tmp_path, capsys, sentence_folder, texts, expected):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, count
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -89,11 +90,30 @@ def _take(rows: Iterator[tuple[str, str | None]], most: int) -> list[tuple[str, 
 def ahead(items: Iterator[_T]) -> Iterator[_T]:
     """The items; while the caller works on one, a thread prepares the next."""
     end: Any = object()
-    with ThreadPoolExecutor(1, "sparsecse") as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
+    wanted: SimpleQueue[bool] = SimpleQueue()
+    ready: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def prepare() -> None:
+        while wanted.get():
+            try:
+                ready.put((next(items, end), None))
+            except BaseException as error:
+                ready.put((end, error))
+
+    # No pool, which would wait at its end for a thread that waits for standard input.
+    threading.Thread(target=prepare, name="sparsecse", daemon=True).start()
+    try:
+        wanted.put(True)
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            wanted.put(True)
             yield item
+    finally:
+        wanted.put(False)
 
 
 def embed(blocks: Iterator[Block], submit: Submit, waiting: int) -> Iterator[tuple[Block, np.ndarray | None]]:

@@ -140,19 +140,17 @@ def _write(
             report = progress(_label(shard, corpus, settings, rate))
             arrays: list[np.ndarray] = []
             ids: list[str] = []
-            record = {"rows": 0, "blank": 0, "input": ""}
+            count = blank = 0
+            digest = ""
             for _, block, vectors in blocks:
-                record = {
-                    "rows": record["rows"] + block.rows,
-                    "blank": record["blank"] + block.blank,
-                    "input": block.input,
-                }
+                count, blank, digest = count + block.rows, blank + block.blank, block.input
                 ids += block.ids or ()
                 if vectors is not None:
                     is_open = settings.dtype == "int8" and ranges is None
                     arrays.append(vectors if is_open else keep(vectors, ranges=ranges))
-                report(record["rows"], max(record["rows"], _expected(shard, corpus, settings)))
-            report(record["rows"], record["rows"])
+                report(count, max(count, _expected(shard, corpus, settings)))
+            report(count, count)
+            record = {"rows": count, "blank": blank, "input": digest}
             if shard < len(known) and known[shard] != record:
                 first = shard * settings.shard_rows
                 raise _other_input(corpus, shards, f"differs in rows {first + 1} to {first + known[shard]['rows']}")

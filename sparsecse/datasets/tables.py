@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.reading import NotUTF8Error, ended_lines, lines, parse_json, shown, whole_text
 
 TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
@@ -309,7 +309,8 @@ class Rows:
 def check_column(source: str, columns: Iterable[str], name: str) -> None:
     """Raise `InputError` where a table has no column of that name."""
     if name not in columns:
-        raise InputError(f"{source} has no column {name!r}; the columns present are {', '.join(columns)}.")
+        present, near = ", ".join(columns), meant(name, columns)
+        raise InputError(f"{source} has no column {name!r}; the columns present are {present}.{near}")
 
 
 def open_rows(path: Path, suffix: str) -> Rows:

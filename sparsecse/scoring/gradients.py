@@ -59,7 +59,9 @@ def objective_value(
     align = torch.stack([alignment(x[positives[:, 0]], x[positives[:, 1]]) for x in cut]).mean()
     uniforms = [uniformity(x, t=objective.temperature) for x in cut]
     if views:
-        uniforms = [_between_sentences(*both, positives, objective.temperature) for both in zip(uniforms, cut, strict=True)]
+        uniforms = [
+            _between_sentences(*both, positives, objective.temperature) for both in zip(uniforms, cut, strict=True)
+        ]
     uniform = torch.stack(uniforms).mean()
     loss = objective.alignment_weight * align + (1 - objective.alignment_weight) * uniform
     return loss, {"alignment": align.item(), "uniformity": uniform.item(), "objective": loss.item()}

@@ -59,14 +59,14 @@ def run_study(
     setup: Any,
     out: Path,
     *,
-    report: Callable[[str, int, int], None] = lambda key, done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure the cells that `<out>/<name>.json` does not have yet, writing the file after each.
 
     Args:
         name: the study's, in its registry.
         setup: what the cells measure; its `identity()` must be that of the file, if there is one.
-        report: called with (key, cells done, cells in all) before each cell and at the end.
+        progress: called with (cells done, cells in all) before each cell and at the end.
 
     Raises:
         InputError: the file belongs to another model, data or repair, or the report would replace one that no study
@@ -91,13 +91,13 @@ def run_study(
     for number, cell in enumerate(cells):
         if cell.key in content["results"]:
             continue
-        report(cell.key, number, len(cells))
+        progress(number, len(cells))
         start = time.monotonic()
         measured = cell.run()
         content["results"][cell.key] = {**measured, "seconds": round(time.monotonic() - start, 1)}
         content["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         write_json(path, content)
-    report("", len(cells), len(cells))
+    progress(len(cells), len(cells))
     return read_study(path)  # the same whether cells were measured now or before
 
 

@@ -27,8 +27,7 @@ def parse_objective(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition("=")
-        if name not in OBJECTIVES:
-            raise InputError(f"`objective`: '{name}' is unknown; choose from {', '.join(OBJECTIVES)}.")
+        choose("objective", name, OBJECTIVES)
         try:
             weights[name] = float(weight or 1.0)
         except ValueError:
