@@ -1,7 +1,7 @@
 """A corpus from text to shards: our rate against token ids that are ready, and against what people use.
 
     python benchmarks/encode_corpus.py [CORPUS] [--model MODEL] [--rows N] [--threads T] [--rounds R] [--precision P]
-                                       [--json FILE] [--check]
+                                       [--alone] [--json FILE] [--check]
 
 All contenders embed the same texts in turn, round after round, and the best round counts:
 
@@ -11,7 +11,7 @@ All contenders embed the same texts in turn, round after round, and the best rou
 - `encode_corpus`: from a text file to npy shards on disk;
 - sentence-transformers (`SentenceTransformer.encode`, its defaults, batches of 32) and fastembed
   (`TextEmbedding.embed`, its defaults, of the same model where it has it), where they are installed: from texts to
-  vectors in memory.
+  vectors in memory; `--alone` leaves them out.
 
 By default CORPUS is the built-in demo, repeated with a number before each text so that no two are the same. `--check`
 wants 90 % of the rate of `encode_ids`.
@@ -102,7 +102,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "encode_ids": lambda: [runtime.encode_ids(block) for block in blocks],
             "encode_ids, sorted": lambda: [runtime.encode_ids(block) for block in by_length],
             "encode_corpus": shards,
-            **others(arguments.model, texts, arguments.threads),
+            **({} if arguments.alone else others(arguments.model, texts, arguments.threads)),
         }
         best = best_times(contenders, arguments.rounds, 0.0)
     # The time of encode_corpus without loading, which takes the same however long the corpus is.
@@ -128,6 +128,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--alone", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -306,7 +306,7 @@ class Rows:
         return self.cells(names)
 
 
-def check_column(source: str, columns: Iterable[str], name: str) -> None:
+def check_column(source: str, columns: Collection[str], name: str) -> None:
     """Raise `InputError` where a table has no column of that name."""
     if name not in columns:
         present, near = ", ".join(columns), meant(name, columns)
