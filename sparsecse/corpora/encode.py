@@ -136,7 +136,7 @@ def _write(
         for shard, blocks in groupby(((block.shard, block, vectors) for block, vectors in embedded), itemgetter(0)):
             if was_complete and shard == len(known):
                 raise _other_input(corpus, shards, f"has more than {shards.manifest['rows']} rows")
-            rate = encoded / (time.monotonic() - start)
+            rate = encoded / (time.monotonic() - start) if encoded else 0.0
             report = progress(_label(shard, corpus, settings, rate))
             arrays: list[np.ndarray] = []
             ids: list[str] = []
