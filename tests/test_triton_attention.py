@@ -32,7 +32,7 @@ SHAPES = [
     ([0, 65, 2, 64, 0], 2, 64),
     ([40, 7, 1], 2, 80),
     ([9, 35], 1, 128),
-    ([512], 1, 32),
+    ([200], 1, 32),
 ]
 
 
@@ -91,15 +91,16 @@ def test_values_and_gradients(lengths: list[int], heads: int, head_size: int) ->
 
 
 @interpreted
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("bias,dropout", [(True, 0.0), (False, 0.3), (True, 0.3)])
+@pytest.mark.parametrize(
+    "dtype,bias,dropout",
+    [(torch.float32, True, 0.3), (torch.bfloat16, True, 0.0), (torch.bfloat16, False, 0.3), (torch.float16, True, 0.3)],
+)
 def test_bias_and_dropout(dtype: torch.dtype, bias: bool, dropout: float) -> None:
     Case([20, 0, 65, 3], 2, 24, dtype, bias=bias, dropout=dropout).check()
 
 
 @interpreted
-@pytest.mark.parametrize("bias,dropout", [(False, 0.0), (True, 0.3)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype,bias,dropout", [(torch.float32, True, 0.3), (torch.bfloat16, False, 0.0)])
 def test_gates_and_their_gradients(dtype: torch.dtype, bias: bool, dropout: float) -> None:
     gate = torch.rand(len(SHORT), 3, generator=torch.Generator().manual_seed(4))
     gate[4] = 0.0
