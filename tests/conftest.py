@@ -29,7 +29,10 @@ from sparsecse.workdir import Workdir
 # pytest-xdist starts a worker a core; two threads each would wait for one another.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "modernbert")
+WITHOUT_POOLER = ("distilbert", "modernbert")
+# ModernBERT's is computed by PyTorch.
+NATIVE_FAMILIES = FAMILIES[:-1]
 _WORDS = "the a cat dog sat ran on mat hill under over blue red old new house river bird sings loudly and then sleeps"
 WORDS = _WORDS.split()
 CPU_LEVELS = ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"]
@@ -59,6 +62,9 @@ def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: int)
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24, **overrides}
     if family == "distilbert":
         sizes["hidden_dim"] = sizes.pop("intermediate_size")
+    if family == "modernbert":
+        # Two of three layers see four tokens to either side. Its class names special tokens of its own.
+        sizes |= {"local_attention": 8, **dict.fromkeys(f"{name}_token_id" for name in ("bos", "eos", "cls", "sep"))}
     # Wide initial weights: at transformers' 0.02 all sentences of a tiny model get nearly the same vector.
     config = AutoConfig.for_model(
         family,

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import FAMILIES, distilbert_twin, roberta_twin, tiny_tokenizer, write_checkpoint
+from conftest import FAMILIES, WITHOUT_POOLER, distilbert_twin, roberta_twin, tiny_tokenizer, write_checkpoint
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from sparsecse.encoders import POOLING_MODES, fingerprint, is_stock, load_encoder, save_encoder
@@ -24,8 +24,8 @@ def stock_outputs(folder, sentences):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", list(POOLING_MODES))
 def test_vectors_are_those_of_transformers(checkpoints, sentences, family, pooling):
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
+    if family in WITHOUT_POOLER and pooling == "pooler":
+        pytest.skip("the family has no pooler")
     outputs, mask = stock_outputs(checkpoints[family], sentences)
     last = outputs.last_hidden_state
     position = mask.cumsum(1) * mask
@@ -46,8 +46,8 @@ def test_vectors_are_those_of_transformers(checkpoints, sentences, family, pooli
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", list(POOLING_MODES))
 def test_packed_vectors_and_gradients_are_those_of_padded_ones(checkpoints, sentences, family, pooling):
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
+    if family in WITHOUT_POOLER and pooling == "pooler":
+        pytest.skip("the family has no pooler")
     encoder = load_encoder(checkpoints[family], pooling=pooling).eval()
     # A text may name special tokens; RoBERTa and MPNet do not count the padding token as a position.
     token_ids = [*encoder.tokenize([*sentences, "the [PAD] cat [SEP] sat"]), [0, 2]]
