@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -55,21 +56,27 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=40, **special)
 
 
-def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: int) -> Path:
+def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: Any) -> Path:
     """A tiny random checkpoint of a family, as transformers writes it, without sentence-transformers files."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24, **overrides}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 24,
+        "max_position_embeddings": 48,
+    }
     if family == "distilbert":
         sizes["hidden_dim"] = sizes.pop("intermediate_size")
     if family == "modernbert":
         # Two of three layers see four tokens to either side. Its class names special tokens of its own.
         sizes |= {"local_attention": 8, **dict.fromkeys(f"{name}_token_id" for name in ("bos", "eos", "cls", "sep"))}
+    sizes |= overrides
     # Wide initial weights: at transformers' 0.02 all sentences of a tiny model get nearly the same vector.
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tokenizer),
-        max_position_embeddings=48,
         pad_token_id=1,
         initializer_range=0.2,
         **sizes,
@@ -79,6 +86,8 @@ def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: int)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.1)
+            elif family == "modernbert" and "norm" in name:  # which have no bias to tell them apart
+                parameter.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

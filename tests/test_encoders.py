@@ -114,6 +114,37 @@ def test_twins_of_other_families_compute_the_same(checkpoints, sentences, tmp_pa
         torch.testing.assert_close(twin.encode(sentences), vectors, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "global_attn_every_n_layers": 2},
+        {"num_attention_heads": 2, "intermediate_size": 40, "local_attention": 5, "hidden_activation": "silu"},
+        {"layer_types": ["sliding_attention"] * 2, "num_hidden_layers": 2, "tie_word_embeddings": False},
+    ],
+)
+def test_modernbert_of_any_shape_and_length(tmp_path, changes):
+    folder = write_checkpoint(tmp_path / "model", "modernbert", max_position_embeddings=2200, **changes)
+    encoder = load_encoder(folder, pooling="mean", max_length=2200)
+    rows = [torch.randint(5, 84, (length,)) for length in (1, 2, 9, 33, 2049)]
+    vectors = encoder.encode_ids(rows)
+    for attention in ("eager", "sdpa"):
+        stock = AutoModel.from_pretrained(folder, attn_implementation=attention).eval()
+        for row, vector in list(zip(rows, vectors, strict=True))[: 5 if attention == "sdpa" else 4]:
+            with torch.no_grad():
+                expected = stock(row[None]).last_hidden_state.mean(1)[0]
+                padded = encoder.model(row[None]).last_hidden_state.mean(1)[0]
+            torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(padded, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_modernbert_as_a_masked_language_model_has_it(checkpoints, sentences, tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(checkpoints["modernbert"])
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    expected = load_encoder(checkpoints["modernbert"], pooling="cls").encode(sentences)
+    torch.testing.assert_close(load_encoder(tmp_path, pooling="cls").encode(sentences), expected)
+
+
 def test_pooling_is_never_guessed(checkpoints):
     with pytest.raises(InputError, match=r"`pooling`.*mean, cls, pooler, first_last_avg"):
         load_encoder(checkpoints["bert"])

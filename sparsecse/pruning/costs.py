@@ -42,7 +42,8 @@ class LinearCost:
 
 def parameter_cost(config: SparseCSEConfig) -> LinearCost:
     """Parameters of the layers: a head's three projections with biases and its part of the output projection, a
-    neuron's rows, biases and column; of each layer two output biases and two LayerNorms."""
+    neuron's rows, biases and column; of each layer two output biases and two LayerNorms (of ModernBERT's first
+    layer, too, which has one)."""
     hidden, head_size, rows = config.hidden_size, config.attention_head_size, 1 + config.gated
     return LinearCost(
         head_size * (4 * hidden + 3 * config.attention_bias),

@@ -44,7 +44,7 @@ def of_type(model_type: str) -> dict[str, object]:
     return {CONFIG: {"model_type": model_type}}
 
 
-NARROW = {"local_attention": 6, **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))}
+MODERN = {"local_attention": 6, **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))}
 BIASED = {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "layer_types": ["sliding_attention"] * 2}
 BEFORE_LAYER_TYPES = {
     **{"layer_types": None, "rope_parameters": None, "global_attn_every_n_layers": 2},
@@ -71,9 +71,9 @@ ROWS = (
     Row("electra, narrow embeddings", "electra", sizes={"embedding_size": 8}, refused="embedding_size 8"),
     Row("gpt2", files=of_type("gpt2"), refused="'gpt2'.*supported families are bert"),
     Row("xlm-roberta-xl", files=of_type("xlm-roberta-xl"), refused="'xlm-roberta-xl'.*supported families"),
-    Row("modernbert", "modernbert", "byte pairs", sizes=NARROW),
-    Row("modernbert, written before layer_types", "modernbert", sizes=NARROW, files={CONFIG: BEFORE_LAYER_TYPES}),
-    Row("modernbert, biases and one window", "modernbert", sizes={**NARROW, **BIASED}, parts=(CLS, NORMALIZE)),
+    Row("modernbert", "modernbert", "byte pairs", sizes=MODERN),
+    Row("modernbert, written before layer_types", "modernbert", sizes=MODERN, files={CONFIG: BEFORE_LAYER_TYPES}),
+    Row("modernbert, biases and one window", "modernbert", sizes={**MODERN, **BIASED}, parts=(CLS, NORMALIZE)),
     Row("modernbert, other angles", "modernbert", files={CONFIG: {"rope_parameters": YARN}}, refused="rope_type"),
     Row("nomic", files=of_type("nomic_bert"), refused="'nomic_bert'.*supported families"),
     Row("decoder", files={CONFIG: {"is_decoder": True}}, refused="is_decoder"),
