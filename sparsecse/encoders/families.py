@@ -292,7 +292,8 @@ def config_to_family(config: SparseCSEConfig) -> dict[str, Any]:
         values["layer_types"] = types
         values["rope_parameters"] = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
         windows = [window for window in config.attention_windows if window is not None]
-        values |= {family.window: 2 * windows[0]} if windows else {}
+        if family.window is not None and windows:
+            values[family.window] = 2 * windows[0]
     return values
 
 
@@ -311,7 +312,7 @@ def state_from_family(state: Mapping[str, _T], config: SparseCSEConfig) -> dict[
     ours: dict[str, list[str]] = {}
     for own, theirs in FAMILIES[config.original_model_type].modules(config.num_hidden_layers).items():
         ours.setdefault(theirs, []).append(own)
-    renamed = {}
+    renamed: dict[str, _T] = {}
     for name, value in state.items():
         module, _, parameter = name.rpartition(".")
         own_names = ours.get(module, [module])
