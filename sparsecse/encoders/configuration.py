@@ -136,7 +136,7 @@ def checked_config(files: ModelFiles, folder: str, settings: Mapping[str, Any]) 
     name = inside(folder, CONFIG_FILE)
     tensors = stored_tensors(files, folder)
     family = FAMILIES["bert"] if _is_own(settings) else family_of(settings["model_type"], files.source)
-    tensors = _unprefixed(files, tensors, f"{family.words}.weight")
+    tensors = _unprefixed(files, tensors, f"{family.name('embeddings.word_embeddings')}.weight")
     _check_depth(files, name, settings, tensors, family)
     try:
         config_class = SparseCSEConfig if _is_own(settings) else CONFIG_MAPPING[settings["model_type"]]

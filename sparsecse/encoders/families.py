@@ -22,16 +22,21 @@ LARGEST_BASE = 1e12
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
+def _map(**names: Any) -> Mapping[str, Any]:
+    return MappingProxyType(names)
+
+
 @dataclass(frozen=True)
 class Family:
-    """A family's model, and the names in its checkpoint of what it consists of.
+    """What a family's model is like, and the names in its checkpoint where they are not BERT's, which are ours.
 
-    Modules of ours that have one name there are parts of one matrix, rows after rows in the order of these fields.
-
-    layer: what precedes the names inside a layer; words, embedding_norm and final_norm are whole names.
-    value_of_neuron: the second factor of gated neurons, where it has those.
+    layer: what precedes names inside a layer.
+    inside: our name of a module inside a layer -> the family's. Ours that have one name there are parts of one matrix,
+        rows after rows in this order.
+    names: the same for whole names.
     norm_first: LayerNorms stand before the halves of a layer, and one after the last layer.
     first_attention_norm: see `SparseCSEConfig`.
+    gated: a neuron has a second factor, `intermediate.value`.
     positions_after_padding: positions count the real tokens from pad_token_id + 1 (RoBERTa's way) instead of from 0.
     rotary: positions turn queries and keys, instead of being embedded.
     window: the setting that says how many tokens a local layer sees, half of them to either side.
@@ -41,54 +46,32 @@ class Family:
     unset: settings of the family that no encoder needs, and whose defaults do not fit every vocabulary.
     """
 
-    words: str = "embeddings.word_embeddings"
-    embedding_norm: str = "embeddings.LayerNorm"
     layer: str = "encoder.layer.{}."
-    query: str = "attention.self.query"
-    key: str = "attention.self.key"
-    value: str = "attention.self.value"
-    attention_output: str = "attention.output.dense"
-    attention_norm: str = "attention.output.LayerNorm"
-    intermediate: str = "intermediate.dense"
-    value_of_neuron: str | None = None
-    output: str = "output.dense"
-    output_norm: str = "output.LayerNorm"
-    final_norm: str = "encoder.LayerNorm"
+    inside: Mapping[str, str] = field(default_factory=_map)
+    names: Mapping[str, str] = field(default_factory=_map)
     norm_first: bool = False
     first_attention_norm: bool = True
+    gated: bool = False
     positions_after_padding: bool = False
     token_types: bool = True
     relative_attention_bias: bool = False
     rotary: bool = False
     window: str | None = None
-    config_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    fixed_settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    config_names: Mapping[str, str] = field(default_factory=_map)
+    fixed_settings: Mapping[str, Any] = field(default_factory=_map)
     same_as_hidden_size: tuple[str, ...] = ()
     unset: tuple[str, ...] = ()
 
+    def name(self, ours: str) -> str:
+        """The family's whole name of a module that no layer has."""
+        return self.names.get(ours, ours)
+
     def modules(self, layers: int) -> dict[str, str]:
-        """Our name of each module that has weights, of so many layers -> the family's."""
-        names = {
-            "embeddings.word_embeddings": self.words,
-            "embeddings.LayerNorm": self.embedding_norm,
-            "encoder.LayerNorm": self.final_norm,
-        }
-        norms = ("attention.self", "intermediate") if self.norm_first else ("attention.output", "output")
-        inside = {
-            "attention.self.query": self.query,
-            "attention.self.key": self.key,
-            "attention.self.value": self.value,
-            "attention.output.dense": self.attention_output,
-            f"{norms[0]}.LayerNorm": self.attention_norm,
-            "intermediate.dense": self.intermediate,
-            "output.dense": self.output,
-            f"{norms[1]}.LayerNorm": self.output_norm,
-        }
-        if self.value_of_neuron is not None:
-            inside["intermediate.value"] = self.value_of_neuron
+        """Our whole name of a module -> the family's, where they differ, in a model of so many layers."""
+        names = dict(self.names)
         for layer in range(layers):
             prefix = self.layer.format(layer)
-            names |= {f"encoder.layer.{layer}.{ours}": prefix + theirs for ours, theirs in inside.items()}
+            names |= {f"encoder.layer.{layer}.{ours}": prefix + theirs for ours, theirs in self.inside.items()}
         return names
 
 
@@ -102,14 +85,16 @@ FAMILIES: Mapping[str, Family] = {
     "electra": Family(same_as_hidden_size=("embedding_size",)),
     "distilbert": Family(
         layer="transformer.layer.{}.",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
-        attention_output="attention.out_lin",
-        attention_norm="sa_layer_norm",
-        intermediate="ffn.lin1",
-        output="ffn.lin2",
-        output_norm="output_layer_norm",
+        inside={
+            "attention.self.query": "attention.q_lin",
+            "attention.self.key": "attention.k_lin",
+            "attention.self.value": "attention.v_lin",
+            "attention.output.dense": "attention.out_lin",
+            "attention.output.LayerNorm": "sa_layer_norm",
+            "intermediate.dense": "ffn.lin1",
+            "output.dense": "ffn.lin2",
+            "output.LayerNorm": "output_layer_norm",
+        },
         token_types=False,
         config_names={
             "hidden_size": "dim",
@@ -123,32 +108,36 @@ FAMILIES: Mapping[str, Family] = {
         fixed_settings={"layer_norm_eps": 1e-12},
     ),
     "mpnet": Family(
-        query="attention.attn.q",
-        key="attention.attn.k",
-        value="attention.attn.v",
-        attention_output="attention.attn.o",
-        attention_norm="attention.LayerNorm",
+        inside={
+            "attention.self.query": "attention.attn.q",
+            "attention.self.key": "attention.attn.k",
+            "attention.self.value": "attention.attn.v",
+            "attention.output.dense": "attention.attn.o",
+            "attention.output.LayerNorm": "attention.LayerNorm",
+        },
         positions_after_padding=True,
         token_types=False,
         relative_attention_bias=True,
         fixed_settings={"pad_token_id": 1},
     ),
     "modernbert": Family(
-        words="embeddings.tok_embeddings",
-        embedding_norm="embeddings.norm",
         layer="layers.{}.",
-        query="attn.Wqkv",
-        key="attn.Wqkv",
-        value="attn.Wqkv",
-        attention_output="attn.Wo",
-        attention_norm="attn_norm",
-        intermediate="mlp.Wi",
-        value_of_neuron="mlp.Wi",
-        output="mlp.Wo",
-        output_norm="mlp_norm",
-        final_norm="final_norm",
+        inside={
+            **dict.fromkeys(("attention.self.query", "attention.self.key", "attention.self.value"), "attn.Wqkv"),
+            "attention.self.LayerNorm": "attn_norm",
+            "attention.output.dense": "attn.Wo",
+            **dict.fromkeys(("intermediate.dense", "intermediate.value"), "mlp.Wi"),
+            "intermediate.LayerNorm": "mlp_norm",
+            "output.dense": "mlp.Wo",
+        },
+        names={
+            "embeddings.word_embeddings": "embeddings.tok_embeddings",
+            "embeddings.LayerNorm": "embeddings.norm",
+            "encoder.LayerNorm": "final_norm",
+        },
         norm_first=True,
         first_attention_norm=False,
+        gated=True,
         token_types=False,
         rotary=True,
         window="local_attention",
@@ -232,7 +221,7 @@ def config_from_family(settings: Mapping[str, Any], has_pooler: bool, source: st
         **(_rotary(settings, family, source) if family.rotary else {}),
         norm_first=family.norm_first,
         first_attention_norm=family.first_attention_norm,
-        gated=family.value_of_neuron is not None,
+        gated=family.gated,
         attention_head_size=values["hidden_size"] // values["num_attention_heads"],
         type_vocab_size=settings["type_vocab_size"] if family.token_types else 0,
         position_offset=values["pad_token_id"] + 1 if family.positions_after_padding else 0,

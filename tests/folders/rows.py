@@ -75,7 +75,10 @@ ROWS = (
     Row("modernbert, written before layer_types", "modernbert", sizes=MODERN, files={CONFIG: BEFORE_LAYER_TYPES}),
     Row("modernbert, biases and one window", "modernbert", sizes={**MODERN, **BIASED}, parts=(CLS, NORMALIZE)),
     Row("modernbert, other angles", "modernbert", files={CONFIG: {"rope_parameters": YARN}}, refused="rope_type"),
-    Row("nomic", files=of_type("nomic_bert"), refused="'nomic_bert'.*supported families"),
+    *(
+        Row(model_type, files=of_type(model_type), refused=f"'{model_type}'.*supported families")
+        for model_type in ("nomic_bert", "qwen3", "gemma3_text", "deberta-v2")
+    ),
     Row("decoder", files={CONFIG: {"is_decoder": True}}, refused="is_decoder"),
     Row("no padding token", files={CONFIG: {"pad_token_id": None}}),
     Row("no padding token to count from", "roberta", files={CONFIG: {"pad_token_id": None}}, refused="pad_token_id"),
