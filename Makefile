@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Which build of torch: TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" is the one for CPUs.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test install lint docs bench asan clean
+.PHONY: demo test install lint docs bench asan hashes clean
 
 $(BIN)/sparsecse: pyproject.toml setup.py constraints.txt $(wildcard csrc/*) $(wildcard kernels/*.py) $(wildcard cli/*.py) $(shell find sparsecse -name '*.py')
 	@echo "Installing into $(VENV); this downloads torch and takes minutes, without a word"
@@ -39,7 +39,15 @@ bench: install
 asan: install
 	SPARSECSE_SANITIZE=address,undefined SPARSECSE_REQUIRE_NATIVE=1 $(BIN)/pip install -q --no-deps -e .
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-		$(BIN)/pytest -q -n 0 tests/test_kernels.py tests/test_attention.py tests/test_runtime.py -k "not opcheck"
+		$(BIN)/pytest -q -n 0 tests/test_kernels.py tests/test_attention.py tests/test_runtime.py tests/test_random_shapes.py \
+		-k "not opcheck" -m "nightly or not nightly"
+
+# The newest tools of a release, pinned by hash for all platforms.
+hashes:
+	cd .github/requirements && uv pip compile --upgrade --universal --python-version 3.12 --generate-hashes --no-annotate \
+		--custom-compile-command "make hashes" --quiet release.in -o release.txt
+	cd .github/requirements && uv pip compile --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+		--custom-compile-command "make hashes" --quiet backend.in -o backend.txt
 
 clean:
 	rm -rf build dist site *.egg-info sparsecse/_native*.so

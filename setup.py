@@ -14,6 +14,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 # nanobind's stable ABI begins with Python 3.12; older and free-threaded interpreters get a build of their own.
 STABLE_ABI = sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_GIL_DISABLED")
+# csrc/ is written in vector types of GCC and Clang, which MSVC lacks, and counts in `long`, which has 32 bits there.
+NATIVE = sys.platform != "win32"
 
 
 class BuildNative(build_ext):
@@ -68,8 +70,17 @@ def native_extension() -> Extension:
     )
 
 
+def wheel_tags() -> dict[str, str]:
+    """Where a wheel of this build can be installed."""
+    if not NATIVE:  # without compiled parts, but for this system alone: others compile their own
+        return {"plat_name": sysconfig.get_platform()}
+    return {"py_limited_api": "cp312"} if STABLE_ABI else {}
+
+
+if not NATIVE:
+    print("sparsecse is installed without its CPU kernels, which Windows does not get; it computes through PyTorch.")
 setup(
-    ext_modules=[native_extension()],
+    ext_modules=[native_extension()] if NATIVE else [],
     cmdclass={"build_ext": BuildNative},
-    options={"bdist_wheel": {"py_limited_api": "cp312"}} if STABLE_ABI else {},
+    options={"bdist_wheel": wheel_tags()},
 )

@@ -1,4 +1,4 @@
-"""What the default recipe keeps: similarity, retrieval, and retrieval in the dense model's index, before and after.
+"""What the default recipe keeps: similarity, classification, retrieval, and retrieval in the dense model's index.
 
 The model is scored on STS-B dev, pruned, repaired on text without labels and measured on sets that chose nothing.
 
@@ -23,6 +23,7 @@ from sparsecse.benchmarking import machine, versions
 from sparsecse.datasets import draw_retrieval, load_retrieval, load_sentences
 from sparsecse.evaluation import evaluate
 from sparsecse.evaluation.agreement import model_agreement
+from sparsecse.evaluation.embedding import Remembered
 from sparsecse.evaluation.retrieval import retrieval
 
 TASKS = "sts12,sts14,sts15,stsb-test"
@@ -48,18 +49,20 @@ class Measure:
 
     def __init__(self, dense: sparsecse.Encoder, arguments: argparse.Namespace, held_out: list[str]):
         self.arguments = arguments
-        self.dense = sparsecse.Runtime(dense, "float32")
+        self.dense = Remembered(lambda: dense, dense.settings)
         self.held_out = held_out
         sets = [load_retrieval(folder) for folder in arguments.retrieval]
         self.sets = [draw_retrieval(one, arguments.documents, len(one)) for one in sets]
 
-    def __call__(self, encoder: sparsecse.Encoder) -> dict[str, Any]:
-        runtime = sparsecse.Runtime(encoder, "float32")
-        found = evaluate(runtime, TASKS, data_dir=self.arguments.data_dir)
-        result: dict[str, Any] = {name: task.spearman for name, task in found.tasks.items()}
+    def __call__(self, encoder: sparsecse.Encoder | None = None) -> dict[str, Any]:
+        """The figures of an encoder, or of the dense model, whose vectors are kept."""
+        runtime = self.dense if encoder is None else Remembered(lambda: encoder, encoder.settings)
+        tasks = ",".join([TASKS, *self.arguments.classification])
+        found = evaluate(runtime, tasks, data_dir=self.arguments.data_dir)
+        result: dict[str, Any] = {Path(name).name: value for name, value in found.figures().items()}
         result["similarity"] = found.average
-        own = encoder is self.dense.encoder  # its own index and the dense model's are the same
-        for index, label in ((None, ""), *([] if own else [(self.dense, " aligned")])):
+        result["classification"] = found.own_average("classification")
+        for index, label in ((None, ""), *([(self.dense, " aligned")] if encoder else [])):
             values = {task.name: retrieval(task, runtime, index).ndcg_at_10 for task in self.sets}
             result |= {f"{name}{label}": value for name, value in values.items()}
             if values:
@@ -75,8 +78,10 @@ def main() -> None:
     parser.add_argument("--train-data", action="append", required=True, help="text of one kind; repeatable")
     parser.add_argument("--each", type=int, default=13_000, help="sentences of each kind")
     parser.add_argument("--retrieval", action="append", default=[], help="folder in BEIR's layout; repeatable")
+    parser.add_argument("--classification", action="append", default=[], help="labelled train and test; repeatable")
     parser.add_argument("--documents", type=int, default=3500, help="of larger collections as many are drawn")
     parser.add_argument("--sparsities", default="0.2,0.5")
+    parser.add_argument("--repair", choices=["yes", "no", "both"], default="both")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
@@ -90,17 +95,21 @@ def main() -> None:
         "machine": machine(),
         "versions": versions(),
         "settings": _without_folders(arguments),
-        "models": {"dense": measure(dense)},
+        "models": {"dense": measure()},
     }
     print("dense", _line(report["models"]["dense"]), flush=True)
+    start = time.monotonic()
+    scores = sparsecse.score(dense, "stsb", data_dir=arguments.data_dir)
+    report["minutes of scoring"] = (time.monotonic() - start) / 60
     for sparsity in map(float, arguments.sparsities.split(",")):
-        for repair in (False, True):
+        for repair in [False, True] if arguments.repair == "both" else [arguments.repair == "yes"]:
             start = time.monotonic()
             small = sparsecse.compress(
                 dense,
                 sparsity,
                 data="stsb",
                 data_dir=arguments.data_dir,
+                scores=scores,
                 train_data=training,
                 steps=arguments.steps,
                 repair=repair,
@@ -117,7 +126,9 @@ def main() -> None:
 def _without_folders(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments for the record, files and folders by their names alone."""
     found = {**vars(arguments), "json": None, "data_dir": Path(arguments.data_dir).name}
-    return found | {key: [Path(each).name for each in found[key]] for key in ("train_data", "retrieval")}
+    return found | {
+        key: [Path(each).name for each in found[key]] for key in ("train_data", "retrieval", "classification")
+    }
 
 
 def _line(result: dict[str, Any]) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import Parameter
+from inspect import signature as inspect_signature
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +24,7 @@ from sparsecse.cli import (
     pack,
     prune,
     push,
+    report,
     rewind,
     run,
     score,
@@ -28,15 +33,41 @@ from sparsecse.cli import (
 )
 from sparsecse.cli.groups import OPTIONS
 from sparsecse.cli.help import LookedUp
-from sparsecse.cli.output import discard_output, note, open_closed_streams, writing_output
+from sparsecse.cli.options import Quiet
+from sparsecse.cli.output import (
+    be_quiet,
+    command_output,
+    complain,
+    discard_output,
+    open_closed_streams,
+    writing_output,
+)
+from sparsecse.cli.session import COMMAND, DEBUG, command_line
 from sparsecse.errors import InputError, as_options
 from sparsecse.version import __version__
 
-_DEBUG = "SPARSECSE_DEBUG"
-_INTERRUPTED = 130
+_INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
 
 # Typer brings its own copy of click in newer versions; this is the base of its usage errors in all of them.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def _with_quiet(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the option that every command has."""
+
+    @functools.wraps(command)
+    def may_be_quiet(*, quiet: bool, **given: Any) -> None:
+        if quiet:
+            be_quiet()
+        command(**given)
+
+    signature = inspect_signature(command, eval_str=True)
+    own = Parameter("quiet", Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    parameters = [*signature.parameters.values(), own]
+    may_be_quiet.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return may_be_quiet
+
 
 app = typer.Typer(
     name="sparsecse",
@@ -56,13 +87,14 @@ for command, name in (
     (evaluate.evaluate, "eval"),
     (bench.bench, "bench"),
     (check.check, "check"),
+    (report.report, "report"),
     (inspect.inspect, "inspect"),
     (doctor.doctor, "doctor"),
     (export.export, "export"),
     (push.push, "push"),
     (study.study, "study"),
 ):
-    app.command(name, cls=LookedUp)(command)
+    app.command(name, cls=LookedUp)(_with_quiet(command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -73,20 +105,23 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    debug: Annotated[bool, typer.Option("--debug", envvar=_DEBUG, help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar=DEBUG, help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
+    if quiet:
+        be_quiet()
     if debug:
-        os.environ[_DEBUG] = "1"
+        os.environ[DEBUG] = "1"
 
 
 def _parameter_options() -> dict[str, str]:
     """The option of each parameter that a message of the library can name."""
     commands: Any = typer.main.get_command(app)
     own = {
-        parameter.name: parameter.opts[0]
+        parameter.name.rstrip("_"): parameter.opts[0]
         for command in commands.commands.values()
         for parameter in command.params
         if parameter.opts[0].startswith("--")
@@ -103,10 +138,11 @@ def _quiet_libraries() -> None:
 
 
 def main(arguments: Sequence[str] | None = None, *, commands: typer.Typer = app, program: str = "sparsecse") -> int:
-    """Run the command line; returns 0, 1 (a check failed), 2 (bad usage or input) or 130 (interrupted)."""
+    """Run the command line; returns 0, 1 (a check failed), 2 (bad usage or input), 130 (Ctrl-C) or 143 (terminated)."""
     _quiet_libraries()
     try:
-        return _answer(commands, arguments, program)
+        with command_output():
+            return _answer(commands, arguments, program)
     except (BrokenPipeError, SystemExit) as error:
         # The reader of our output is gone (`| head`); there is nobody left to tell. click and rich would exit with 1.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
@@ -124,14 +160,15 @@ def _answer(commands: typer.Typer, arguments: Sequence[str] | None, program: str
     except BrokenPipeError:
         raise
     except (InputError, OSError) as error:
-        if os.environ.get(_DEBUG):
+        if os.environ.get(DEBUG):
             raise
-        note(f"Error: {_sentence(error)}")
+        complain(f"Error: {_sentence(error)}")
         discard_output()
         return 2
 
 
 def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) -> int:
+    COMMAND.set(command_line(program, sys.argv[1:] if arguments is None else arguments))
     try:
         result = commands(args=arguments, prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else 0
@@ -139,8 +176,10 @@ def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) 
         code = exit_.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
-    if code == _INTERRUPTED:
-        note("Interrupted; the same command goes on where it stopped.")
+    except _TerminatedError:
+        code = _TERMINATED
+    if code in (_INTERRUPTED, _TERMINATED):
+        complain("Interrupted; the same command goes on where it stopped.")
     with writing_output():
         pass  # what is still buffered
     return code
@@ -154,7 +193,21 @@ def _sentence(error: InputError | OSError) -> str:
     return f"{place} cannot be read or written ({reason}); see to it and run the command again."
 
 
+class _TerminatedError(BaseException):
+    """SIGTERM arrived: what runs is left in order, as after Ctrl-C."""
+
+
+def _stop(number: int, _: object) -> None:
+    """Leave what runs in order at the first signal; the next one ends the process at once, and loses nothing either."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+    raise KeyboardInterrupt if number == signal.SIGINT else _TerminatedError
+
+
 def entry_point() -> None:
     """What the installed `sparsecse` script calls."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(each) != signal.SIG_IGN:  # as under nohup, and in a shell's background
+            signal.signal(each, _stop)
     open_closed_streams()
     sys.exit(main())

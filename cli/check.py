@@ -67,7 +67,13 @@ Agreement = Annotated[
     ),
 ]
 Rounds = Annotated[int, typer.Option("--rounds", help="Timings of each of the two models for --min-speedup, in turn.")]
-Precision = Annotated[str, typer.Option("--precision", help="What both models compute in: float32, bfloat16, int8.")]
+Precision = Annotated[
+    str, typer.Option("--precision", help="What the model computes in, in every rule: float32, bfloat16, int8.")
+]
+BaselinePrecision = Annotated[
+    str | None,
+    typer.Option("--baseline-precision", help="What the baseline computes in; by default that of --precision."),
+]
 Junit = Annotated[
     Path | None,
     typer.Option(
@@ -94,6 +100,7 @@ def check(
     batch_size: options.BatchSize = 32,
     rounds: Rounds = 15,
     precision: Precision = "float32",
+    baseline_precision: BaselinePrecision = None,
     loading: ModelOptions,
     threads: options.Threads = None,
     junit: Junit = None,
@@ -123,12 +130,14 @@ def check(
         batch_size=batch_size,
         rounds=rounds,
         precision=precision,
+        baseline_precision=baseline_precision,
         threads=threads,
         progress=progress,
     )
     if timing:
         facts = (
-            "{sentences} sentences, batches of {batch_size}, {rounds} rounds in turn, threads {threads}, {precision}"
+            "{sentences} sentences, batches of {batch_size}, {rounds} rounds in turn, threads {threads}, "
+            "{precision} against {baseline_precision}"
         )
         note("Timed: " + facts.format(**timing))
     if junit is not None:

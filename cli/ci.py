@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from sparsecse.checking import Verdict
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.files import write_text
 from sparsecse.reading import shown, whole_text
 
@@ -39,7 +39,9 @@ def read_options(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
         raise InputError(f"{path} is not valid TOML ({error}); mend it there.") from None
     for name in content:
         if name not in names:
-            raise InputError(f"{path} has the key '{name}', which is no option; it can have {', '.join(names)}.")
+            raise InputError(
+                f"{path} has the key '{name}', which is no option; it can have {', '.join(names)}.{meant(name, names)}"
+            )
     return {name: _texts(path, name, value) for name, value in content.items()}
 
 

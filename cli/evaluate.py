@@ -125,10 +125,11 @@ def evaluate(
     that.
     """
     from sparsecse import stages
-    from sparsecse.cli.tables import agreement_table, aligned_tables, evaluation_notes, evaluation_tables
+    from sparsecse.cli.tables import agreement_table, aligned_tables, evaluation_tables
     from sparsecse.evaluation import AgreementText, model_agreement
     from sparsecse.evaluation import evaluate as measure
     from sparsecse.packing.folder import model_name
+    from sparsecse.reporting.notes import evaluation_notes
     from sparsecse.runtime import Runtime
 
     _check(model, tasks, agreement, reference, aligned)

@@ -10,9 +10,10 @@ import typer
 
 from sparsecse.cli import options
 from sparsecse.cli.groups import Only, takes
-from sparsecse.cli.output import note, show
+from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, set_threads
 from sparsecse.errors import InputError
+from sparsecse.settings import choose
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
@@ -58,8 +59,7 @@ def export(
     from sparsecse.datasets import load_sentences
     from sparsecse.exporting import export_onnx, export_openvino
 
-    if format_ not in ("onnx", "openvino"):
-        raise InputError(f"--format '{format_}' is unknown; choose onnx or openvino.")
+    choose("format", format_, ("onnx", "openvino"))
     set_threads(threads)
     source = model or str(stages.newest_folder(Workdir(workdir)))
     if out is None:
@@ -68,7 +68,9 @@ def export(
         out = Path(source)
     encoder = replace(loading, name=stages.resolve_model(source)).load()
     if format_ == "onnx":
-        report = export_onnx(encoder, out, precision=precision, pooled=pooled, tolerance=tolerance)
+        report = export_onnx(
+            encoder, out, precision=precision, pooled=pooled, tolerance=tolerance, progress=progress("Exporting")
+        )
     else:
         sentences = load_sentences(calibration, data_dir=reading.data_dir)[:_CALIBRATION_SENTENCES]
         report = export_openvino(
@@ -78,12 +80,14 @@ def export(
             pooled=pooled,
             calibration=sentences if precision == "int8" else (),
             tolerance=tolerance,
+            progress=progress("Exporting"),
         )
     show(
         json,
         report.to_json(),
         f"Wrote {report.paths[0]} ({report.bytes:,} bytes); against torch: largest difference "
         f"{report.max_difference:.2g}, smallest cosine {report.cosine_minimum:.5f}",
+        written=report.paths[0],
     )
     ends = "sentence vectors" if pooled else "token vectors (sentence vectors: --pooled)"
     note(f"{report.loader} loads it; its output {report.output} is the {ends}")

@@ -19,6 +19,15 @@ Workdir = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON and nothing else on standard output.", rich_help_panel=_RUN)
 ]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        help="No progress, notes or warnings: only errors, and the path of what was written, or the figures where "
+        "those are the result.",
+        rich_help_panel=_RUN,
+    ),
+]
 Data = Annotated[
     str,
     typer.Option(

@@ -37,6 +37,11 @@ def pack(
         info = record.info
         if reused:
             note(f"{info['path']} is up to date.")
-        show(json, asdict(record), f"Packed the '{info['stage']}' model into {info['path']} ({info['bytes']:,} bytes)")
+        show(
+            json,
+            asdict(record),
+            f"Packed the '{info['stage']}' model into {info['path']} ({info['bytes']:,} bytes)",
+            written=info["path"],
+        )
         arguments = f'"{info["path"]}"' + ("" if info["format"] != "sparsecse" else ", trust_remote_code=True")
         note(f"SentenceTransformer({arguments}) and AutoModel.from_pretrained({arguments}) load it")

@@ -28,7 +28,8 @@ def prune(
     """Prune the scored model; scores are read, not computed again."""
     with session(workdir, threads) as run:
         from sparsecse import stages
-        from sparsecse.cli.tables import cut_notes, cut_tables
+        from sparsecse.cli.tables import cut_tables
+        from sparsecse.reporting.notes import cut_notes
         from sparsecse.stages.text import RepairText
 
         chosen = named_model(run, model, loading) if model else None
@@ -48,5 +49,5 @@ def prune(
             note(line)
         share = info["parameters"] / info["dense_parameters"]
         summary = f"{info['parameters']:,} of {info['dense_parameters']:,} parameters stay ({share:.1%})"
-        show(json, asdict(record), *cut_tables(info), summary)
+        show(json, asdict(record), *cut_tables(info), summary, written=run.folder("prune"))
         note(f"Wrote {run.folder('prune')}; next: sparsecse finetune --data FILE, or sparsecse pack --out DIR")

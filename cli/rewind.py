@@ -25,5 +25,6 @@ def rewind(to: To, workdir: options.Workdir = DEFAULT_WORKDIR, json: options.Jso
         record, reused = stages.rewind(run, to)
         if reused:
             note(f"{run.path} is already rewound to {to}.")
-        show(json, asdict(record), f"Rewound to {to}: {record.info['parameters']:,} parameters")
+        summary = f"Rewound to {to}: {record.info['parameters']:,} parameters"
+        show(json, asdict(record), summary, written=run.folder("rewind"))
         note(f"Wrote {run.folder('rewind')}; next: sparsecse finetune --data FILE")

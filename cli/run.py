@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import RenderableType
+from rich.text import Text
 
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
@@ -96,12 +97,15 @@ def run(
             BenchTable,
             agreement_tables,
             aligned_tables,
-            cut_notes,
+            change_table,
             cut_tables,
-            evaluation_notes,
             evaluation_tables,
             size_table,
         )
+        from sparsecse.reporting.notes import cut_notes, evaluation_notes
+
+        page = stages.report_path(run_directory)
+        stages.check_report(page)
 
         pairs = replace(reading, name=data)
         chosen = named_model(run_directory, model, loading)
@@ -152,5 +156,23 @@ def run(
             tables += [BenchTable(report), size_table(report["models"])]
         for line in evaluation_notes(results["dense"]):
             note(line)
-        show(json, {stage: asdict(record) for stage, (record, _) in done.items()}, *tables)
-        note(f"Packed into {packed['path']}")
+        found = stages.gather_report(run_directory)
+        stages.write_report(found, page, png=False)
+        places = [f"Packed into {_near(Path(packed['path']))}", f"Report: {_near(page)}"]
+        summary = change_table("Before and after", found.summary())
+        show(
+            json,
+            {stage: asdict(record) for stage, (record, _) in done.items()},
+            *tables,
+            summary,
+            Text("\n".join(places)),
+            written=packed["path"],
+        )
+        if json:
+            for line in places:
+                note(line)
+
+
+def _near(path: Path) -> Path:
+    """A path as seen from the working directory, where it lies in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

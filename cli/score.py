@@ -49,10 +49,12 @@ def score(
         if reused:
             note(f"{run.path} already has these scores.")
         summary = {name: round(value, 4) for name, value in record.info.items() if isinstance(value, float)}
+        file = run.folder("score") / stages.SCORES_FILE
         show(
             json,
-            {**asdict(record), "file": str(run.folder("score") / stages.SCORES_FILE)},
+            {**asdict(record), "file": str(file)},
             score_table(scores),
             "  ".join(f"{name} {value}" for name, value in summary.items()),
+            written=file,
         )
-        note(f"Wrote {run.folder('score') / stages.SCORES_FILE}; next: sparsecse prune --sparsity 0.2")
+        note(f"Wrote {file}; next: sparsecse prune --sparsity 0.2")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,18 @@ from sparsecse.settings import split_list
 from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.workdir import Workdir
 
+DEBUG = "SPARSECSE_DEBUG"
 DEFAULT_WORKDIR = Path("sparsecse-run")
+
+COMMAND: ContextVar[str] = ContextVar("command", default="")
+"""The command line that runs, for the records of what it makes."""
+
+
+def command_line(program: str, arguments: Sequence[str]) -> str:
+    """A command as a shell takes it, with our own environment variables before it."""
+    own = {name: value for name, value in sorted(os.environ.items()) if name.startswith("SPARSECSE_")}
+    given = [f"{name}={shlex.quote(value)}" for name, value in own.items() if name != DEBUG]
+    return " ".join([*given, program, *map(shlex.quote, arguments)])
 
 
 def set_threads(threads: int | None) -> None:
@@ -29,7 +43,7 @@ def set_threads(threads: int | None) -> None:
 @contextlib.contextmanager
 def session(workdir: Path, threads: int | None = None) -> Iterator[Workdir]:
     """The run directory, held by this process alone."""
-    run = Workdir(workdir)
+    run = Workdir(workdir, COMMAND.get())
     with run.lock():
         set_threads(threads)
         yield run

@@ -9,9 +9,9 @@ import typer
 
 from sparsecse.cli import options
 from sparsecse.cli.groups import takes
-from sparsecse.cli.output import note, progress, show
+from sparsecse.cli.output import note, note_plots, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, set_threads
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.settings import split_list
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.studies.registry import STUDIES, StudySpec
@@ -100,15 +100,14 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
         from sparsecse.stages import resolve_model
         from sparsecse.studies.others import Other
         from sparsecse.studies.setup import Setup, StudySettings
-        from sparsecse.studies.study import can_draw, run_study, write_report
+        from sparsecse.studies.study import run_study, write_report
 
         if name not in studies:
-            raise InputError(f"There is no study '{name}'; the studies are {', '.join(studies)}.")
+            raise InputError(f"There is no study '{name}'; the studies are {', '.join(studies)}.{meant(name, studies)}")
         if others and name != "frontier":
             raise InputError(f"--with is for the study frontier; leave it out of {name}.")
         chosen = studies[name].load()
-        if not can_draw():
-            note('No plot will be drawn: matplotlib is not installed; `pip install "sparsecse[plot]"` brings it.')
+        note_plots()
         source = replace(reading, name=data)
         found = load_tasks(tasks or ("demo-test" if data == "demo" else "sts"), data_dir=reading.data_dir)
         for task, reason in found.missing.items():
@@ -137,13 +136,11 @@ def study_command(studies: Mapping[str, StudySpec]) -> Callable[..., None]:
             progress=progress,
         )
 
-        def report(key: str, done: int, total: int) -> None:
-            note(f"{name}: {done} of {total} measured{f', now {key}' if key else ''}")
-
-        content = run_study(name, chosen, setup, out, report=report)
+        content = run_study(name, chosen, setup, out, progress=progress(f"Measuring {name}"))
         written = write_report(chosen, content, out)
         header, rows = chosen.table(content["results"])
-        show(json, content, rows_table(chosen.title, header, rows), chosen.paragraph(content["results"]))
+        table, paragraph = rows_table(chosen.title, header, rows), chosen.paragraph(content["results"])
+        show(json, content, table, paragraph, written=out / f"{name}.json")
         note(f"Wrote {', '.join(map(str, [out / f'{name}.json', *written]))}")
 
     questions = " ".join(f"{name}: {spec.summary}." for name, spec in studies.items())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,9 @@ from sparsecse.benchmarking import RUNTIMES
 from sparsecse.checking import Verdict
 from sparsecse.guard import figures_text
 from sparsecse.pruning.masks import lowest
+from sparsecse.reporting.facts import Row
+from sparsecse.reporting.notes import budget_line
+from sparsecse.reporting.quality import RERANKING, RETRIEVAL, agreement_rows
 from sparsecse.scoring import Scores
 
 SPARSITIES = (0.01, 0.05, 0.10, 0.20, 0.50)
@@ -68,7 +72,7 @@ def cut_tables(info: Mapping[str, Any]) -> list[Table | str]:
 
     info: of the stage `prune`.
     """
-    found: list[Table | str] = [mask_table(info), *budget_line(info)]
+    found: list[Table | str] = [mask_table(info), *filter(None, [budget_line(info)])]
     if "layers_tried" in info:
         found.append(layers_table(info["layers_tried"]))
     if "vocabulary" in info:
@@ -83,36 +87,6 @@ def layers_table(tried: Sequence[Mapping[str, Any]]) -> Table:
         after = figures_text(one["dev"]) if one["dev"] != one["dev_cut"] else ""
         table.add_row(", ".join(map(str, one["layers"])), figures_text(one["dev_cut"]), after)
     return table
-
-
-def budget_line(info: Mapping[str, Any]) -> list[str]:
-    """What was asked and what was removed, in one line; none where there was no budget. info: of the stage `prune`."""
-    if "budget" not in info:
-        return []
-    budget = info["budget"]
-    asked = dict(budget["asked"])
-    kind = asked.pop("of")
-    names = {"sparsity": f"{kind} removed", "keep_heads": "heads kept", "keep_neurons": "neurons kept"}
-    names |= {"head_sparsity": "heads removed", "neuron_sparsity": "neurons removed"}
-    wanted = [f"{value if 'keep' in name else f'{value:.1%}'} {names[name]}" for name, value in asked.items()]
-    removed = dict(budget["removed"])
-    seconds = removed.pop("seconds_per_pass", None)
-    parts = [f"{value:.1%} of {name}" for name, value in removed.items()]
-    if seconds is not None and seconds[1] > 0:
-        parts.append(f"predicted {seconds[0] / seconds[1]:.2f}x as fast")
-    return [f"Asked: {', '.join(wanted)}. Removed from the layers: {', '.join(parts)}."]
-
-
-def cut_notes(info: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of a cut; info: of the stage `prune`."""
-    notes = []
-    if warning := info.get("auto", {}).get("warning"):
-        notes.append(warning)
-    if reason := info.get("reconstruction", {}).get("left_out"):
-        notes.append(f"Nothing was reconstructed: {reason}")
-    if warning := info.get("vocabulary", {}).get("warning"):
-        notes.append(f"Warning: {warning}")
-    return notes
 
 
 def vocabulary_table(report: Mapping[str, Any]) -> Table:
@@ -150,37 +124,12 @@ def evaluation_tables(results: Mapping[str, Mapping[str, Any]], documents: str =
     if first["transfer_average"] is not None:
         tables.append(_transfer_table(results))
     if first.get("retrieval_average") is not None:
-        tables.append(_search_table(results, "Retrieval", _RETRIEVAL, "retrieval_average", documents))
+        tables.append(_search_table(results, "Retrieval", RETRIEVAL, "retrieval_average", documents))
     if first.get("reranking_average") is not None:
-        tables.append(_search_table(results, "Reranking", _RERANKING, "reranking_average", documents))
+        tables.append(_search_table(results, "Reranking", RERANKING, "reranking_average", documents))
     if any("measures" in task for task in first["tasks"].values()):
         tables.append(_own_table(results))
     return tables
-
-
-def evaluation_notes(result: Mapping[str, Any]) -> list[str]:
-    """One line for each task that was left out, and about each retrieval or reranking set: prompts, what was not used.
-
-    result: `Evaluation.to_json()`.
-    """
-    notes = [f"Left out {task}: {reason}" for task, reason in result["missing"].items()]
-    for task, values in result["tasks"].items():
-        counts = {
-            "documents without text": values.get("empty_documents"),
-            "judged queries without text": values.get("unknown_queries"),
-            "queries without candidates of both kinds": values.get("left_out_queries"),
-            "candidates without text": values.get("missing_documents"),
-        }
-        prompts = {"queries": values.get("query_prompt"), "documents": values.get("document_prompt")}
-        if used := [f"before {what} {text!r}" for what, text in prompts.items() if text]:
-            notes.append(f"Prompts of {task}: {', '.join(used)}")
-        if left_out := [f"{count} {what}" for what, count in counts.items() if count]:
-            notes.append(f"Left out of {task}: {', '.join(left_out)}")
-        if count := values.get("unknown_documents"):
-            notes.append(f"{task}: {count} judgements name documents that are not in the corpus and cannot be found")
-        if count := values.get("irrelevant_queries"):
-            notes.append(f"{task}: {count} queries have no relevant document and count as 0")
-    return notes
 
 
 def _results_table(title: str, count: str, measure: str, labels: Sequence[str]) -> Table:
@@ -248,14 +197,7 @@ def agreement_table(found: Mapping[str, Any], reference: str = "the dense model"
     """How far a model agrees with its reference without labels; found: `Agreement.to_json()` with its `data`."""
     title = f"Agreement with {reference} on {found['sentences']} sentences ({found['data']})"
     table = _table(title, ["", "agreement", "by chance"])
-    count = found["neighbour_count"]
-    chance = found["neighbours_by_chance"]
-    for name, value, unrelated in (
-        ("cosine of a sentence's two vectors", found["cosine"], 0.0),
-        ("Spearman of the similarities in a block", found["similarity_spearman"], 0.0),
-        (f"{count} nearest neighbours shared", found["neighbours"], chance),
-        (f"{count} nearest, looked for among the vectors of {reference}", found["neighbours_in_reference"], chance),
-    ):
+    for name, value, unrelated in agreement_rows(found, reference):
         table.add_row(name, "-" if value is None else f"{value:.4f}", f"{unrelated:.4f}")
     return table
 
@@ -270,11 +212,7 @@ def aligned_tables(info: Mapping[str, Any]) -> list[Table]:
     if "aligned" not in info:
         return []
     results = {"dense": info["dense"], "pruned queries": info["aligned"]}
-    return [_search_table(results, "Retrieval", _RETRIEVAL, "retrieval_average", "the dense model")]
-
-
-_RETRIEVAL = {"ndcg_at_10": "nDCG@10", "recall_at_100": "recall@100", "mrr_at_10": "MRR@10"}
-_RERANKING = {"map_at_1000": "MAP", "mrr_at_10": "MRR@10"}
+    return [_search_table(results, "Retrieval", RETRIEVAL, "retrieval_average", "the dense model")]
 
 
 def _search_table(
@@ -407,6 +345,16 @@ def check_table(verdicts: Sequence[Verdict]) -> Table:
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for one in verdicts:
         table.add_row(one.rule.name, one.found, one.asked, "yes" if one.holds else "NO")
+    return table
+
+
+def change_table(title: str, rows: Sequence[Row]) -> Table:
+    """Figures of the dense and of the pruned model, and how they changed; at most 80 columns."""
+    table = _table(escape(title), ["", "dense", "pruned", "change"])
+    names = table.columns[0]
+    names.no_wrap, names.overflow, names.max_width = False, "fold", 36
+    for row in rows:
+        table.add_row(Text(row.name), row.text(row.dense), row.text(row.pruned), row.change_text)
     return table
 
 

@@ -53,7 +53,7 @@ def tell(run: Workdir, outcome: tuple[Record, bool], json: bool, following: str)
     record, reused = outcome
     if reused:
         note(f"{run.path} already holds this training run.")
-    show(json, asdict(record), training_summary(record))
+    show(json, asdict(record), training_summary(record), written=run.folder(record.stage))
     note(f"Wrote {run.folder(record.stage)}; next: {following}")
 
 

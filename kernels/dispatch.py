@@ -8,6 +8,7 @@ instruction set or the best one below it that the machine has.
 
 import math
 import os
+import sys
 import time
 import warnings
 from functools import lru_cache
@@ -33,6 +34,13 @@ from sparsecse.kernels.triton_support import (
 TRITON_FROM_PAIRS = {"bf16": 1024**2, "tf32": 1024**2, "ieee": math.inf}
 
 
+def how_to_get_native() -> str:
+    """What to do where the compiled extension is missing."""
+    if sys.platform == "win32":
+        return "use Linux (WSL) or macOS, which have them"
+    return "where g++ or clang++ is present, pip install --force-reinstall --no-deps sparsecse builds them"
+
+
 @lru_cache(maxsize=1)
 def native_extension() -> ModuleType | None:
     """The compiled extension, or None (and one warning) where the install could not build it."""
@@ -41,8 +49,8 @@ def native_extension() -> ModuleType | None:
         return import_module("sparsecse._native")
     except ImportError as error:
         warnings.warn(
-            f"sparsecse runs its kernels through PyTorch, slower, as the compiled ones cannot be loaded ({error}); "
-            "reinstall sparsecse where g++ or clang++ is present to have them.",
+            f"sparsecse computes through PyTorch, slower, as its compiled kernels cannot be loaded ({error}); "
+            f"{how_to_get_native()}.",
             RuntimeWarning,
             stacklevel=2,
         )

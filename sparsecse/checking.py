@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.settings import documented, setting
 
 MINIMUM, MAX_DROP, MIN_AGREEMENT, MIN_SPEEDUP = "min", "max-drop", "min-agreement", "min-speedup"
@@ -152,7 +152,7 @@ def resolved(
                 known = ", ".join(f"{task} ({kind})" for task, kind in kinds.items())
                 raise InputError(
                     f"`{_NAMED[rule.kind]}` {rule.subject} is no task or kind of those in `tasks`: {known}; name one, "
-                    "or add the task there."
+                    f"or add the task there.{meant(rule.subject, [*kinds, *kinds.values()])}"
                 )
             tasks = (task,)
         found.append(replace(rule, tasks=tasks))

@@ -184,6 +184,7 @@ def compress(
     steps: int | None = None,
     method: str = "taylor",
     scoring: ScoringSettings | None = None,
+    scores: Scores | None = None,
     training: TrainingSettings | None = None,
     repair: bool = True,
     progress: Progress = silent,
@@ -210,6 +211,7 @@ def compress(
             dev sets of STS-B and SICK-R in `data_dir`; for the weights also "agreement".
         steps: optimiser steps of the repair; by default one pass over `train_data`.
         method, scoring: see `score`.
+        scores: those of the model, taken before, in place of scoring it; `score` gives them. One serves all sparsities.
         training: all settings of the repair, in place of the defaults, `tolerance` included; `steps` counts over its
             `max_steps`.
         repair: False leaves the training out.
@@ -248,7 +250,8 @@ def compress(
     chosen_by = [*sets, *([] if held is None else [held])]
     if not chosen_by:
         wanted = replace(wanted, reconstruct=False)
-    scores = score(dense, pairs, method=method, settings=scoring, progress=progress("Scoring"))
+    if scores is None:
+        scores = score(dense, pairs, method=method, settings=scoring, progress=progress("Scoring"))
     if wanted.auto:
         ensemble = Ensemble(dense, scores, Dev(sets, dense, wanted.tolerance))
         chosen, _ = choose_sparsity(ensemble, progress("Looking for the sparsity"))

@@ -44,7 +44,7 @@ def kernels() -> dict[str, Any]:
     """
     extension = dispatch.native_extension()
     if extension is None:
-        mend = "reinstall sparsecse where g++ or clang++ is present: pip install --force-reinstall --no-deps sparsecse"
+        mend = dispatch.how_to_get_native()
         return {"implementation": "reference", "level": None, "precisions": [], "mend": mend}
     asked = os.environ.get("SPARSECSE_KERNELS") == "reference"
     return {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _PARAMETER = re.compile(r"`([a-z_]+)`")
 
@@ -25,3 +26,10 @@ class InputError(ValueError):
 def as_options(text: str, options: Mapping[str, str]) -> str:
     """A text with the option in the place of each parameter in backticks that has one."""
     return _PARAMETER.sub(lambda match: options.get(match[1], match[0]), text)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """` Did you mean stsb?`, to end a message about an unknown name with; "" where none of the known ones is near."""
+    by_lower = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[near[0]]}?" if near else ""

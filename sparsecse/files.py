@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,17 +15,15 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from sparsecse import disk
 from sparsecse.reading import parse_json, whole_text
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _permit(path: Path, like: int) -> None:
@@ -42,6 +39,54 @@ def _permit(path: Path, like: int) -> None:
 
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+_LEFT = r"\.[0-9a-f]{8}\.tmp(\.old)?"
+
+
+def is_left(path: Path, target: str) -> bool:
+    """Whether a path has a name that is given here to what becomes, or was, a file or folder `target` beside it."""
+    return re.fullmatch(rf"\.{re.escape(target)}{_LEFT}", path.name) is not None
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold a folder for this process; yields False where another one has it, or where the system has no such locks."""
+    if fcntl is None:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(target: Path) -> None:
+    """Delete the folders that killed processes left beside `target`; one that a living process fills stays."""
+    for folder in target.parent.iterdir():
+        if is_left(folder, target.name) and folder.is_dir():
+            with contextlib.suppress(OSError), _held(folder) as abandoned:  # another process may have deleted it
+                if abandoned:
+                    disk.remove(folder)
+
+
+@contextlib.contextmanager
+def scratch(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target` to prepare it in; what is under its name at the end is deleted."""
+    folder = _beside(target)
+    folder.mkdir()
+    try:
+        with _held(folder), _naming(target):
+            yield folder
+    finally:
+        if folder.exists():
+            disk.remove(folder)
 
 
 @contextlib.contextmanager
@@ -79,47 +124,50 @@ def atomic_file(target: Path) -> Iterator[Path]:
         with _naming(target):
             yield temporary
         _permit(temporary, permissions)
-        _fsync(temporary)
-        temporary.replace(target)
-        _fsync(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        disk.sync(temporary)
+        disk.rename(temporary, target)
+    except BaseException:
+        disk.remove(temporary)
+        raise
+    disk.sync(target.parent)
 
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; on success it takes the place of `target`, on failure `target` is untouched.
 
-    A folder cannot be renamed over a full one, so the old one is moved aside first and deleted last: a kill between
-    the two renames leaves the old folder beside, under a name that starts with a dot, and nothing half-written. The
-    permissions of all files in it follow the umask.
+    A folder cannot be renamed over a full one, so the two exchange their names and the old one is deleted last
+    (`disk.swap`). A kill leaves the old folder or the new one whole at `target`, and maybe another beside, under a name
+    that starts with a dot. The permissions of all files in it follow the umask.
     """
     target = target.resolve()  # what a link leads to is replaced there, and the link stays
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(target)
-    temporary.mkdir()
-    permissions = temporary.stat().st_mode
-    try:
-        with _naming(target):
-            yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                _permit(path, permissions)
-            _fsync(path)
+    with scratch(target) as folder:
+        yield folder
+        settle(folder)
         if target.exists():
-            aside = _beside(target)
-            target.rename(aside)
-            try:
-                temporary.rename(target)
-            except OSError:
-                aside.rename(target)
-                raise
-            shutil.rmtree(aside)
+            disk.swap(folder, target)
         else:
-            temporary.rename(target)
-        _fsync(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            disk.rename(folder, target)
+        disk.sync(target.parent)
+    remove_abandoned(target)
+
+
+def settle(folder: Path) -> None:
+    """Wait until all of a folder is on the disk, the permissions of its files following the umask."""
+    permissions = folder.stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _permit(path, permissions)
+        disk.sync(path)
+    disk.sync(folder)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder so that no part of it is left under its name, whenever the process ends."""
+    temporary = _beside(folder)
+    disk.rename(folder, temporary)
+    disk.remove(temporary)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -162,6 +210,8 @@ PROVENANCE_FILE = "sparsecse.json"
 """In a packed folder: where the model is from; its `files` are those that `pack` wrote."""
 EXPORTS_FILE = "export.json"
 """In a folder with exports: its `files` are those that `export` wrote."""
+STAGING = "export"
+"""Beside a model, under a name that `is_left` knows, is where `export` prepares its files."""
 
 
 def _places(folder: Path) -> list[Path]:

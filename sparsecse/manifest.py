@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sparsecse.errors import InputError
-from sparsecse.files import EXPORTS_FILE, file_hash, read_json
+from sparsecse.files import EXPORTS_FILE, STAGING, file_hash, is_left, read_json
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -14,13 +14,16 @@ def contents(folder: Path) -> dict[str, str]:
     return {_name(path, folder): file_hash(path) for path in _entries(folder) if path.is_file()}
 
 
-def listed(path: Path) -> dict[str, str] | None:
-    """The `files` of a JSON file: path in its folder -> SHA-256. None where there is no such file, or no list in it."""
+def listed(path: Path, key: str = "files") -> dict[str, str] | None:
+    """The files that a JSON file lists: path in its folder -> SHA-256. None where there is no file, or no list in it.
+
+    key: `files`, or `replacing` of `export.json`: those that an export was about to put in place of earlier ones.
+    """
     try:
         content = read_json(path)
     except (InputError, OSError):
         return None
-    files = content.get("files") if isinstance(content, dict) else None
+    files = content.get(key) if isinstance(content, dict) else None
     return files if isinstance(files, dict) else None
 
 
@@ -29,12 +32,28 @@ def foreign(folder: Path, own: Mapping[str, str | None]) -> list[str]:
 
     own: path in the folder -> SHA-256, or None where the contents do not matter. A file with others is the user's.
     """
-    known = dict(own)
+    known = {name: None if sha is None else {sha} for name, sha in own.items()}
     for path in folder.rglob(EXPORTS_FILE):
-        if (exports := listed(path)) is not None:
+        if listed(path) is not None:
             known[_name(path, folder)] = None
-            known |= {_name(path.parent / name, folder): sha for name, sha in exports.items()}
-    return [name for path in _entries(folder) if not _is_own(path, name := _name(path, folder), known)]
+            known |= {_name(path.parent / name, folder): shas for name, shas in exported(path.parent).items()}
+    return [
+        name
+        for path in _entries(folder)
+        if not _is_own(path, name := _name(path, folder), known) and not _is_left(name)
+    ]
+
+
+def exported(folder: Path) -> dict[str, set[str]]:
+    """The exports of ours in a folder, by their paths in it: the SHA-256 that each may have.
+
+    There are two where an export ended in the middle of replacing an earlier one.
+    """
+    found: dict[str, set[str]] = {}
+    for key in ("files", "replacing"):
+        for name, sha in (listed(folder / EXPORTS_FILE, key) or {}).items():
+            found.setdefault(name, set()).add(sha)
+    return found
 
 
 def in_words(names: list[str]) -> str:
@@ -52,8 +71,13 @@ def _entries(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
 
 
-def _is_own(path: Path, name: str, known: Mapping[str, str | None]) -> bool:
+def _is_own(path: Path, name: str, known: Mapping[str, set[str] | None]) -> bool:
     if name not in known or not path.is_file():
         return False
-    sha = known[name]
-    return sha is None or file_hash(path) == sha
+    shas = known[name]
+    return shas is None or file_hash(path) in shas
+
+
+def _is_left(name: str) -> bool:
+    """Whether a killed export left this, at the top of the folder that it exported to."""
+    return is_left(Path(Path(name).parts[0]), STAGING)

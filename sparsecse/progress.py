@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+WORTH_SAYING = 60.0
+"""Seconds of work from which on it is said beforehand how long it will take."""
+
 Progress = Callable[[str], Callable[[int, int], None]]
 """Opens a progress line with a label; what it returns is called with (done, total)."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,33 @@ def split_numbers(name: str, text: str) -> tuple[int, ...]:
     return numbers
 
 
+def widths_setting(help: str) -> Any:
+    """The field `matryoshka_dims`, of scoring and of training; see `checked_widths`."""
+    return setting(
+        (),
+        help,
+        parse=lambda text: split_numbers("matryoshka_dims", text),
+        text=lambda widths: ",".join(map(str, widths)) or None,
+        metavar="WIDTHS",
+    )
+
+
+def checked_widths(widths: Iterable[int]) -> tuple[int, ...]:
+    """`matryoshka_dims` as a tuple of different whole numbers above 0; refused otherwise."""
+    found = tuple(widths)
+    for holds, wanted in (
+        (all(width >= 1 for width in found), "whole numbers above 0"),
+        (len(set(found)) == len(found), "different widths"),
+    ):
+        if not holds:
+            raise InputError(f"`matryoshka_dims` {found} is not a list of {wanted}.")
+    return found
+
+
 def choose(name: str, value: str, known: Any) -> None:
     """Refuse a word that is not one of those that a setting can have."""
     if value not in known:
-        raise InputError(f"`{name}` '{value}' is unknown; choose one of {', '.join(known)}.")
+        raise InputError(f"`{name}` '{value}' is unknown; choose one of {', '.join(known)}.{meant(value, known)}")
 
 
 def check_fraction(name: str, fraction: float) -> None:

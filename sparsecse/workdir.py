@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsecse.benchmarking.machine import versions
+from sparsecse import disk
+from sparsecse.benchmarking.machine import machine, versions
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, hash_once, read_json, text_hash, write_json
+from sparsecse.files import atomic_directory, discard, hash_once, read_json, text_hash, write_json
 from sparsecse.manifest import contents, foreign, in_words
 
 MODEL_STAGES = ("finetune", "rewind", "prune")
@@ -41,10 +42,11 @@ _COMMANDS = dict.fromkeys(("latency", "choose", "layers"), "prune")
 _RECORD = "record.json"
 _RETIRED = ".retired"
 # What `files.atomic_directory` calls the folders that it fills, or has moved aside.
-_LEFTOVER = re.compile(rf"\.({'|'.join((*STAGES, 'packed'))})\.[0-9a-f]{{8}}\.tmp")
+_LEFTOVER = re.compile(rf"\.((?:{'|'.join(STAGES)})(?:\{_RETIRED})?|packed)\.[0-9a-f]{{8}}\.tmp(?:\.old)?")
 
 
-def package_versions() -> dict[str, str]:
+@functools.cache
+def package_versions() -> Mapping[str, str]:
     """Versions of Python and of the packages that results depend on."""
     return versions(("tokenizers", "numpy", "scipy"))
 
@@ -54,6 +56,7 @@ class Record:
     """What a finished stage was made from and what it left.
 
     inputs: name -> content hash; settings: what was asked for; info: results worth showing; outputs: file -> SHA-256.
+    machine: what it ran on, see `benchmarking.machine`. command: the command line, empty where it ran from Python.
     """
 
     stage: str
@@ -64,6 +67,8 @@ class Record:
     versions: Mapping[str, str] = field(default_factory=package_versions)
     created: str = ""
     seconds: float = 0.0
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
 
 
 def identity(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
@@ -88,10 +93,14 @@ def check_recorded(path: Path) -> None:
 
 
 class Workdir:
-    """One run directory; nothing is created before the first stage writes."""
+    """One run directory; nothing is created before the first stage writes.
 
-    def __init__(self, path: Path | str):
+    command: the command line that works in it, for the records.
+    """
+
+    def __init__(self, path: Path | str, command: str = ""):
         self.path = Path(path)
+        self.command = command
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"`workdir` {self.path} is a file; give a folder.")
 
@@ -196,10 +205,10 @@ class Workdir:
 
     def _remove_leftovers(self) -> None:
         """Delete half-written folders of killed runs; where a stage's own folder is gone they are kept, to be safe."""
-        for folder in self.path.glob(".*.tmp"):
+        for folder in self.path.glob(".*.tmp*"):
             ours = _LEFTOVER.fullmatch(folder.name)
             if ours and self.folder(ours[1]).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                disk.remove(folder)
 
     def run_stage(
         self,
@@ -246,6 +255,8 @@ class Workdir:
                 outputs,
                 created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                 seconds=round(time.monotonic() - start, 2),
+                machine=machine(),
+                command=self.command,
             )
             write_json(folder / _RECORD, asdict(record))
             self._check_own(stage)  # what was put there during the work
@@ -262,7 +273,7 @@ class Workdir:
         """Remove what interrupted runs of a stage left, once it has been finished."""
         for folder in self.path.glob(f".{stage}-*"):
             if re.fullmatch(rf"\.{stage}-[0-9a-f]{{12}}", folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
+                disk.remove(folder)
 
     def retire(self, stage: str) -> None:
         """Move a finished stage out of the chain, to `<stage>.retired` beside it; an older one there is replaced."""
@@ -272,8 +283,8 @@ class Workdir:
             return
         if self.record(aside) is not None:
             self._check_own(aside)
-            shutil.rmtree(self.folder(aside))
-        self.folder(stage).rename(self.folder(aside))
+            discard(self.folder(aside))
+        disk.rename(self.folder(stage), self.folder(aside))
 
     def output_hash(self, stage: str, name: str) -> str:
         """The recorded hash of one file of a finished stage."""

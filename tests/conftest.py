@@ -14,6 +14,7 @@ os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
@@ -29,6 +30,11 @@ from sparsecse.workdir import Workdir
 
 # pytest-xdist starts a worker a core; two threads each would wait for one another.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+_QUIET: dict = {"suppress_health_check": list(HealthCheck), "database": None}
+settings.register_profile("default", max_examples=25, deadline=None, derandomize=True, **_QUIET)
+settings.register_profile("nightly", max_examples=100_000, deadline=5000, **_QUIET)  # milliseconds
+settings.load_profile("default")
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "modernbert")
 WITHOUT_POOLER = ("distilbert", "modernbert")

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import product
@@ -18,6 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import WORDS
+from packaging.requirements import Requirement
 from rich.console import Console
 from test_retrieval import write
 
@@ -30,6 +32,11 @@ from sparsecse.errors import InputError
 from sparsecse.files import loaded_bytes
 from sparsecse.sources import ModelOptions
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 SENTENCES = [f"the {a} {b}" for a, b in product(WORDS[2:8], WORDS[10:15])]
 PAGE = Path(__file__).parents[1] / "docs" / "use" / "ci.md"
 
@@ -39,10 +46,12 @@ class Clock:
 
     ratios = (1.5,) * 15
     timed: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
 
     def __init__(self, runtime: str, loader: str, setup: object):
         self.runtime, self.setup, self.peak_rss_mb, self._round = runtime, setup, None, 0
         Clock.timed += (Path(setup.source).name,)
+        Clock.precisions += (setup.precision,)
 
     def __enter__(self):
         return self
@@ -120,6 +129,7 @@ def call(here, capsys, monkeypatch):
     # By module: the packages have functions of the same names.
     monkeypatch.setattr(import_module("sparsecse.benchmarking.benchmark"), "Worker", Clock)
     monkeypatch.setattr(Clock, "timed", ())
+    monkeypatch.setattr(Clock, "precisions", ())
 
     def run(*arguments: object) -> Outcome:
         code = main(["check", *map(str, arguments)])
@@ -152,6 +162,7 @@ def test_all_rules_hold(call):
     assert (found.code, found.failed) == (0, []), found.err
     content = json.loads(found.out)
     timing = {"sentences": 30, "threads": 1, "batch_size": 30, "rounds": 15, "precision": "float32"}
+    timing["baseline_precision"] = "float32"
     assert content["holds"] and content["timing"] == timing
     by_name = {f"{one['rule']} {one['name']}": one for one in content["rules"]}
     assert by_name["max-drop similarity"]["model"] == pytest.approx(100)
@@ -188,6 +199,22 @@ def test_a_speedup_that_is_not_sure_does_not_hold(call, monkeypatch):
     found = call(*rules)
     assert found.code == 0 and "15 rounds in turn" in found.err
     assert call(*rules, "--rounds", "5").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--precision", "int8", "--baseline-precision", "float32"], ("float32", "int8")),
+        (["--precision", "bfloat16"], ("bfloat16", "bfloat16")),
+    ],
+)
+def test_each_model_is_timed_in_its_own_precision(call, options, wanted):
+    rules = ["packed", "--baseline", "dense", "--data", "sentences.txt", "--min-speedup", "1.3", "--json"]
+    found = call(*rules, *options)
+    assert found.code == 0 and (Clock.timed, Clock.precisions) == (("dense", "packed"), wanted)
+    timing = json.loads(found.out)["timing"]
+    assert (timing["baseline_precision"], timing["precision"]) == wanted
+    assert call(*rules, "--baseline-precision", "int7").code == 2
 
 
 def test_the_interval_is_that_of_the_median():
@@ -350,7 +377,15 @@ def test_the_workflow_of_the_documentation(call, here, tmp_path, monkeypatch):
     """With a copy as the baseline, and a set of the name stsb that the model is perfect on, all its rules hold."""
     found = dict(re.findall(r"^```(toml|yaml)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
     steps = yaml.safe_load(found["yaml"])["jobs"]["check"]["steps"]
-    assert any("pip install sparsecse" in step.get("run", "") for step in steps)
+    installed = [
+        Requirement(argument)
+        for line in "\n".join(step.get("run", "") for step in steps).splitlines()
+        if line.startswith("pip install ")
+        for argument in line.split(" --")[0].split()[2:]
+    ]
+    assert [one.name for one in installed] == ["torch", "sparsecse"]
+    extras = tomllib.loads((PAGE.parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert all(one.extras <= set(extras) for one in installed[1:])
     (command,) = (step["run"] for step in steps if step.get("run", "").startswith("sparsecse check "))
     arguments = shlex.split(command)[2:]
     for name in ("packed", "sentences.txt"):

@@ -110,7 +110,7 @@ def run_page(name: str, capsys, model: str = "packed") -> tuple[dict[str, Any], 
                 checked += 1
         elif block.language == "bash" and block.runs and block.text.startswith("sparsecse "):
             printed.append(command(block, capsys))
-    assert checked or name in ("bench.md", "hub.md", "mteb.md"), name
+    assert checked or name in ("bench.md", "hub.md", "mteb.md", "report.md"), name
     return namespace, "".join(printed)
 
 
@@ -159,6 +159,11 @@ def test_bench(here, capsys):
     _, printed = run_page("bench.md", capsys)
     assert "Skipped pytorch int8, onnxruntime bfloat16" in printed
     assert re.search(r"^pytorch bfloat16 \d+ sentences/s, cosine 0\.99", printed, re.MULTILINE)
+
+
+def test_report(here, capsys):
+    _, printed = run_page("report.md", capsys)
+    assert "parameters" in printed and "sparsecse eval" in (here / "sparsecse-run" / "report.html").read_text()
 
 
 def test_runtime(here, capsys):

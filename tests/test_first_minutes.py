@@ -226,11 +226,17 @@ def test_loading_is_told_before_torch_is_imported(tmp_path):
     assert done.returncode == 7 and done.stderr.splitlines() == ["Loading demo"]
 
 
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_bars_count_from_the_start_of_their_stage(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    screen = Console(file=Screen(), width=100)
     monkeypatch.setattr(output, "err", screen)
+    monkeypatch.setattr(output, "_display", output._Display())
     times = output.StageTimes()
     step = output.step_progress("Fine-tuning", times.progress)
     times.begin("score", 1, 2)
@@ -248,6 +254,7 @@ def test_plain_lines_tell_the_time_left(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(output, "err", Console(file=io.StringIO()))
+    monkeypatch.setattr(output, "_display", output._Display())
     update = output.progress("Embedding")
     for seconds, done in ((500, 100), (5, 110), (20, 200), (3575, 1000)):
         now += seconds

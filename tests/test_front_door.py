@@ -84,7 +84,8 @@ def test_compress_is_run_without_a_directory(tmp_path, sentence_folder, pairs_fi
     small = sparsecse.compress(dense, data=pairs_file, train_data=text, training=TRAINING, **options)
     assert states_equal(small, sparsecse.load_encoder(workdir.folder("finetune") / "model"))
     assert states_equal(dense, before)
-    unrepaired = sparsecse.compress(dense, data=pairs_file, repair=False, **options)
+    scores = sparsecse.score(dense, pairs_file)
+    unrepaired = sparsecse.compress(dense, data=pairs_file, scores=scores, repair=False, **options)
     assert unrepaired.model.config.layer_sizes() == small.model.config.layer_sizes()
 
 
@@ -116,6 +117,15 @@ def test_gold_scores_choose_whatever_is_scored_by(sentence_folder, pairs_file, m
     options = {"scoring": ScoringSettings(positives="dropout"), "tolerance": 200, "reconstruct": False}
     small = sparsecse.compress(sentence_folder, "auto", data=pairs_file, repair=False, **options)
     assert sum(heads for heads, _ in small.model.config.layer_sizes()) == 9
+
+
+def test_compress_goes_by_scores_that_it_is_given(sentence_folder, pairs_file):
+    dense = sparsecse.load_encoder(sentence_folder)
+    scores = sparsecse.score(dense, pairs_file, method="random")
+    options = {"data": pairs_file, "repair": False, "reconstruct": False}
+    small = sparsecse.compress(dense, 0.5, scores=scores, **options)
+    assert states_equal(small, sparsecse.prune(dense, scores, 0.5))
+    assert not states_equal(small, sparsecse.compress(dense, 0.5, **options))
 
 
 def test_compress_takes_sentences_alone(sentence_folder, sentences):

@@ -38,12 +38,14 @@ def test_gates_inside_attention_score_the_same(monkeypatch, encoder, pairs):
     assert calls
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "first_last_avg"])
-@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
-def test_contributions_are_finite_differences(tmp_path, pairs, pooling, weight):
+@pytest.mark.parametrize(
+    "pooling,weight,widths",
+    [("mean", 0.0, ()), ("cls", 0.5, ()), ("first_last_avg", 1.0, ()), ("mean", 0.5, (32, 5)), ("cls", 0.0, (9,))],
+)
+def test_contributions_are_finite_differences(tmp_path, pairs, pooling, weight, widths):
     folder = write_checkpoint(tmp_path, "bert", num_hidden_layers=2, num_attention_heads=2, intermediate_size=5)
     encoder = load_encoder(folder, pooling=pooling, normalize=True).double()
-    scores = contributions(encoder, pairs, Objective(weight), batch_size=3)
+    scores = contributions(encoder, pairs, Objective(weight, matryoshka_dims=widths), batch_size=3)
 
     sentences = pairs.sentences()
     positives = torch.tensor(pairs.positives(4.0))
@@ -51,9 +53,13 @@ def test_contributions_are_finite_differences(tmp_path, pairs, pooling, weight):
 
     def objective(gates: Gates) -> float:
         with torch.no_grad(), gated(encoder.model, gates):
-            unit = F.normalize(encoder(input_ids, mask), dim=-1)
-        align = (unit[positives[:, 0]] - unit[positives[:, 1]]).square().sum(-1).mean()
-        return float(weight * align + (1 - weight) * uniformity(unit))
+            vectors = encoder(input_ids, mask)
+        values = []
+        for width in widths or (vectors.shape[1],):
+            unit = F.normalize(vectors[:, :width], dim=-1)
+            align = (unit[positives[:, 0]] - unit[positives[:, 1]]).square().sum(-1).mean()
+            values.append(float(weight * align + (1 - weight) * uniformity(unit)))
+        return sum(values) / len(values)
 
     step = 1e-5
     gates = Gates.ones(encoder.model, batch=len(sentences))
@@ -223,6 +229,8 @@ def test_score_files(bert, pairs, tmp_path):
 
 
 def test_bad_objectives(bert, pairs):
+    with pytest.raises(InputError, match="`matryoshka_dims` has 33, and the model's vectors have 32 values"):
+        contributions(bert, pairs, Objective(matryoshka_dims=(33,)))
     with pytest.raises(InputError, match=r"`alignment_weight` 1\.5"):
         Objective(1.5)
     with pytest.raises(InputError, match=r"no pair with a gold score of at least 4\.9"):

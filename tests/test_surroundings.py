@@ -7,12 +7,15 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from sparsecse.cli import main
+from sparsecse.encoders import Encoder
+from sparsecse.encoders.dropout import with_dropout
 from sparsecse.errors import InputError
 from sparsecse.files import write_text
 from sparsecse.training import TrainingSettings, train
@@ -126,3 +129,73 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_best_weights(bert, sente
     with pytest.raises(InputError, match=r"loss became nan at step 1; lower `learning_rate`"):
         train(twin, examples, SETTINGS)
     assert all(map(torch.equal, twin.parameters(), started.parameters()))
+
+
+@pytest.mark.parametrize("objective", ["unsup", "moco"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 12"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_memory_that_runs_out_in_training(bert, sentences, monkeypatch, error, objective):
+    examples, twin, notes, forward = [(sentence,) for sentence in sentences], bert.copy(), [], Encoder.forward_packed
+    settings = replace(
+        SETTINGS, objective={objective: 1.0}, dropout=0.0, batch_size=4, max_steps=3, queue_size=6, precision="float32"
+    )
+    expected = train(twin, examples, settings)
+    most = 2
+
+    def limited(encoder, batch):
+        if len(batch) > most:
+            raise error
+        return forward(encoder, batch)
+
+    monkeypatch.setattr(Encoder, "forward_packed", limited)
+    result = train(bert, examples, settings, note=notes.append)
+    assert notes[-1].startswith("Warning: Memory ran out at step 1; the 4 examples of a batch now go through the model")
+    assert [f"in {parts} parts" in said for said, parts in zip(notes, (2, 4), strict=False)] == [True] * len(notes)
+    losses = ([entry["loss"] for entry in one.history[1:]] for one in (result, expected))
+    assert next(losses) == pytest.approx(next(losses), rel=1e-5)
+    monkeypatch.undo()
+    torch.testing.assert_close(bert.encode(sentences), twin.encode(sentences), atol=1e-5, rtol=0)
+
+
+def test_no_memory_for_one_example(bert, sentences, monkeypatch):
+    def none(encoder, batch):
+        raise MemoryError
+
+    monkeypatch.setattr(Encoder, "forward_packed", none)
+    with pytest.raises(InputError, match="at step 1 with one example at a time; lower `max_length`"):
+        train(bert, [(sentence,) for sentence in sentences], SETTINGS, note=lambda said: None)
+
+
+def test_parts_of_a_batch_have_the_gradient_of_the_whole_under_dropout_too(bert, sentences):
+    loss = BatchLoss(bert, replace(SETTINGS, precision="float32"))
+    batch, found = [(sentence,) for sentence in sentences], []
+    for parts, dropout in ((1, 0.0), (3, 0.0), (3, 0.1)):
+        loss.parts = parts
+        with with_dropout(bert, dropout):
+            loss.train()
+            torch.manual_seed(0)
+            value = loss(batch)
+            loss.zero_grad()
+            value.backward()
+        weight = bert.model.encoder.layer[0].output.dense.weight
+        found.append((value.item(), weight.grad.clone()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-6, rtol=1e-4)
+    # The directional derivative, with the same masks: those of the second pass are those of the first.
+    step = 1e-3 * found[2][1] / found[2][1].norm()
+    values = []
+    with with_dropout(bert, 0.1), torch.no_grad():
+        loss.train()
+        for sign in (1, -1):
+            weight.add_(sign * step)
+            torch.manual_seed(0)
+            values.append(loss(batch).item())
+            weight.sub_(sign * step)
+    assert (values[0] - values[1]) / 2e-3 == pytest.approx(found[2][1].norm().item(), rel=0.05)

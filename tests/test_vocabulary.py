@@ -304,9 +304,9 @@ def test_fit_with_a_limit_keeps_what_weighs_most_and_estimates_without_the_held_
     smaller, report = fit_vocabulary(encoder, CORPUS, size, progress=lambda *done: stages.append(done))
     assert report.tokens_after == size
     assert report.corpus_kept < 1
-    assert stages[0] == ("count", len(CORPUS), None)
+    assert stages[0] == ("count", len(CORPUS), len(CORPUS))
     assert stages[-2][0] == "weigh" and stages[-2][1] == stages[-2][2]
-    assert stages[-1] == ("measure", len(CORPUS), None)
+    assert stages[-1] == ("measure", len(CORPUS), len(CORPUS))
     tokenizer, prompt = encoder.tokenizer, encoder.settings.prompt
     passage = tokenizer("passage: ", add_special_tokens=False)["input_ids"]
     always = [*passage, encoder.model.config.pad_token_id]

@@ -16,7 +16,7 @@ from sparsecse.benchmarking.machine import machine, versions
 from sparsecse.benchmarking.report import BenchModel, BenchReport, BenchRow
 from sparsecse.benchmarking.runtimes import PRECISIONS, RUNTIMES, Setup, Skipped, combinations, function
 from sparsecse.benchmarking.worker import ORDERS, TokenIds, Worker
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.files import weight_bytes
 from sparsecse.processors import check_threads, default_threads
 
@@ -46,9 +46,10 @@ def benchmark(
     orders: Sequence[str] = ORDERS,
     rounds: int = 5,
     threads: int | None = None,
-    precisions: Sequence[str] | str = ("float32",),
+    precisions: Sequence[str] | str | Mapping[str, str] = ("float32",),
     load_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    converting: Callable[[int, int], None] | None = None,
 ) -> BenchReport:
     """Measure every model in every runtime on the CPU: speed, latency and memory from token ids to sentence vectors.
 
@@ -69,9 +70,10 @@ def benchmark(
         orders: "given" fills the batches with sentences as they come, "sorted" by number of tokens, longest first.
         rounds: counted rounds.
         threads: processor threads of every runtime; by default torch's number, within `processors.available`.
-        precisions: of `PRECISIONS`, or "all": those that a runtime has.
+        precisions: of `PRECISIONS`, or "all": those that a runtime has; or the one of each model, by its name.
         load_options: options of `load_encoder` (pooling, max_length, ...), the same for every model.
         progress: called with the timings made so far and all that there will be, the warm-up's included.
+        converting: the same for the models that are first converted to a runtime's format.
 
     Raises:
         InputError: a value that is empty, repeated, unknown or out of range, a model that cannot be loaded, or a
@@ -80,6 +82,8 @@ def benchmark(
     """
     names = [str(model) for model in models]
     _check_choice("models", names)
+    own = dict(precisions) if isinstance(precisions, Mapping) else {}
+    precisions = tuple(dict.fromkeys(own.values())) if isinstance(precisions, Mapping) else precisions
     if runtimes != "all":
         _check_choice("runtimes", runtimes, RUNTIMES)
     if precisions != "all":
@@ -100,12 +104,16 @@ def benchmark(
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="sparsecse-bench-")))
         setups: list[tuple[str, Setup]] = []
         # The models compared in one runtime come one right after the other.
-        for runtime, precision in pairs:
-            for index, name in enumerate(names):
-                with _skipping(runtimes == "all", runtime, precision, name, skipped):
-                    place = folder / f"{runtime}-{index}"
-                    converted = _convert(runtime, prepared[name].encoder, precision, sentences, place)
-                    setups.append((runtime, Setup(name, precision, threads, options, converted)))
+        jobs = [(*pair, name) for pair in pairs for name in names if own.get(name, pair[1]) == pair[1]]
+        converted = 0
+        for runtime, precision, name in jobs:
+            with _skipping(runtimes == "all", runtime, precision, name, skipped):
+                place = folder / f"{runtime}-{names.index(name)}"
+                file = _convert(runtime, prepared[name].encoder, precision, sentences, place)
+                setups.append((runtime, Setup(name, precision, threads, options, file)))
+            if RUNTIMES[runtime].convert is not None and converting is not None:
+                converted += 1
+                converting(converted, sum(RUNTIMES[each].convert is not None for each, *_ in jobs))
         starting = [stack.enter_context(Worker(runtime, RUNTIMES[runtime].loader, setup)) for runtime, setup in setups]
         for worker in starting:
             worker.load(prepared[worker.setup.source].token_ids)
@@ -166,7 +174,7 @@ def _check_choice(option: str, values: Sequence[Any], known: Sequence[str] | Map
         raise InputError(f"`{option}`: none given; give at least one.")
     for position, value in enumerate(values):
         if known is not None and value not in known:
-            raise InputError(f"`{option}`: '{value}' is not one of {', '.join(known)}.")
+            raise InputError(f"`{option}`: '{value}' is not one of {', '.join(known)}.{meant(value, known)}")
         if value in values[:position]:
             raise InputError(f"`{option}`: {value} is given twice; give it once.")
 

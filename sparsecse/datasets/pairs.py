@@ -13,7 +13,7 @@ from sparsecse.datasets.builtin import demo_pairs
 from sparsecse.datasets.senteval import GradedPairs
 from sparsecse.datasets.sets import PairSet
 from sparsecse.datasets.tables import TABLE_SUFFIXES, Table, read_table, table_suffix
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 
 # The splits of every named set; the first is the default.
 PAIR_SETS: dict[str, tuple[str, ...]] = {
@@ -78,7 +78,10 @@ def load_pairs(
         raise InputError(f"Columns were named for the set {name!r}, which has its own; name columns only for a file.")
     split = PAIR_SETS[name][0] if split is None else _SPLIT_ALIASES.get(split.lower(), split.lower())
     if split not in PAIR_SETS[name]:
-        raise InputError(f"The set {name!r} has no split {split!r}; choose one of {', '.join(PAIR_SETS[name])}.")
+        known = PAIR_SETS[name]
+        raise InputError(
+            f"The set {name!r} has no split {split!r}; choose one of {', '.join(known)}.{meant(split, known)}"
+        )
     pairs, source = _find(name, split, data_dir)
     if not pairs.scores:
         raise InputError(f"{source} holds no graded pairs; restore it.")
@@ -131,6 +134,7 @@ def find_table(name_or_path: str | Path, split: str | None) -> Table | None:
         return hub.read_address(address, split)
     raise InputError(
         f"{path} is neither a file nor a known set nor a hub id (owner/name); known sets are {', '.join(PAIR_SETS)}."
+        f"{meant(str(path), PAIR_SETS)}"
     )
 
 

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.reading import NotUTF8Error, ended_lines, lines, parse_json, shown, whole_text
 
 TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
@@ -96,8 +96,8 @@ class Table:
     def column(self, name: str) -> list[Any]:
         """The cells of a column; `InputError` if there is none of that name."""
         if name not in self.columns:
-            present = ", ".join(self.columns)
-            raise InputError(f"{self.source} has no column {name!r}; the columns present are {present}.")
+            present, near = ", ".join(self.columns), meant(name, self.columns)
+            raise InputError(f"{self.source} has no column {name!r}; the columns present are {present}.{near}")
         return self.columns[name]
 
     def texts(self, name: str) -> tuple[str, ...]:

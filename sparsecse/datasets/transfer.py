@@ -11,7 +11,7 @@ from sparsecse.datasets import senteval
 from sparsecse.datasets.pairs import SetNotFoundError
 from sparsecse.datasets.sets import LabelledSplit, TransferSet
 from sparsecse.datasets.tables import read_lines, rows_to_table
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 
 # The files of each split below `downstream/`, in SentEval's own layout. Where a split has two files, SentEval gives
 # the first one's sentences the label 1 and the second one's 0.
@@ -48,7 +48,8 @@ def load_transfer(name: str, *, data_dir: str | Path | None = None) -> TransferS
         InputError: an unknown name, or a broken file.
     """
     if name not in TRANSFER_SETS:
-        raise InputError(f"There is no transfer task {name!r}; the known ones are {', '.join(TRANSFER_SETS)}.")
+        near = meant(name, TRANSFER_SETS)
+        raise InputError(f"There is no transfer task {name!r}; the known ones are {', '.join(TRANSFER_SETS)}.{near}")
     given = data_dir or os.environ.get("SPARSECSE_DATA_DIR")
     root = senteval.downstream(Path(given)) if given else Path()
     for files in TRANSFER_SETS[name].values():

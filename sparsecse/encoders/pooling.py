@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 
 POOLING_MODES = {
     "mean": "mean of the last layer's token vectors",
@@ -33,7 +33,8 @@ def pooling_mode(name: str, source: str = "`pooling`") -> str:
     """The canonical name of a pooling mode; an unknown one raises `InputError`."""
     mode = _ALIASES.get(name, name)
     if mode not in POOLING_MODES:
-        raise InputError(f"{source}: '{name}' is not a pooling mode; choose one of {', '.join(POOLING_MODES)}.")
+        near = meant(name, [*POOLING_MODES, *_ALIASES])
+        raise InputError(f"{source}: '{name}' is not a pooling mode; choose one of {', '.join(POOLING_MODES)}.{near}")
     return mode
 
 

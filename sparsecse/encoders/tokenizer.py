@@ -117,6 +117,10 @@ def save_tokenizer(tokenizer: Any, directory: Path, max_length: int) -> None:
 
     transformers needs neither, but tools that read these files without it do (fastembed).
     """
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        # Else tokenizer.json would have what the last call cut and padded to.
+        backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+        backend.no_padding()
     tokenizer.save_pretrained(directory)
     config = read_json(directory / _CONFIG_FILE)
     write_json(directory / _CONFIG_FILE, {**config, "model_max_length": max_length})

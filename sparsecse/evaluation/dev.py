@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sparsecse.datasets import PAIR_SETS, PairSet, RetrievalSet, draw_retrieval, load_pairs, load_retrieval
 from sparsecse.datasets.pairs import canonical_name
 from sparsecse.encoders import Encoder
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.evaluation.agreement import AgreementText, similarity_spearman
 from sparsecse.evaluation.embedding import Remembered, SentenceEncoder, embed
 from sparsecse.evaluation.own import is_own, pairs_at
@@ -138,6 +138,7 @@ def _load(one: str | DevData, data_dir: str | Path | None) -> DevSet:
         raise InputError(
             f"`dev` {one} is none of graded pairs ({', '.join(PAIR_SETS)}, or a table with the columns sentence1, "
             f"sentence2, score), a folder in BEIR's layout, and a file of sentences; give one of these."
+            f"{meant(one, PAIR_SETS)}"
         )
     return DevSet.of(AgreementText.load(str(path), limit=SENTENCES))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from sparsecse.datasets import (
 )
 from sparsecse.datasets.reranking import is_ranked
 from sparsecse.datasets.retrieval import SPLIT, find_retrieval, locate_retrieval
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.evaluation import classification
 from sparsecse.evaluation.own import OwnTask, is_path, load_own
 from sparsecse.files import text_hash
@@ -256,9 +255,7 @@ def retrieval_at(name: str, data_dir: str | Path | None) -> tuple[Path, str] | N
 
 def _unknown(name: str, known: Sequence[str], data_dir: str | Path | None) -> InputError:
     folders = find_retrieval(data_dir)
-    close = difflib.get_close_matches(name.lower(), [*known, *ALIASES, *folders], n=1)
-    meant = f" Did you mean {close[0]}?" if close else ""
     return InputError(
         f"There is no task {name!r}; the known ones are {', '.join([*known, *folders])}, and paths of your own data "
-        f"and of folders in BEIR's layout.{meant}"
+        f"and of folders in BEIR's layout.{meant(name, [*known, *ALIASES, *folders])}"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsecse.encoders import Encoder
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.exporting.comparison import TOLERANCES, Run, check, compare
 from sparsecse.exporting.folder import staged
 from sparsecse.exporting.graph import Graph, converting, trace
@@ -16,6 +16,7 @@ from sparsecse.exporting.report import ExportReport
 
 # sentence-transformers' own names: file stem + suffix of the precision. A pooled graph has a name of its own, since
 # sentence-transformers pools by itself and must not find it under the default one.
+_PARTS = 3  # tracing, writing, comparing
 _SUFFIXES = {"float32": "", "bfloat16": "_bfloat16", "int8": "_qint8_quantized"}
 
 
@@ -43,8 +44,8 @@ def require(format: Format, packages: Sequence[str], precision: str) -> None:
                 f"run pip install 'sparsecse[{format.name}]'."
             ) from None
     if precision not in format.precisions:
-        known = ", ".join(format.precisions)
-        raise InputError(f"`precision` {precision} is not one of {format.name}'s; choose one of {known}.")
+        known, near = ", ".join(format.precisions), meant(precision, format.precisions)
+        raise InputError(f"`precision` {precision} is not one of {format.name}'s; choose one of {known}.{near}")
 
 
 def export(
@@ -57,25 +58,32 @@ def export(
     *,
     write: Callable[[Graph, Path], None],
     load: Callable[[Path], Run],
+    progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """Export into the folder of the format's name in `folder`; `write` and `load` are what differs between formats.
 
     write: writes a graph to a path, and what belongs to it beside.
     load: reads it back, ready to run.
+    progress: called with (done, 3) after each of tracing, writing and comparing.
     """
+    report = progress or (lambda done, total: None)
+    report(0, _PARTS)
     # The caller's may be on a GPU, in half precision or in training; the graph is none of it.
     reference = encoder.copy().float().cpu()
     # Without gradients for good: attention gives other strides when MPNet's biases want one, and torch.onnx, which
     # traces again, would find them changed.
     reference.eval().requires_grad_(False)
     graph = trace(reference, pooled)
+    report(1, _PARTS)
     folder = Path(folder)
     name = Path(format.name) / f"{format.stem}{_SUFFIXES[precision]}{'_pooled' if pooled else ''}{format.extension}"
     with staged(folder, reference, name) as stage:
         (stage / name).parent.mkdir()
         with converting(reference, format.name):
             write(graph, stage / name)
+            report(2, _PARTS)
             difference = compare(reference, load(stage / name), pooled)
+            report(3, _PARTS)
         limit = TOLERANCES[precision] if tolerance is None else tolerance
         check(difference, precision, limit, f"{folder / name}")
         parts = [path.relative_to(stage) for path in (stage / name).parent.iterdir()]

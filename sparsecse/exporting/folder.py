@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from sparsecse import disk
 from sparsecse.encoders import Encoder, is_stock, save_encoder
 from sparsecse.encoders.model_files import ModelFiles
 from sparsecse.encoders.sentence_transformers_settings import read_truncate_dim
 from sparsecse.errors import InputError
-from sparsecse.files import EXPORTS_FILE, atomic_directory, atomic_file, file_hash, read_json, write_json
-from sparsecse.manifest import contents, in_words, listed
+from sparsecse.files import (
+    EXPORTS_FILE,
+    STAGING,
+    atomic_directory,
+    file_hash,
+    read_json,
+    remove_abandoned,
+    scratch,
+    settle,
+    write_json,
+)
+from sparsecse.manifest import contents, exported, in_words, listed
 
 
 @contextlib.contextmanager
@@ -46,10 +56,10 @@ def staged(folder: Path, encoder: Encoder, name: Path) -> Iterator[Path]:
             _require_same_model(folder, encoder)
             _require_own(folder, [name])
             # Inside the folder, so that moving is renaming.
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".export.") as temporary:
-                stage = Path(temporary)
+            with scratch(folder / STAGING) as stage:
                 yield stage
                 _publish(stage, folder, encoder)
+            remove_abandoned(folder / STAGING)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{folder} cannot be written ({reason}); choose another folder or make room in it.") from error
@@ -62,26 +72,26 @@ def _write_companions(encoder: Encoder, directory: Path) -> None:
         path.unlink()
 
 
-def _list(folder: Path, encoder: Encoder, files: Mapping[str, str]) -> None:
+def _list(folder: Path, encoder: Encoder, files: Mapping[str, str], **more: Mapping[str, str]) -> None:
     """Record of which model the exports in a folder are, so that another one is not mixed in, and which files."""
-    write_json(folder / EXPORTS_FILE, {"fingerprint": _fingerprint(encoder), "files": dict(files)})
+    write_json(folder / EXPORTS_FILE, {"fingerprint": _fingerprint(encoder), "files": dict(files), **more})
 
 
 def _require_own(folder: Path, names: Sequence[Path]) -> None:
     """Refuse to replace files that `export` did not write, or that were changed since."""
-    own = listed(folder / EXPORTS_FILE)
-    theirs = [name.as_posix() for name in names if (path := folder / name).exists() and not _is_listed(path, name, own)]
-    if own is None and (folder / EXPORTS_FILE).exists():
+    own = exported(folder)
+    theirs = [
+        name.as_posix()
+        for name in names
+        if (path := folder / name).exists() and file_hash(path) not in own.get(name.as_posix(), ())
+    ]
+    if listed(folder / EXPORTS_FILE) is None and (folder / EXPORTS_FILE).exists():
         theirs.append(EXPORTS_FILE)
     if theirs:
         raise InputError(
             f"{folder} has files that `sparsecse export` did not write, or that were changed since, and would replace "
             f"({in_words(theirs)}); move them away, or give another `out`."
         )
-
-
-def _is_listed(path: Path, name: Path, own: Mapping[str, str] | None) -> bool:
-    return own is not None and own.get(name.as_posix()) == file_hash(path)
 
 
 def _fingerprint(encoder: Encoder) -> str:
@@ -119,10 +129,21 @@ def _publish(stage: Path, folder: Path, encoder: Encoder) -> None:
     written = contents(stage)
     files = [Path(name) for name in written]
     _require_own(folder, files)
+    settle(stage)
+    before = listed(folder / EXPORTS_FILE) or {}
+
+    def move(path: Path) -> None:
+        (folder / path).parent.mkdir(exist_ok=True)
+        disk.rename(stage / path, folder / path)
+        disk.sync((folder / path).parent)
+
+    # Whichever of the two a file is when this ends early, the next export knows it for ours.
+    _list(stage, encoder, before, replacing=written)
+    move(Path(EXPORTS_FILE))
     *others, main = sorted(files, key=lambda path: path.suffix in (".onnx", ".xml"))
     if others:
-        (folder / main).unlink(missing_ok=True)
+        disk.remove(folder / main)
     for path in (*others, main):
-        with atomic_file(folder / path) as temporary:
-            (stage / path).replace(temporary)
-    _list(folder, encoder, {**(listed(folder / EXPORTS_FILE) or {}), **written})
+        move(path)
+    _list(stage, encoder, {**before, **written})
+    move(Path(EXPORTS_FILE))

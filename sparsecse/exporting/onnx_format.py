@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ def export_onnx(
     pooled: bool = False,
     opset: int = _OLDEST_OPSET,
     tolerance: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """Write an encoder as ONNX, with dynamic batch and length, and compare what onnxruntime computes with torch.
 
@@ -43,6 +45,7 @@ def export_onnx(
             instead of `last_hidden_state` [batch, length, hidden_size]. Prompts stay outside the graph.
         opset: version of the ONNX operators, 18 or newer.
         tolerance: see `TOLERANCES`, which has the default.
+        progress: called with the parts done and in all: tracing, writing, comparing.
 
     Raises:
         InputError: a package is missing, an operator is not supported, the result is not within the tolerance, or
@@ -63,7 +66,7 @@ def export_onnx(
                 _write(graph, source, opset)
                 _quantize(source, target)
 
-    return export(encoder, folder, _FORMAT, precision, pooled, tolerance, write=write, load=_load)
+    return export(encoder, folder, _FORMAT, precision, pooled, tolerance, write=write, progress=progress, load=_load)
 
 
 def _write(graph: Graph, target: Path, opset: int) -> None:

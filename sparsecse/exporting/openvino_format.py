@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def export_openvino(
     pooled: bool = False,
     calibration: Sequence[str] = (),
     tolerance: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """Write an encoder as OpenVINO IR, with dynamic batch and length, and compare what it computes with torch.
 
@@ -46,6 +47,7 @@ def export_openvino(
         pooled: as for `export_onnx`.
         calibration: sentences like those to be embedded, for int8 only; `CALIBRATION_SENTENCES` of them are used.
         tolerance: see `TOLERANCES`, which has the default.
+        progress: called with the parts done and in all: tracing, writing, comparing.
 
     Raises:
         InputError: as `export_onnx`; and int8 without calibration sentences.
@@ -76,7 +78,7 @@ def export_openvino(
         compiled = openvino.Core().compile_model(path, "CPU", hint)
         return lambda inputs: compiled(dict(inputs))[0]
 
-    return export(encoder, folder, _FORMAT, precision, pooled, tolerance, write=write, load=load)
+    return export(encoder, folder, _FORMAT, precision, pooled, tolerance, write=write, progress=progress, load=load)
 
 
 def _store_in_bfloat16(model: Any) -> None:

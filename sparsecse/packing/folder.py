@@ -13,6 +13,7 @@ from sparsecse.errors import InputError
 from sparsecse.files import PROVENANCE_FILE, atomic_directory, hash_once, write_json, write_text
 from sparsecse.manifest import contents, foreign, in_words, listed
 from sparsecse.packing.card import CardFacts, model_card, source_license
+from sparsecse.settings import choose
 
 _PROBES = ("A short one.", "A somewhat longer sentence, with a comma, to be padded against.", "Is 42 a number?")
 # Of single values; vectors of unit length have values around 0.05 at 384 dimensions.
@@ -94,8 +95,7 @@ def pack(
     Returns:
         its path, format, bytes, the weights' SHA-256, and the largest difference of the vectors read back.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"`dtype` '{dtype}' is unknown; choose one of {', '.join(DTYPES)}.")
+    choose("dtype", dtype, DTYPES)
     out, facts = Path(out), facts or facts_of(encoder)
     check_target(out)
     stock = is_stock(encoder.model.config) and dtype != "int8"

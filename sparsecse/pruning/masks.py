@@ -52,7 +52,7 @@ class Mask:
         if self.layers is not None:
             tensors["layers"] = self.layers
         with atomic_file(path) as temporary:
-            save_file(tensors, temporary, {"format": "pt", "sparsecse": json.dumps({"kept": self.kept()})})
+            save_file(tensors, temporary, {"sparsecse": json.dumps({"kept": self.kept()})})
 
     @classmethod
     def load(cls, path: Path) -> Mask:

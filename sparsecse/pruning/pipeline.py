@@ -123,14 +123,13 @@ def _iteratively(
     )
 
 
-def _vocabulary_progress(progress: Progress) -> Callable[[str, int, int | None], None]:
+def _vocabulary_progress(progress: Progress) -> Callable[[str, int, int], None]:
     labels = {"count": "Counting tokens", "weigh": "Weighing tokens", "measure": "Measuring the coverage"}
     updates: dict[str, Callable[[int, int], None]] = {}
 
-    def update(stage: str, done: int, total: int | None) -> None:
+    def update(stage: str, done: int, total: int) -> None:
         if stage not in updates:
             updates[stage] = progress(labels[stage])
-        if total is not None:  # a stream does not tell how long it is
-            updates[stage](done, total)
+        updates[stage](done, total)
 
     return update

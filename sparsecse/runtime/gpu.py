@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sparsecse.encoders import Encoder, PackedBatch, embedding
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.runtime.buckets import Bucket, Record, Staging, bucket_size
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -62,7 +62,8 @@ def choose_precision(precision: str, capability: tuple[int, int]) -> tuple[str, 
     if precision == "int8":
         raise InputError("`precision` int8 is computed on the CPU alone; on a GPU use auto, bfloat16 or float16.")
     if precision not in PRECISIONS:
-        raise InputError(f"`precision` '{precision}' is not one of auto, {', '.join(PRECISIONS)}.")
+        known = ("auto", *PRECISIONS)
+        raise InputError(f"`precision` '{precision}' is not one of {', '.join(known)}.{meant(precision, known)}")
     if precision == "bfloat16" and not has_bfloat16:
         raise InputError(
             f"`precision` bfloat16 needs a GPU of compute capability 8.0 or more, but this one has "

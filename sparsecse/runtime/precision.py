@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsecse.datasets import load_sentences
 from sparsecse.encoders import Encoder, embedding
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 from sparsecse.runtime import native
 from sparsecse.runtime.calibration import LayerScales, calibrate
 
@@ -52,7 +52,8 @@ def choose(encoder: Encoder, precision: str, threads: int, scales: list[LayerSca
     """
     if precision != "auto":
         if precision not in PRECISIONS:
-            raise InputError(f"`precision` '{precision}' is not one of auto, {', '.join(PRECISIONS)}.")
+            known = ("auto", *PRECISIONS)
+            raise InputError(f"`precision` '{precision}' is not one of {', '.join(known)}.{meant(precision, known)}")
         if precision not in available():
             raise InputError(
                 f"`precision` {precision} is not computed natively by this processor, only emulated, which would be "

@@ -15,6 +15,7 @@ from sparsecse.datasets import DropoutViews, PairSet
 from sparsecse.encoders import Encoder, PackedBatch
 from sparsecse.encoders.dropout import own_dropout, seeded_masks, with_dropout
 from sparsecse.encoders.gates import Gates, gated
+from sparsecse.errors import InputError
 from sparsecse.kernels import uniformity
 from sparsecse.objectives import alignment
 from sparsecse.scoring import memory
@@ -41,12 +42,27 @@ def objective_value(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """L of unit vectors [N, d] with positive pairs as rows [P, 2]: itself, and align, uniform and objective.
 
+    With widths, the means over the vectors cut to each and brought to unit length again.
+
     views: each positive pair is one sentence twice, which then is no pair of the uniformity.
+
+    Raises:
+        InputError: a width above d.
     """
-    align = alignment(unit[positives[:, 0]], unit[positives[:, 1]])
-    uniform = uniformity(unit, t=objective.temperature)
+    widths = objective.matryoshka_dims
+    if widths and max(widths) > unit.shape[1]:
+        raise InputError(
+            f"`matryoshka_dims` has {max(widths)}, and the model's vectors have {unit.shape[1]} values; "
+            "give widths up to that."
+        )
+    cut = [F.normalize(unit[:, :width], dim=-1) for width in widths] or [unit]
+    align = torch.stack([alignment(x[positives[:, 0]], x[positives[:, 1]]) for x in cut]).mean()
+    uniforms = [uniformity(x, t=objective.temperature) for x in cut]
     if views:
-        uniform = _between_sentences(uniform, unit, positives, objective.temperature)
+        uniforms = [
+            _between_sentences(*both, positives, objective.temperature) for both in zip(uniforms, cut, strict=True)
+        ]
+    uniform = torch.stack(uniforms).mean()
     loss = objective.alignment_weight * align + (1 - objective.alignment_weight) * uniform
     return loss, {"alignment": align.item(), "uniformity": uniform.item(), "objective": loss.item()}
 

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import Encoder
-from sparsecse.errors import InputError
 from sparsecse.scoring.activation import activation
 from sparsecse.scoring.baselines import l1, magnitude, random
 from sparsecse.scoring.fisher import fisher, fisher_block
@@ -16,6 +15,7 @@ from sparsecse.scoring.oracle import leave_one_out_scores
 from sparsecse.scoring.scores import Scores
 from sparsecse.scoring.settings import ScoringSettings
 from sparsecse.scoring.taylor import contributions, taylor_batch, taylor_mixed, taylor_signed
+from sparsecse.settings import choose
 
 
 class Score(Protocol):
@@ -88,6 +88,5 @@ METHODS: dict[str, Method] = {
 
 def scoring_method(name: str) -> Method:
     """The method of that name; an unknown one raises `InputError`."""
-    if name not in METHODS:
-        raise InputError(f"`method` '{name}' is unknown; choose one of {', '.join(METHODS)}.")
+    choose("method", name, METHODS)
     return METHODS[name]

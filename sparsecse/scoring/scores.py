@@ -94,7 +94,8 @@ class Scores:
         tensors = {f"heads.{i}": tensor for i, tensor in enumerate(self.heads)}
         tensors |= {f"neurons.{i}": tensor for i, tensor in enumerate(self.neurons)}
         own = {"values": dict(self.values), "combine": self.combine}
-        header = {"format": "pt", "sparsecse": json.dumps(own | dict(metadata or {}))}
+        # One entry: safetensors writes several in a random order, and the file's hash is an input of later stages.
+        header = {"sparsecse": json.dumps(own | dict(metadata or {}))}
         with atomic_file(path) as temporary:
             save_file({name: t.float().cpu().contiguous() for name, t in tensors.items()}, temporary, header)
 

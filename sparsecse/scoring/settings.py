@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsecse.errors import InputError
-from sparsecse.settings import at_least, choose, documented, setting
+from sparsecse.settings import at_least, checked_widths, choose, documented, setting, widths_setting
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 POSITIVES = ("gold", "dropout")
@@ -15,7 +15,7 @@ POSITIVES = ("gold", "dropout")
 @documented
 @dataclass(frozen=True)
 class Objective:
-    """L = weight * align + (1 - weight) * uniform, over the whole set.
+    """L = weight * align + (1 - weight) * uniform, over the whole set; its mean over widths where there are several.
 
     temperature: t of the uniformity's exp(-t * squared distance).
     """
@@ -23,10 +23,15 @@ class Objective:
     alignment_weight: float = setting(0.5, "Weight of alignment against uniformity, 0 to 1.", "--lambda")
     temperature: float = 2.0
     positive_minimum: float = setting(4.0, "Gold score (0 to 5) from which a pair is positive.")
+    matryoshka_dims: tuple[int, ...] = widths_setting(
+        "Widths at which vectors are to be good: 384,256,128. The objective is its mean over vectors cut to them; by "
+        "default that of whole vectors."
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.alignment_weight <= 1:
             raise InputError(f"`alignment_weight` {self.alignment_weight} is outside 0 to 1.")
+        object.__setattr__(self, "matryoshka_dims", checked_widths(self.matryoshka_dims))
 
 
 @documented

@@ -5,12 +5,13 @@ from sparsecse.stages.check import CheckData, check_model
 from sparsecse.stages.choose import choose
 from sparsecse.stages.evaluate import evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
-from sparsecse.stages.models import dense_options, load_dense, load_model
+from sparsecse.stages.models import dense_hash, dense_options, load_dense, load_model
 from sparsecse.stages.mteb import check_mteb, mteb_model, write_mteb
 from sparsecse.stages.options import resolve_model
 from sparsecse.stages.pack import newest_folder, pack
 from sparsecse.stages.pipeline import Plan, run
 from sparsecse.stages.prune import MASK_FILE, load_mask, prune, rewind
+from sparsecse.stages.report import check_report, gather_report, report_path, write_report
 from sparsecse.stages.score import SCORES_FILE, load_scores, score
 from sparsecse.stages.train import finetune, train_dense, training_summary
 
@@ -23,10 +24,13 @@ __all__ = [
     "bench_run",
     "check_model",
     "check_mteb",
+    "check_report",
     "choose",
+    "dense_hash",
     "dense_options",
     "evaluate_run",
     "finetune",
+    "gather_report",
     "inspect_model",
     "inspect_run",
     "load_dense",
@@ -37,6 +41,7 @@ __all__ = [
     "newest_folder",
     "pack",
     "prune",
+    "report_path",
     "resolve_model",
     "rewind",
     "run",
@@ -44,4 +49,5 @@ __all__ = [
     "train_dense",
     "training_summary",
     "write_mteb",
+    "write_report",
 ]

@@ -26,7 +26,7 @@ def bench_models(
     orders: Sequence[str] = ("given", "sorted"),
     rounds: int = 5,
     threads: int | None = None,
-    precisions: Sequence[str] | str = ("float32",),
+    precisions: Sequence[str] | str | Mapping[str, str] = ("float32",),
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Time models against each other; models: label -> model; the rest as in `benchmarking.benchmark`.
@@ -40,6 +40,8 @@ def bench_models(
             "The benchmarked models must share `pooling`, `normalize`, `max_length`, `prompt` and `truncate_dim`."
         )
     names = {resolve_model(options.name): label for label, options in models.items()}
+    if isinstance(precisions, Mapping):
+        precisions = {name: precisions[label] for name, label in names.items()}
     report = benchmark(
         list(names),
         sentences,
@@ -51,6 +53,7 @@ def bench_models(
         precisions=precisions,
         load_options=loads[0],
         progress=progress("Timing"),
+        converting=progress("Converting"),
     ).to_json()
     for entry in (*report["rows"], *report["skipped"]):
         entry["model"] = names.get(entry["model"])

@@ -59,6 +59,7 @@ def check_model(
     batch_size: int = 64,
     rounds: int = 15,
     precision: str = "float32",
+    baseline_precision: str | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> tuple[list[Verdict], dict[str, Any]]:
@@ -68,17 +69,18 @@ def check_model(
         baseline: what drops, agreement and speed are relative to; loaded with the same options.
         batch_size: sentences an encoder takes at a time, in the timing too.
         rounds: timings of each of the two models, in turn.
-        precision: what both compute in.
+        precision: what the model computes in. baseline_precision: what its baseline does; by default the same.
         threads: processor threads of the timing; by default torch's number, within `processors.available`.
 
     Returns:
-        the verdicts, and how the speed was measured: `sentences`, `threads`, `batch_size`, `rounds` and `precision`;
-        empty where it was not.
+        the verdicts, and how the speed was measured: `sentences`, `threads`, `batch_size`, `rounds`, `precision` and
+        `baseline_precision`; empty where it was not.
 
     Raises:
         InputError: no rule, or one that lacks what it needs; a task that is missing from a group; what `evaluate`,
             `agreement` and `benchmark` refuse.
     """
+    baseline_precision = baseline_precision or precision
     given = rules.each()
     kinds = {rule.kind for rule in given}
     _check_complete(kinds, baseline is not None, data)
@@ -102,7 +104,7 @@ def check_model(
     ours = Runtime(model.load(), precision) if kinds - {MAX_BYTES, MIN_SPEEDUP} else None
     theirs = None
     if baseline is not None and kinds & {MAX_DROP, MIN_AGREEMENT}:
-        theirs = Runtime(baseline.load(), precision)
+        theirs = Runtime(baseline.load(), baseline_precision)
 
     def figures(runtime: Runtime, kinds: set[str], label: str) -> dict[str, float]:
         tasks = {task for rule in given if rule.kind in kinds for task in rule.tasks}
@@ -123,6 +125,7 @@ def check_model(
     timing: dict[str, Any] = {}
     if baseline is not None and timed:
         batch_size = min(batch_size, len(timed))
+        precisions = {"baseline": baseline_precision, "model": precision}
         settings = {"batch_size": batch_size, "rounds": rounds, "precision": precision}
         timings = bench_models(
             {"baseline": baseline, "model": model},
@@ -131,11 +134,12 @@ def check_model(
             orders=("given",),
             rounds=rounds,
             threads=threads,
-            precisions=(precision,),
+            precisions=precisions,
             progress=progress,
         )
         before, after = (row["round_seconds"] for row in timings["rows"])
         measured = replace(measured, speedup=ratio_interval(before, after))
+        settings["baseline_precision"] = baseline_precision
         timing = {"sentences": len(timed), "threads": timings["machine"]["threads"], **settings}
     return judge(given, measured), timing
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sparsecse.encoders import named_source
 from sparsecse.errors import InputError
+from sparsecse.packing import model_name
 from sparsecse.workdir import Workdir, check_recorded
 
 DEMO_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -27,6 +28,11 @@ def resolve_model(name: str) -> str:
         path = path / stage / "model"
     check_recorded(path)
     return str(path)
+
+
+def public_name(name: str) -> str:
+    """What a model is called for others: a hub id, or the own name of a folder."""
+    return DEMO_MODEL if name == "demo" and not Path(name).exists() else model_name(name)
 
 
 def kept_step(workdir: Workdir, name: str) -> str:

@@ -14,12 +14,11 @@ from sparsecse.packing import (
     check_weights,
     count_parameters,
     kept_values,
-    model_name,
     source_license,
 )
 from sparsecse.packing import pack as write_pack
 from sparsecse.stages.models import dense_options, load_model, model_input
-from sparsecse.stages.options import DEMO_MODEL, resolve_model
+from sparsecse.stages.options import public_name, resolve_model
 from sparsecse.workdir import MODEL_STAGES, Record, Workdir, package_versions
 
 
@@ -69,7 +68,7 @@ def _facts(workdir: Workdir, stage: str, encoder: Encoder, own_width: int) -> Ca
     name = dense_options(workdir).name
     vocabulary = pruned.info.get("vocabulary")
     return CardFacts(
-        base_model=DEMO_MODEL if name == "demo" and not Path(name).exists() else model_name(name),
+        base_model=public_name(name),
         sizes=pruned.info["sizes"],
         kept=pruned.info["kept"],
         parameters=count_parameters(encoder),

@@ -196,7 +196,8 @@ def _stage(
         save_model(job.encoder, folder, stock=job.stock)
         if (partial / "steps").exists():
             # Copied, not moved: a kill before this stage has its name would lose the steps for the next attempt.
-            shutil.copytree(partial / "steps", folder / "steps")
+            # What a kill left of one (a name with a dot) stays behind.
+            shutil.copytree(partial / "steps", folder / "steps", ignore=shutil.ignore_patterns(".*"))
         write_json(folder / "history.json", result.history)
         return {**_info(result, len(job.examples), job.dev), **job.info}
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sparsecse.encoders import Encoder
+from sparsecse.errors import InputError
 from sparsecse.guard import SIMILARITY, TOLERANCE, Guard
 from sparsecse.pruning.ensemble import choose_reconstruction, largest_allowed
 from sparsecse.pruning.masks import Mask
+from sparsecse.reporting.facts import Curve, Line
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Cell, Results, Study, read_study
 
 SPARSITIES = (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RECONSTRUCTED_FROM = 0.25  # lighter cuts have nothing to make up for
@@ -174,6 +177,51 @@ def draw(results: Results, axes: Any) -> None:
         low, high = ([dense + cell["change"][end] for cell in line] for end in ("low", "high"))
         axes.fill_between(x, low, high, alpha=0.2)
     finish_axes(axes, "heads and neurons removed, %", dense)
+
+
+def report_curve(path: Path, model: str) -> Curve:
+    """What a study measured, for the report of a run.
+
+    Args:
+        path: of its JSON file, or of the folder that has it.
+        model: the fingerprint of the run's dense model.
+
+    Raises:
+        InputError: the file of no study `sparsity`, or of one of another model.
+    """
+    path = path / "sparsity.json" if path.is_dir() else path
+    content = read_study(path)
+    if content["study"] != "sparsity":
+        raise InputError(f"`study` {path} is the study {content['study']}; give that of `sparsecse study sparsity`.")
+    if content.get("model_hash") != model:
+        raise InputError(f"`study` {path} measured another model than this run prunes; give a study of the same model.")
+    results = content["results"]
+    dense = results.get(_key(0.0))
+    if dense is None:
+        raise InputError(f"`study` {path} has not measured the dense model yet; run `sparsecse study sparsity` again.")
+    lines, rows = [], []
+    for repair in _repairs(results):
+        own = _curve(results, repair)[1:]
+        points = [(100 * cell["sparsity"], *_change(cell, dense["mean"])) for cell in own]
+        lines.append(Line(LABELS[repair], tuple(points)))
+        rows += [
+            [f"{cell['sparsity']:.0%}", LABELS[repair], f"{cell['mean']:.2f}", interval_text(cell.get("change"))]
+            for cell in own
+        ]
+    return Curve(
+        "On test tasks, by the study sparsity",
+        f"Mean Spearman x100 of {', '.join(dense['tasks'])}; bands are 95 % intervals over pairs. Dense: "
+        f"{dense['mean']:.2f}. Measured {content.get('date', '')[:10]}.",
+        tuple(lines),
+        ["removed", "repair", "mean", "change (95 %)"],
+        rows,
+        words=2,
+    )
+
+
+def _change(cell: Mapping[str, Any], dense: float) -> tuple[float, float, float]:
+    """The change of a cell's mean, and the ends of its interval."""
+    return cell["mean"] - dense, cell["change"]["low"], cell["change"]["high"]
 
 
 STUDY = Study("Quality against sparsity", cells, paragraph, table, draw)

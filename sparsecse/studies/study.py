@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from sparsecse.benchmarking.machine import machine, versions
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_file, read_json, write_json, write_text
+from sparsecse.reporting.plots import can_draw
 
 Results = Mapping[str, Mapping[str, Any]]
 """Cell key -> what was measured."""
@@ -59,14 +59,14 @@ def run_study(
     setup: Any,
     out: Path,
     *,
-    report: Callable[[str, int, int], None] = lambda key, done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure the cells that `<out>/<name>.json` does not have yet, writing the file after each.
 
     Args:
         name: the study's, in its registry.
         setup: what the cells measure; its `identity()` must be that of the file, if there is one.
-        report: called with (key, cells done, cells in all) before each cell and at the end.
+        progress: called with (cells done, cells in all) before each cell and at the end.
 
     Raises:
         InputError: the file belongs to another model, data or repair, or the report would replace one that no study
@@ -91,19 +91,14 @@ def run_study(
     for number, cell in enumerate(cells):
         if cell.key in content["results"]:
             continue
-        report(cell.key, number, len(cells))
+        progress(number, len(cells))
         start = time.monotonic()
         measured = cell.run()
         content["results"][cell.key] = {**measured, "seconds": round(time.monotonic() - start, 1)}
         content["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         write_json(path, content)
-    report("", len(cells), len(cells))
+    progress(len(cells), len(cells))
     return read_study(path)  # the same whether cells were measured now or before
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed, and reports get a plot."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def write_report(study: Study, content: Mapping[str, Any], out: Path, *, name: str | None = None) -> list[Path]:

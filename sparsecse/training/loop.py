@@ -28,6 +28,14 @@ from sparsecse.training.planning import TRIED, Pace, Work, plan
 from sparsecse.training.settings import TrainingSettings
 from sparsecse.training.teacher import Teacher
 
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "bad allocation")
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: that of a GPU, or of the machine."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in said for words in _NO_MEMORY)
+
 
 class DivergedError(InputError):
     """The loss of a step, or its gradient, is no finite number."""
@@ -116,6 +124,7 @@ class _Trainer:
         scores: Sequence[float] | None,
         teachers: Sequence[Encoder],
         checkpoint: Path | None,
+        warn: Callable[[str], None],
     ):
         torch.manual_seed(settings.seed)
         self.encoder, self.examples, self.settings = encoder, examples, settings
@@ -126,6 +135,7 @@ class _Trainer:
         self.batch_size = min(settings.batch_size, len(examples))
         self.total = settings.steps(len(examples))
         self.checkpoint = checkpoint
+        self.warn = warn
         self.state = _State()
         self.best_weights = _copy_state(encoder)
         trained = [p for p in self.loss.parameters() if p.requires_grad]
@@ -162,6 +172,7 @@ class _Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = _State(**saved["state"])
         self.total = saved["total"]
+        self.loss.parts = saved["parts"]
         self.best_weights = saved["best"]
         torch.set_rng_state(saved["rng"])
         return True
@@ -176,6 +187,7 @@ class _Trainer:
                     "optimizer": self.optimizer.state_dict(),
                     "state": vars(self.state),
                     "total": self.total,
+                    "parts": self.loss.parts,
                     "best": self.best_weights,
                     "rng": torch.get_rng_state(),
                 },
@@ -227,8 +239,7 @@ class _Trainer:
     def _try_steps(self, count: int) -> list[float]:
         """The seconds of each of the first steps, taken at a rate of 0; nothing of them is left."""
         state, self.state = self.state, _State()
-        device, queue = self.encoder.device, self.loss.queue
-        held = None if queue is None else copy.deepcopy(queue.state_dict())
+        device, held = self.encoder.device, self._queue()
         seconds = []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             self.loss.train()
@@ -238,10 +249,16 @@ class _Trainer:
                 seconds.append(time.perf_counter() - start)
             self.loss.eval()
         self.optimizer.state.clear()
-        if queue is not None and held is not None:
-            queue.load_state_dict(held)
+        self._put_queue(held)
         self.state = state
         return seconds
+
+    def _queue(self) -> dict[str, Any] | None:
+        return None if self.loss.queue is None else copy.deepcopy(self.loss.queue.state_dict())
+
+    def _put_queue(self, held: dict[str, Any] | None) -> None:
+        if self.loss.queue is not None and held is not None:
+            self.loss.queue.load_state_dict(held)
 
     def restore_best(self) -> None:
         """Give the encoder the best weights so far, for evaluation."""
@@ -262,14 +279,7 @@ class _Trainer:
         settings, state = self.settings, self.state
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(state.step, self.total) if rate is None else rate
-        total = 0.0
-        for part in range(settings.gradient_accumulation):
-            position = state.step * settings.gradient_accumulation + part
-            rows = _rows(len(self.examples), self.batch_size, settings.seed, position)
-            scores = None if self.scores is None else self.scores[rows]
-            loss = self.loss([self.examples[row] for row in rows], scores) / settings.gradient_accumulation
-            loss.backward()
-            total += loss.item()
+        total = self.within_memory()
         norm = torch.nn.utils.clip_grad_norm_(self.loss.parameters(), settings.max_grad_norm).item()
         for what, value in (("training loss", total), ("gradient of the training loss", norm)):
             if not math.isfinite(value):
@@ -282,6 +292,51 @@ class _Trainer:
         self.optimizer.zero_grad()
         state.step += 1
         state.losses.append(total)
+        return total
+
+    def within_memory(self) -> float:
+        """The mean loss of a step, and its gradient; where memory runs out, with batches in twice as many parts.
+
+        Raises:
+            InputError: memory runs out with one example alone.
+        """
+        device = self.encoder.device
+        while True:
+            queue, rng = self._queue(), torch.get_rng_state()
+            gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+            try:
+                return self._gradient()
+            except (MemoryError, RuntimeError) as error:
+                if not _is_memory(error):
+                    raise
+            # Outside the handler: its error holds on to the tensors of the failed pass.
+            step = self.state.step + 1
+            if self.loss.parts >= self.batch_size:
+                raise InputError(
+                    f"Memory ran out at step {step} with one example at a time; lower `max_length`, or free memory."
+                )
+            self.loss.parts = min(2 * self.loss.parts, self.batch_size)
+            self.warn(
+                f"Memory ran out at step {step}; the {self.batch_size} examples of a batch now go through the model in "
+                f"{self.loss.parts} parts, which is slower and leaves the loss that of the whole batch."
+            )
+            self.optimizer.zero_grad()
+            self._put_queue(queue)
+            torch.set_rng_state(rng)
+            if gpu is not None:
+                torch.cuda.set_rng_state(gpu, device)
+                torch.cuda.empty_cache()
+
+    def _gradient(self) -> float:
+        """The mean loss of a step, whose gradient is added up."""
+        settings, total = self.settings, 0.0
+        for part in range(settings.gradient_accumulation):
+            position = self.state.step * settings.gradient_accumulation + part
+            rows = _rows(len(self.examples), self.batch_size, settings.seed, position)
+            scores = None if self.scores is None else self.scores[rows]
+            loss = self.loss([self.examples[row] for row in rows], scores) / settings.gradient_accumulation
+            loss.backward()
+            total += loss.item()
         return total
 
     def measure(self, dev: Dev | None) -> dict[str, float] | None:
@@ -332,10 +387,17 @@ def train(
         progress: called after every step.
         teacher_progress: called with (done, total) while the teacher embeds.
         note: called with a sentence that says how long all will take, where that is more than a minute or where
-            `settings.time_budget` takes steps away, and with the warning. Some steps are tried for it, of which nothing
-            is left.
+            `settings.time_budget` takes steps away, and with the warnings. Some steps are tried for it, of which
+            nothing is left.
     """
     began = time.monotonic()
+
+    def warn(said: str) -> None:
+        if note is None:
+            warnings.warn(said, stacklevel=3)
+        else:
+            note(f"Warning: {said}")
+
     if not examples:
         raise InputError("There is no training example; give a data set with at least one sentence.")
     teachers = [teacher] if isinstance(teacher, Encoder) else teacher or ()
@@ -343,7 +405,7 @@ def train(
     # What a teacher says of a sentence is known: there noise only blurs it.
     dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
     with with_dropout(encoder, dropout):
-        trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint)
+        trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint, warn)
         if not trainer.resume():
             start = time.monotonic()
             trainer.measure(dev)
@@ -360,11 +422,7 @@ def train(
                     trainer.restore_best()
                     raise
                 reason, _, _ = str(error).partition(";")
-                said = f"{reason}; training ends there, with the weights of step {state.best_step}."
-                if note is None:
-                    warnings.warn(said, stacklevel=2)
-                else:
-                    note(f"Warning: {said}")
+                warn(f"{reason}; training ends there, with the weights of step {state.best_step}.")
                 break
             trainer.loss.eval()
             if keep is not None and state.step in settings.keep_steps:

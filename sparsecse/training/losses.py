@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
@@ -28,6 +29,11 @@ class BatchLoss(nn.Module):
     Its state dict is all that training moves: the encoder, the head and, where the objective has them, the momentum
     encoder, the queue and the predictor.
 
+    Attributes:
+        parts: into how many the sentences of a batch are cut for the encoder. More than one takes less memory and more
+            time: each part's pass is made once for the loss, and again for its gradient (gradient caching, Gao et al.
+            2021, arXiv 2101.06983). The loss is that of the whole batch; without dropout it is the same to rounding.
+
     Args:
         encoder: the model in training.
         teacher: the vectors to distil from, needed by the objective "distill".
@@ -40,6 +46,7 @@ class BatchLoss(nn.Module):
         self.encoder = encoder
         self.settings = settings
         self.teacher = teacher
+        self.parts = 1
         size = encoder.dimension
         self.widths = settings.matryoshka_dims or (size,)
         if max(self.widths) > size:
@@ -85,9 +92,15 @@ class BatchLoss(nn.Module):
 
     def _vectors(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> list[torch.Tensor]:
         texts = [text for column in columns for text in column]
-        batch = encoder.pack(encoder.tokenize(texts, self.settings.max_length))
+        token_ids = encoder.tokenize(texts, self.settings.max_length)
+        size = -(-len(token_ids) // self.parts)
+        parts = [encoder.pack(token_ids[start : start + size]) for start in range(0, len(token_ids), size)]
         with autocast(self.settings.precision, self.encoder.device):
-            vectors = encoder.forward_packed(batch)
+            if self.parts == 1:
+                vectors = encoder.forward_packed(parts[0])
+            else:
+                # Calls it again in the backward pass, with the same random numbers.
+                vectors = torch.cat([checkpoint(encoder.forward_packed, part, use_reentrant=False) for part in parts])
         return list(vectors.float().split(len(columns[0])))
 
     @torch.no_grad()

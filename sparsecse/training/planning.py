@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from sparsecse.errors import InputError
-from sparsecse.progress import duration
+from sparsecse.progress import WORTH_SAYING, duration
 from sparsecse.training.settings import TrainingSettings
 
 TRIED = 3
@@ -14,8 +14,6 @@ TRIED = 3
 
 FEWEST = 20
 """Steps below which no training is planned, where the settings ask for more."""
-
-_WORTH_SAYING = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -83,4 +81,4 @@ def plan(work: Work, pace: Pace, wanted: int, settings: TrainingSettings, spent:
     if steps < wanted:
         longer = duration(spent + work.seconds(wanted, pace))
         return steps, f"Training: {said}; {wanted} would take {longer}, and the budget is {duration(60 * budget)}"
-    return steps, f"Training: {said}" if work.seconds(steps, pace) > _WORTH_SAYING else None
+    return steps, f"Training: {said}" if work.seconds(steps, pace) > WORTH_SAYING else None

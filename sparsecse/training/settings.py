@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from sparsecse.errors import InputError
 from sparsecse.guard import check_tolerance, tolerance_setting
-from sparsecse.settings import choose, documented, setting, split_numbers
+from sparsecse.settings import checked_widths, choose, documented, setting, widths_setting
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -27,8 +27,7 @@ def parse_objective(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition("=")
-        if name not in OBJECTIVES:
-            raise InputError(f"`objective`: '{name}' is unknown; choose from {', '.join(OBJECTIVES)}.")
+        choose("objective", name, OBJECTIVES)
         try:
             weights[name] = float(weight or 1.0)
         except ValueError:
@@ -83,13 +82,9 @@ class TrainingSettings:
     momentum: float = setting(0.995, "What moco's and byol's momentum encoder keeps of itself at a step.")
     queue_size: int = setting(160, "Earlier keys that moco has as negatives.")
     similarity_weight: float = 10.0
-    matryoshka_dims: tuple[int, ...] = setting(
-        (),
+    matryoshka_dims: tuple[int, ...] = widths_setting(
         "Widths at which vectors are to be good, their whole size among them: 384,256,128. The loss is the sum over "
-        "them; by default that of whole vectors.",
-        parse=lambda text: split_numbers("matryoshka_dims", text),
-        text=lambda widths: ",".join(map(str, widths)) or None,
-        metavar="WIDTHS",
+        "them, the objective of the scores their mean; by default that of whole vectors."
     )
     dropout: float | None = setting(
         None, "Dropout while training; by default 0 for distill alone, else the model's own."
@@ -125,10 +120,8 @@ class TrainingSettings:
         check(self.queue_size >= 1, "queue_size", "at least 1")
         check(self.patience >= 0, "patience", "0 (never stop early) or more")
         check(self.eval_every >= 1, "eval_every", "at least 1")
-        object.__setattr__(self, "matryoshka_dims", tuple(self.matryoshka_dims))
-        widths = self.matryoshka_dims
-        check(all(width >= 1 for width in widths), "matryoshka_dims", "a list of whole numbers above 0")
-        check(len(set(widths)) == len(widths), "matryoshka_dims", "a list of different widths")
+        widths = checked_widths(self.matryoshka_dims)
+        object.__setattr__(self, "matryoshka_dims", widths)
         over_the_vector = {"moco", "byol", *(("unsup", "sup") if self.mlp_head else ())} & self.objective.keys()
         if widths and over_the_vector:
             raise InputError(

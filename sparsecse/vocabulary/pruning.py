@@ -104,7 +104,7 @@ def fit_vocabulary(
     size: int | None = None,
     *,
     scripts: Sequence[str] = (),
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Encoder, VocabularyReport]:
     """Reduce an encoder's vocabulary to what a corpus needs, and measure what that means for text it has not seen.
 
@@ -117,11 +117,12 @@ def fit_vocabulary(
 
     Args:
         encoder: left as it is.
-        lines: the sentences, read twice: a `Corpus` or a list.
+        lines: the sentences, read twice: a `Corpus` or a list; and once more for their number where there is
+            `progress`, which takes little of the time.
         size: the most tokens to keep; by default all that occur.
         scripts: of which all tokens are kept, whether they occur or not; see `scripts.tokens_in`.
         progress: called with what is being done ("count", "weigh", "measure"), how much is done (lines, or tokens to
-            weigh), and how much there is in all, None where a stream does not tell.
+            weigh), and how much there is in all.
 
     Raises:
         InputError: as `count_tokens`, `choose_vocabulary`, `measure_coverage` and `prune_vocabulary`; `lines` can be
@@ -130,8 +131,10 @@ def fit_vocabulary(
     if isinstance(lines, Iterator):
         raise InputError("The corpus is an iterator, but it is read twice; give a Corpus or a list.")
 
+    length = 0 if progress is None else sum(1 for _ in lines)
+
     def report_as(stage: str) -> Callable[..., None] | None:
-        return None if progress is None else lambda done, total=None: progress(stage, done, total)
+        return None if progress is None else lambda done, total=length: progress(stage, done, total)
 
     tokenizer, settings = encoder.tokenizer, encoder.settings
     counts = count_tokens(tokenizer, lines, prompt=settings.prompt, progress=report_as("count"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, meant
 
 # A script is one of the tokenizer's from this share of all its tokens of several letters on. (MiniLM's English
 # vocabulary has 0.03 % of Cyrillic.)
@@ -63,7 +63,7 @@ def tokens_in(tokenizer: Any, scripts: Sequence[str]) -> set[int]:
     if unknown := sorted(wanted - there):
         raise InputError(
             f"`vocab_scripts` {', '.join(unknown)}: the tokenizer has no letter of it; it has "
-            f"{', '.join(sorted(there - {''}))}."
+            f"{', '.join(sorted(there - {''}))}.{meant(unknown[0], there)}"
         )
     return {index for index, letters in letters_of if all(_script(letter).lower() in wanted for letter in letters)}
 
