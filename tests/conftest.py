@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from sparsecse import stages
 from sparsecse.datasets import PairSet
+from sparsecse.encoders import FAMILIES as TABLE
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.evaluation.dev import Dev, DevSet
 from sparsecse.kernels.dispatch import native_extension
@@ -235,16 +236,7 @@ def distilbert_twin(folder: Path, source: Path) -> Path:
             pad_token_id=config.pad_token_id,
         )
     )
-    names = {
-        "attention.self.query": "attention.q_lin",
-        "attention.self.key": "attention.k_lin",
-        "attention.self.value": "attention.v_lin",
-        "attention.output.dense": "attention.out_lin",
-        "attention.output.LayerNorm": "sa_layer_norm",
-        "intermediate.dense": "ffn.lin1",
-        "output.dense": "ffn.lin2",
-        "output.LayerNorm": "output_layer_norm",
-    }
+    names = TABLE["distilbert"].inside
     state = {}
     for name, tensor in bert.state_dict().items():
         if name.startswith("encoder.layer."):
