@@ -125,11 +125,11 @@ def test_twins_of_other_families_compute_the_same(checkpoints, sentences, tmp_pa
 def test_modernbert_of_any_shape_and_length(tmp_path, changes):
     folder = write_checkpoint(tmp_path / "model", "modernbert", max_position_embeddings=2200, **changes)
     encoder = load_encoder(folder, pooling="mean", max_length=2200)
-    rows = [torch.randint(5, 84, (length,)) for length in (1, 2, 9, 33, 2049)]
+    rows = [torch.randint(5, 84, (length,)) for length in (1, 2, 9, 33, *([2049] if "mlp_bias" in changes else []))]
     vectors = encoder.encode_ids(rows)
     for attention in ("eager", "sdpa"):
         stock = AutoModel.from_pretrained(folder, attn_implementation=attention).eval()
-        for row, vector in list(zip(rows, vectors, strict=True))[: 5 if attention == "sdpa" else 4]:
+        for row, vector in zip(rows, vectors, strict=True):
             with torch.no_grad():
                 expected = stock(row[None]).last_hidden_state.mean(1)[0]
                 padded = encoder.model(row[None]).last_hidden_state.mean(1)[0]
