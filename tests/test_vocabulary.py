@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoTokenizer,
     BertTokenizer,
     CanineTokenizer,
@@ -24,6 +26,7 @@ from sparsecse.datasets import PairSet, load_pairs, load_sentences
 from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel, load_encoder, save_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
+from sparsecse.packing import pack
 from sparsecse.runtime import Runtime
 from sparsecse.vocabulary import (
     HELD_OUT_EVERY,
@@ -437,3 +440,51 @@ def test_minilm():
         part = PairSet("part", "test", pairs.first[::2], pairs.second[::2], pairs.scores[::2], None, "stsb")
         after, rival = (spearman(Runtime(each, "float32"), part) for each in (weighed, frequent))
         assert after > rival
+
+
+def modernbert_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level pieces without an unknown one, then runs of spaces, special and unused tokens, as ModernBERT's."""
+    trained = Tokenizer(models.BPE())
+    trained.normalizer, trained.pre_tokenizer = normalizers.NFC(), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder, alphabet = decoders.ByteLevel(), pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=["|||IP|||"], initial_alphabet=alphabet, show_progress=False
+    )
+    trained.train_from_iterator(SENTENCES, trainer)
+    trained.add_tokens([AddedToken(" " * length, normalized=True) for length in (3, 2)])
+    names = ("unk", "cls", "sep", "pad", "mask")
+    trained.add_special_tokens([AddedToken(f"[{name.upper()}]", lstrip=name == "mask") for name in names])
+    trained.add_tokens([f"[unused{i}]" for i in range(5)])
+    places = [("[CLS]", trained.token_to_id("[CLS]")), ("[SEP]", trained.token_to_id("[SEP]"))]
+    trained.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=places
+    )
+    special = {f"{name}_token": f"[{name.upper()}]" for name in names}
+    return PreTrainedTokenizerFast(tokenizer_object=trained, model_max_length=128, **special)
+
+
+def test_byte_level_pieces_and_what_comes_after_them(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    tokenizer = modernbert_tokenizer()
+    config = AutoConfig.for_model(
+        "modernbert",
+        vocab_size=len(tokenizer) + 7,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,
+        **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
+        **dict.fromkeys(f"{name}_token_id" for name in ("bos", "eos", "cls", "sep")),
+    )
+    (tmp_path / "dense").mkdir()
+    AutoModel.from_config(config).save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    encoder = load_encoder(tmp_path / "dense", pooling="mean", normalize=True)
+    smaller, report = fit_vocabulary(encoder, CORPUS[:60])
+    assert report.tokens_after < 0.8 * report.tokens_before and report.coverage.unknown_after == 0
+    texts = [*CORPUS[:20], "[MASK]  [unused3]"]
+    assert pieces(smaller.tokenizer, texts) == pieces(encoder.tokenizer, texts)
+    torch.testing.assert_close(smaller.encode(texts), encoder.encode(texts), atol=1e-6, rtol=1e-6)
+    assert smaller.tokenizer.decode(smaller.tokenizer(OTHER_SCRIPTS)["input_ids"][1:-1]) == OTHER_SCRIPTS
+    assert pack(smaller, tmp_path / "packed")["format"] == "modernbert"
+    vectors = SentenceTransformer(str(tmp_path / "packed"), device="cpu").encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(vectors, encoder.encode(texts), atol=1e-5, rtol=1e-5)
