@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -19,6 +20,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from sparsecse import stages
 from sparsecse.datasets import PairSet
+from sparsecse.encoders import FAMILIES as TABLE
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.evaluation.dev import Dev, DevSet
 from sparsecse.kernels.dispatch import native_extension
@@ -35,7 +37,10 @@ settings.register_profile("default", max_examples=25, deadline=None, derandomize
 settings.register_profile("nightly", max_examples=100_000, deadline=5000, **_QUIET)  # milliseconds
 settings.load_profile("default")
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "modernbert")
+WITHOUT_POOLER = ("distilbert", "modernbert")
+# ModernBERT's is computed by PyTorch.
+NATIVE_FAMILIES = FAMILIES[:-1]
 _WORDS = "the a cat dog sat ran on mat hill under over blue red old new house river bird sings loudly and then sleeps"
 WORDS = _WORDS.split()
 CPU_LEVELS = ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"]
@@ -58,18 +63,27 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=40, **special)
 
 
-def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: int) -> Path:
+def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: Any) -> Path:
     """A tiny random checkpoint of a family, as transformers writes it, without sentence-transformers files."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24, **overrides}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 24,
+        "max_position_embeddings": 48,
+    }
     if family == "distilbert":
         sizes["hidden_dim"] = sizes.pop("intermediate_size")
+    if family == "modernbert":
+        # Two of three layers see four tokens to either side. Its class names special tokens of its own.
+        sizes |= {"local_attention": 8, **dict.fromkeys(f"{name}_token_id" for name in ("bos", "eos", "cls", "sep"))}
+    sizes |= overrides
     # Wide initial weights: at transformers' 0.02 all sentences of a tiny model get nearly the same vector.
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tokenizer),
-        max_position_embeddings=48,
         pad_token_id=1,
         initializer_range=0.2,
         **sizes,
@@ -79,6 +93,8 @@ def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: int)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.1)
+            elif family == "modernbert" and "norm" in name:  # which have no bias to tell them apart
+                parameter.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -220,16 +236,7 @@ def distilbert_twin(folder: Path, source: Path) -> Path:
             pad_token_id=config.pad_token_id,
         )
     )
-    names = {
-        "attention.self.query": "attention.q_lin",
-        "attention.self.key": "attention.k_lin",
-        "attention.self.value": "attention.v_lin",
-        "attention.output.dense": "attention.out_lin",
-        "attention.output.LayerNorm": "sa_layer_norm",
-        "intermediate.dense": "ffn.lin1",
-        "output.dense": "ffn.lin2",
-        "output.LayerNorm": "output_layer_norm",
-    }
+    names = TABLE["distilbert"].inside
     state = {}
     for name, tensor in bert.state_dict().items():
         if name.startswith("encoder.layer."):

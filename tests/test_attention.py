@@ -9,6 +9,7 @@ import torch
 from test_kernels import HALF, relative_error
 from torch import Tensor
 
+from sparsecse.encoders.modeling_sparsecse import HIDDEN
 from sparsecse.errors import InputError
 from sparsecse.kernels import attention, shared_token_maps
 from sparsecse.kernels.reference import dropout_mask
@@ -37,6 +38,11 @@ def packed(lengths: list[int], heads: int, head_size: int, seed: int = 0) -> tup
 
 def random_bias(heads: int, reach: int) -> Tensor:
     return torch.randn(heads, 2 * reach - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def window_bias(heads: int, reach: int, window: int) -> Tensor:
+    """What the model adds where tokens see so many to either side."""
+    return (HIDDEN * (torch.arange(1 - reach, reach).abs() > window)).expand(heads, -1)
 
 
 def plain_attention(
@@ -112,6 +118,19 @@ def test_values_and_gradients(
         # Of one token alone the probabilities are 1 and their gradients nothing.
         if sum(lengths) > 1 or name in ("out", "value", "gate"):
             assert relative_error(x, y) < tolerance, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_windows_leave_whole_blocks_unseen(backend: str, dtype: torch.dtype) -> None:
+    fused, cu_lengths = packed([1, 150, 40], 2, 16)
+    inputs = [x.detach().requires_grad_() for x in fused.to(dtype).unbind(1)]
+    exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
+    result = attention(*inputs, cu_lengths, bias=window_bias(2, 160, 5))
+    exact = plain_attention(*exact_inputs, cu_lengths, bias=window_bias(2, 160, 5).double())
+    upstream = torch.randn(exact.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    expected = with_gradients(exact, exact_inputs, upstream.double())
+    for x, y in zip(with_gradients(result, inputs, upstream), expected, strict=True):
+        assert relative_error(x, y) < (2e-5 if dtype == torch.float32 else 1e-2)
 
 
 def test_gradcheck() -> None:

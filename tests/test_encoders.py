@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import FAMILIES, distilbert_twin, roberta_twin, tiny_tokenizer, write_checkpoint
+from conftest import FAMILIES, WITHOUT_POOLER, distilbert_twin, roberta_twin, tiny_tokenizer, write_checkpoint
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from sparsecse.encoders import POOLING_MODES, fingerprint, is_stock, load_encoder, save_encoder
@@ -24,8 +24,8 @@ def stock_outputs(folder, sentences):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", list(POOLING_MODES))
 def test_vectors_are_those_of_transformers(checkpoints, sentences, family, pooling):
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
+    if family in WITHOUT_POOLER and pooling == "pooler":
+        pytest.skip("the family has no pooler")
     outputs, mask = stock_outputs(checkpoints[family], sentences)
     last = outputs.last_hidden_state
     position = mask.cumsum(1) * mask
@@ -46,8 +46,8 @@ def test_vectors_are_those_of_transformers(checkpoints, sentences, family, pooli
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", list(POOLING_MODES))
 def test_packed_vectors_and_gradients_are_those_of_padded_ones(checkpoints, sentences, family, pooling):
-    if family == "distilbert" and pooling == "pooler":
-        pytest.skip("DistilBERT has no pooler")
+    if family in WITHOUT_POOLER and pooling == "pooler":
+        pytest.skip("the family has no pooler")
     encoder = load_encoder(checkpoints[family], pooling=pooling).eval()
     # A text may name special tokens; RoBERTa and MPNet do not count the padding token as a position.
     token_ids = [*encoder.tokenize([*sentences, "the [PAD] cat [SEP] sat"]), [0, 2]]
@@ -112,6 +112,37 @@ def test_twins_of_other_families_compute_the_same(checkpoints, sentences, tmp_pa
     for make in (roberta_twin, distilbert_twin):
         twin = load_encoder(make(tmp_path / make.__name__, checkpoints["bert"]), pooling="mean")
         torch.testing.assert_close(twin.encode(sentences), vectors, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "global_attn_every_n_layers": 2},
+        {"num_attention_heads": 2, "intermediate_size": 40, "local_attention": 5, "hidden_activation": "silu"},
+        {"layer_types": ["sliding_attention"] * 2, "num_hidden_layers": 2, "tie_word_embeddings": False},
+    ],
+)
+def test_modernbert_of_any_shape_and_length(tmp_path, changes):
+    folder = write_checkpoint(tmp_path / "model", "modernbert", max_position_embeddings=2200, **changes)
+    encoder = load_encoder(folder, pooling="mean", max_length=2200)
+    rows = [torch.randint(5, 84, (length,)) for length in (1, 2, 9, 33, *([2049] if "mlp_bias" in changes else []))]
+    vectors = encoder.encode_ids(rows)
+    for attention in ("eager", "sdpa"):
+        stock = AutoModel.from_pretrained(folder, attn_implementation=attention).eval()
+        for row, vector in zip(rows, vectors, strict=True):
+            with torch.no_grad():
+                expected = stock(row[None]).last_hidden_state.mean(1)[0]
+                padded = encoder.model(row[None]).last_hidden_state.mean(1)[0]
+            torch.testing.assert_close(vector, expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(padded, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_modernbert_as_a_masked_language_model_has_it(checkpoints, sentences, tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(checkpoints["modernbert"])
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    expected = load_encoder(checkpoints["modernbert"], pooling="cls").encode(sentences)
+    torch.testing.assert_close(load_encoder(tmp_path, pooling="cls").encode(sentences), expected)
 
 
 def test_pooling_is_never_guessed(checkpoints):

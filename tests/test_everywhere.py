@@ -94,6 +94,18 @@ def test_layers_leave_as_a_whole(encoder, sentences, tmp_path):
             keep_layers(None, encoder.model.config.layer_sizes(), wrong)
 
 
+def test_the_first_layer_of_modernbert_leaves(checkpoints, sentences, tmp_path):
+    encoder = load_encoder(checkpoints["modernbert"], pooling="mean", normalize=True)
+    mask = keep_layers(None, encoder.model.config.layer_sizes(), [1, 2])
+    smaller, info = packed(encoder, mask, tmp_path / "packed")
+    assert info["format"] == "sparsecse"  # the stock class has no LayerNorm before the first attention
+    assert smaller.model.config.attention_windows == [4, 4] and smaller.model.config.rotary_bases == [1e4, 1e4]
+    encoder.model.encoder.layer[0].forward = lambda hidden, *_: hidden
+    torch.testing.assert_close(smaller.encode(sentences), encoder.encode(sentences), atol=1e-6, rtol=1e-6)
+    again = load_encoder(tmp_path / "packed")
+    torch.testing.assert_close(again.encode(sentences), smaller.encode(sentences), atol=1e-6, rtol=1e-6)
+
+
 def test_compile_checkpointing_dtype_and_device_map(bert, tmp_path):
     from transformers import AutoModel
 

@@ -357,5 +357,5 @@ def test_minilm_int8_keeps_stsb(minilm, tmp_path, export):
         options["calibration"] = [line.split("\t")[5] for line in lines[::20]][:300]
     report = export(encoder, tmp_path / "out", **options)
     pairs = load_pairs("stsb", split="test", data_dir=SENTEVAL)
-    some = PairSet("some", "test", pairs.first[::4], pairs.second[::4], pairs.scores[::4], None, "stsb")
+    some = PairSet("some", "test", pairs.first[::8], pairs.second[::8], pairs.scores[::8], None, "stsb")
     assert abs(spearman(Exported(report, encoder), some) - spearman(Runtime(encoder, "float32"), some)) < 0.5

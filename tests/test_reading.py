@@ -17,8 +17,8 @@ from sparsecse.vocabulary.corpus import Corpus
 
 BOM = "\ufeff"
 HEADER = "sentence1,sentence2,score\n"
-LONG_LINE = gzip.compress(b"x" * 10_000_000)
-BOMB = gzip.compress((b"word " * 200 + b"\n") * 10_000)
+LONG_LINE = gzip.compress(b"x" * 10_000_000, mtime=0)
+BOMB = gzip.compress((b"word " * 200 + b"\n") * 10_000, mtime=0)
 
 
 def pairs(path):
@@ -87,7 +87,7 @@ def test_texts(tmp_path, name, read):
         (pairs, "p.json", "[" * 100_000, "too many levels"),
         (pairs, "p.jsonl", '{"sentence1": "\\ud83d \\uDE00"}\n', "line 1 has half of a surrogate pair"),
         (pairs, "p.jsonl.gz", LONG_LINE, "line 1 is longer than 1 MiB"),
-        (pairs, "p.json.gz", gzip.compress(bytes(2 << 20)), "is larger than 1 MiB in one piece"),
+        (pairs, "p.json.gz", gzip.compress(bytes(2 << 20), mtime=0), "is larger than 1 MiB in one piece"),
         (pairs, "p.tsv.gz", BOMB, "expands to more than 100 times its size"),
         *(
             (read, *case)

@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
-from sparsecse.encoders import Encoder
+from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
-from sparsecse.pruning.masks import Budget, keep_layers, select
+from sparsecse.pruning.masks import Budget, Mask, keep_layers, select
 from sparsecse.pruning.reconstruction import _LeastSquares, reconstruct
 from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import random
@@ -71,6 +71,18 @@ def test_layers_that_left_and_layers_that_lost_all(bert, sentences):
     before = distance(emptied, bert, sentences)
     reconstruct(emptied, bert, bert.tokenize(sentences), strength=0.01)
     assert distance(emptied, bert, sentences) < before
+
+
+def test_without_biases_nothing_is_left_to_fit_of_a_half_that_lost_all(checkpoints, sentences):
+    dense = load_encoder(checkpoints["modernbert"], pooling="mean", normalize=True)
+    heads, neurons = [torch.ones(4, dtype=torch.bool)] * 3, [torch.ones(24, dtype=torch.bool)] * 3
+    heads[1], neurons[2], neurons[0] = ~heads[1], ~neurons[2], torch.arange(24) < 12
+    pruned = prune(dense, Mask(tuple(heads), tuple(neurons)))
+    names = set(pruned.model.state_dict())
+    before = distance(pruned, dense, sentences)
+    reconstruct(pruned, dense, dense.tokenize(sentences), strength=0.01)
+    assert distance(pruned, dense, sentences) < before and set(pruned.model.state_dict()) == names
+    assert not any("bias" in name or "layer.2.output" in name or "layer.1.attention" in name for name in names)
 
 
 def test_the_batches_do_not_matter(bert, sentences):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, SENTEVAL, needs_senteval, tiny_tokenizer
+from conftest import NATIVE_FAMILIES, SENTEVAL, needs_senteval, tiny_tokenizer
 from sentence_transformers import SentenceTransformer
 
 from sparsecse.datasets import load_pairs
@@ -101,7 +101,7 @@ def distance(x: np.ndarray, y: torch.Tensor) -> float:
     return float(np.linalg.norm(x - y.numpy(), axis=1).max())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NATIVE_FAMILIES)
 def test_equals_pytorch_in_every_family(
     family: str, precision: str, checkpoints: dict[str, Path], sentences: list[str]
 ) -> None:
@@ -356,6 +356,20 @@ def test_an_activation_without_a_native_version(sentences: list[str]) -> None:
     with pytest.warns(RuntimeWarning, match="the activation tanh has no native version"):
         runtime = Runtime(encoder)
     assert distance(runtime.encode(sentences), padded(encoder, encoder.tokenize(sentences))) < 2e-6
+
+
+def test_layers_without_a_native_version(checkpoints: dict[str, Path], sentences: list[str]) -> None:
+    native.warn_once.cache_clear()
+    encoder = load_encoder(checkpoints["modernbert"], pooling="mean", normalize=True)
+    with pytest.warns(RuntimeWarning, match="embeds through PyTorch, slower, as modernbert layers have no native"):
+        runtime = Runtime(encoder)
+    assert runtime.reason == "float32 through PyTorch, as modernbert layers have no native version"
+    assert distance(runtime.encode(sentences), padded(encoder, encoder.tokenize(sentences))) < 2e-6
+    with pytest.raises(InputError, match="`precision` int8 needs the native encoder, but modernbert layers"):
+        Runtime(encoder, "int8")
+    model = SentenceTransformer(str(checkpoints["modernbert"]), device="cpu")
+    stock = model[0].auto_model
+    assert accelerate(model)[0].auto_model is stock
 
 
 def test_weights_on_another_device_have_no_native_pass() -> None:

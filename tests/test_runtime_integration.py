@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import NATIVE_FAMILIES
 from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DataCollatorWithFlattening
@@ -29,7 +29,7 @@ from sparsecse.runtime import Runtime, accelerate, native, native_forward
 from sparsecse.scoring import random
 
 needs_extension = pytest.mark.skipif(dispatch.native_extension() is None, reason="the compiled extension is missing")
-WITH_INTERFACE = [family for family in FAMILIES if family != "mpnet"]
+WITH_INTERFACE = [family for family in NATIVE_FAMILIES if family != "mpnet"]
 
 
 def write_packed(encoder, folder):
@@ -88,7 +88,7 @@ def test_sentence_transformers_runs_packed_folders_natively(encoder, sentences, 
     expected = write_packed(encoder, tmp_path / "packed").encode(sentences)
     model = SentenceTransformer(str(tmp_path / "packed"), device="cpu")
     close(model.encode(sentences), expected)
-    assert is_native(model[0].auto_model)
+    assert is_native(model[0].auto_model) == (encoder.model.config.original_model_type in NATIVE_FAMILIES)
     close(model.encode(sentences, batch_size=2, convert_to_tensor=True), expected)
     close(model.encode(sentences[0]), expected[0])
 
@@ -346,7 +346,7 @@ def test_an_encoder_of_ours_stays_on_torch(packed, batch, bert):
 
 
 @needs_extension
-@pytest.mark.parametrize("folder", FAMILIES, indirect=True)
+@pytest.mark.parametrize("folder", NATIVE_FAMILIES, indirect=True)
 def test_accelerate_any_family(folder, sentences):
     model = SentenceTransformer(folder, device="cpu")
     token_vectors = model.encode(sentences, output_value="token_embeddings")
@@ -393,7 +393,7 @@ def test_accelerate_a_packed_folder(bert, sentences, tmp_path):
 
 
 @needs_extension
-@pytest.mark.parametrize("folder", FAMILIES, indirect=True)
+@pytest.mark.parametrize("folder", NATIVE_FAMILIES, indirect=True)
 def test_an_accelerated_model_is_saved_as_it_was(folder, sentences, tmp_path):
     model = SentenceTransformer(folder, device="cpu")
     expected = model.encode(sentences)
@@ -596,6 +596,9 @@ def test_attn_implementation_refuses_what_it_does_not_have(checkpoints, batch):
     mpnet = AutoModel.from_pretrained(checkpoints["mpnet"], attn_implementation="sparsecse")
     with pytest.raises(InputError, match="MPNetModel computes its attention itself"):
         mpnet(ids, attention_mask=mask)
+    modern = AutoModel.from_pretrained(checkpoints["modernbert"], attn_implementation="sparsecse")
+    with pytest.raises(InputError, match="does not have sliding_window"):
+        modern(ids, attention_mask=mask)
     config = AutoConfig.from_pretrained(checkpoints["bert"], is_decoder=True)
     decoder = AutoModel.from_pretrained(checkpoints["bert"], config=config, attn_implementation="sparsecse")
     with pytest.raises(InputError, match="causal attention"):

@@ -39,6 +39,13 @@ SHAPES = [(2, 1), (2, 100), (3, 384), (17, 100), (17, 768), (130, 33), (256, 128
 ROW_SHAPES = [(1, 1, 1), (1, 17, 768), (17, 1, 100), (3, 140, 384), (65, 300, 33), (260, 129, 128)]
 
 
+def with_types(shapes: list[tuple[int, ...]]) -> list[tuple[Any, ...]]:
+    """Every shape in every element type; interpreted, which takes long, each in one, in turn."""
+    if interpreting():
+        return [(*shape, DTYPES[index % len(DTYPES)]) for index, shape in enumerate(shapes)]
+    return [(*shape, dtype) for shape in shapes for dtype in DTYPES]
+
+
 class Correctness:
     """What holds on every device; subclasses say where to run. Everything goes through the public operators."""
 
@@ -53,8 +60,7 @@ class Correctness:
     def vectors(self, n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
         return vectors(n, d, seed, dtype).to(self.device)
 
-    @pytest.mark.parametrize("n,d", SHAPES)
-    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("n,d,dtype", with_types(SHAPES))
     def test_uniformity(self, n: int, d: int, dtype: torch.dtype) -> None:
         x = self.vectors(n, d, dtype=dtype)
         value, grad = uniformity_value_and_grad(x)
@@ -64,8 +70,7 @@ class Correctness:
         assert relative_error(grad.cpu(), expected_grad) < TOLERANCE[dtype]
         assert float(uniformity(x)) == pytest.approx(float(expected), abs=self.value_tolerance)
 
-    @pytest.mark.parametrize("n,m,d", ROW_SHAPES)
-    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("n,m,d,dtype", with_types(ROW_SHAPES))
     def test_row_logsumexp(self, n: int, m: int, d: int, dtype: torch.dtype) -> None:
         a = self.vectors(n, d, dtype=dtype).requires_grad_()
         b = self.vectors(m, d, seed=1, dtype=dtype).requires_grad_()

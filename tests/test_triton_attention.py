@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from test_attention import packed, plain_attention, random_bias
+from test_attention import packed, plain_attention, random_bias, window_bias
 from test_kernels import relative_error
 from torch import Tensor
 from triton_aot import compile_kernel
@@ -32,7 +32,7 @@ SHAPES = [
     ([0, 65, 2, 64, 0], 2, 64),
     ([40, 7, 1], 2, 80),
     ([9, 35], 1, 128),
-    ([512], 1, 32),
+    ([200], 1, 32),
 ]
 
 
@@ -47,19 +47,22 @@ class Case:
         dtype: torch.dtype = torch.float32,
         *,
         bias: bool = False,
+        window: int | None = None,
         dropout: float = 0.0,
         gate: Tensor | None = None,
     ) -> None:
         fused, self.cu_lengths = packed(lengths, heads, head_size)
         self.inputs = fused.to(dtype).unbind(1)
         self.bias = random_bias(heads, max(lengths) + 3).float() if bias else None
+        if window is not None:
+            self.bias = window_bias(heads, max(lengths) + 3, window)
         self.gate = gate
         self.scale, self.dropout = head_size**-0.5, dropout
         self.upstream = torch.randn(self.inputs[0].shape, generator=torch.Generator().manual_seed(2)).to(dtype)
         extras = [x for x in (self.bias, self.gate) if x is not None]
         exact = [x.double().requires_grad_() for x in (*self.inputs, *extras)]
         query, key, value = exact[:3]
-        exact_bias = exact[3] if bias else None
+        exact_bias = None if self.bias is None else exact[3]
         out = plain_attention(query, key, value, self.cu_lengths, bias=exact_bias, dropout=dropout, seed=SEED)
         if gate is not None:
             out = out * torch.repeat_interleave(exact[-1], self.cu_lengths.diff(), dim=0)[..., None]
@@ -91,15 +94,21 @@ def test_values_and_gradients(lengths: list[int], heads: int, head_size: int) ->
 
 
 @interpreted
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("bias,dropout", [(True, 0.0), (False, 0.3), (True, 0.3)])
+@pytest.mark.parametrize(
+    "dtype,bias,dropout",
+    [(torch.float32, True, 0.3), (torch.bfloat16, True, 0.0), (torch.bfloat16, False, 0.3), (torch.float16, True, 0.3)],
+)
 def test_bias_and_dropout(dtype: torch.dtype, bias: bool, dropout: float) -> None:
     Case([20, 0, 65, 3], 2, 24, dtype, bias=bias, dropout=dropout).check()
 
 
 @interpreted
-@pytest.mark.parametrize("bias,dropout", [(False, 0.0), (True, 0.3)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_windows_leave_whole_tiles_unseen() -> None:
+    Case([150, 3], 1, 16, window=5).check()
+
+
+@interpreted
+@pytest.mark.parametrize("dtype,bias,dropout", [(torch.float32, True, 0.3), (torch.bfloat16, False, 0.0)])
 def test_gates_and_their_gradients(dtype: torch.dtype, bias: bool, dropout: float) -> None:
     gate = torch.rand(len(SHORT), 3, generator=torch.Generator().manual_seed(4))
     gate[4] = 0.0

@@ -101,6 +101,8 @@ def _unsupported(encoder: Encoder) -> str:
         return "no encoder with a layer that has lost all its heads or neurons"
     if config.relative_attention_num_buckets:
         return "no encoder with MPNet's relative attention biases"
+    if config.norm_first or config.gated or config.rotary_bases is not None:
+        return f"no encoder with the layers of {config.original_model_type}"
     if config.hidden_act not in _ACTIVATIONS:
         return f"no activation '{config.hidden_act}'"
     if pooling == "first_last_avg":

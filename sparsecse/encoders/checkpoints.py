@@ -17,6 +17,7 @@ from sparsecse.encoders.configuration import CONFIG_FILE, check_values, checked_
 from sparsecse.encoders.demo import named_source
 from sparsecse.encoders.encoder import Encoder
 from sparsecse.encoders.families import (
+    FAMILIES,
     config_from_family,
     config_to_family,
     state_from_family,
@@ -107,7 +108,7 @@ def _load_model(files: ModelFiles, folder: str, settings: Mapping[str, Any]) -> 
 def from_stock(
     stock: Any, has_pooler: bool, source: str, model_class: type[SparseCSEModel] = SparseCSEModel
 ) -> SparseCSEModel:
-    """A family's own model, dense and in memory, as ours; the tensors are shared, not copied.
+    """A family's own model, dense and in memory, as ours; the tensors are shared, but for parts of a fused matrix.
 
     Args:
         stock: what `AutoModel` gives for a supported family.
@@ -326,7 +327,10 @@ def is_stock(config: SparseCSEConfig) -> bool:
     heads = {heads for heads, _ in sizes}
     # RoBERTa's own class counts positions from pad_token_id + 1, so a padding token that has moved cannot be told it.
     positions = config.position_offset in (0, config.pad_token_id + 1)
-    return len(sizes) == 1 and heads == {config.hidden_size // config.attention_head_size} and positions
+    # ModernBERT's has no LayerNorm before the first layer's attention, even where another layer comes first now.
+    norms = config.first_attention_norm == FAMILIES[config.original_model_type].first_attention_norm
+    complete = heads == {config.hidden_size // config.attention_head_size}
+    return len(sizes) == 1 and complete and positions and norms
 
 
 def to_stock(model: SparseCSEModel, config: Any = None) -> Any:

@@ -13,7 +13,14 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 from transformers.activations import ACT2FN
 
-from sparsecse.encoders.families import FAMILIES, Family, config_from_family, family_of, state_from_family
+from sparsecse.encoders.families import (
+    FAMILIES,
+    LARGEST_BASE,
+    Family,
+    config_from_family,
+    family_of,
+    state_from_family,
+)
 from sparsecse.encoders.model_files import Known, ModelFiles, Rule, inside, number, whole
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig
 from sparsecse.encoders.stored import Stored, stored_tensors
@@ -22,6 +29,15 @@ from sparsecse.reading import shown
 
 CONFIG_FILE = "config.json"
 _FLAG = (True, False)
+
+
+def _for_layers(rule: Rule) -> Rule:
+    return Rule(
+        lambda value: value is None or (isinstance(value, list) and all(map(rule.holds, value))),
+        f"null, or a list that has for each layer {rule.words}",
+    )
+
+
 _OF_ALL: Known = {
     **dict.fromkeys(("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings"), whole(1)),
     **dict.fromkeys(("num_attention_heads", "intermediate_size"), whole(1)),
@@ -35,11 +51,13 @@ _OF_ALL: Known = {
     ),
     "output_hidden_states": (*_FLAG, None),
 }
+_BIASES: Known = dict.fromkeys(("norm_bias", "attention_bias", "feed_forward_bias"), _FLAG)
 _OF_FAMILIES: Known = {
     **_OF_ALL,
     **dict.fromkeys(("is_decoder", "add_cross_attention"), (*_FLAG, None)),
     "auto_map": Rule(lambda value: value is None or isinstance(value, dict), "an object"),
     "relative_attention_num_buckets": whole(1),
+    "global_attn_every_n_layers": whole(1),
 }
 _OWN: Known = {
     **_OF_ALL,
@@ -48,7 +66,10 @@ _OWN: Known = {
     "pad_token_id": whole(0),
     "attention_head_size": whole(1),
     **dict.fromkeys(("position_offset", "relative_attention_num_buckets"), whole(0)),
-    "has_pooler": _FLAG,
+    **_BIASES,
+    **dict.fromkeys(("norm_first", "first_attention_norm", "gated", "has_pooler"), _FLAG),
+    "rotary_bases": _for_layers(number(1, LARGEST_BASE)),
+    "attention_windows": _for_layers(whole(0, null=True)),
     "original_model_type": tuple(FAMILIES),
     "weight_storage": (None, "int8"),
 }
@@ -71,7 +92,8 @@ def check_values(files: ModelFiles, name: str, settings: Mapping[str, Any]) -> N
     else:
         family = family_of(settings["model_type"], files.source)
         known = {**_OF_FAMILIES, **({"type_vocab_size": whole(1)} if family.token_types else {})}
-        known |= {other: known[key] for key, other in family.config_names.items()}
+        known |= {other: {**known, **_BIASES}[key] for key, other in family.config_names.items()}
+        known |= {} if family.window is None else {family.window: whole(0)}
     files.check(name, {key: value for key, value in settings.items() if key in known}, known)
 
 
@@ -114,7 +136,7 @@ def checked_config(files: ModelFiles, folder: str, settings: Mapping[str, Any]) 
     name = inside(folder, CONFIG_FILE)
     tensors = stored_tensors(files, folder)
     family = FAMILIES["bert"] if _is_own(settings) else family_of(settings["model_type"], files.source)
-    tensors = _unprefixed(files, tensors)
+    tensors = _unprefixed(files, tensors, f"{family.name('embeddings.word_embeddings')}.weight")
     _check_depth(files, name, settings, tensors, family)
     try:
         config_class = SparseCSEConfig if _is_own(settings) else CONFIG_MAPPING[settings["model_type"]]
@@ -138,6 +160,7 @@ def checked_config(files: ModelFiles, folder: str, settings: Mapping[str, Any]) 
         )
     _check_tensors(files, name, model_config, tensors, lambda key: _own_name(family, key, settings))
     _check_kept_heads(files, name, model_config)
+    _check_rotary(files, name, model_config)
     if model_config.max_position_embeddings - model_config.position_offset < 3:
         raise InputError(
             f"{files.source}/{name}: max_position_embeddings is {model_config.max_position_embeddings} and positions "
@@ -146,9 +169,11 @@ def checked_config(files: ModelFiles, folder: str, settings: Mapping[str, Any]) 
     return config
 
 
-def _unprefixed(files: ModelFiles, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The tensors without what a model with a head puts before their names ("bert."), under today's names."""
-    words = "embeddings.word_embeddings.weight"
+def _unprefixed(files: ModelFiles, tensors: Mapping[str, Stored], words: str) -> dict[str, Stored]:
+    """The tensors without what a model with a head puts before their names ("bert."), under today's names.
+
+    words: the name without it of the embeddings of tokens.
+    """
     prefix = next((name.removesuffix(words) for name in tensors if name.endswith(words)), None)
     if prefix is None:
         file = next((one.file for one in tensors.values()), "")
@@ -196,6 +221,26 @@ def _check_kept_heads(files: ModelFiles, name: str, config: SparseCSEConfig) -> 
         )
 
 
+def _check_rotary(files: ModelFiles, name: str, config: SparseCSEConfig) -> None:
+    place = f"{files.source}/{name}"
+    for key in ("rotary_bases", "attention_windows"):
+        values = getattr(config, key)
+        if values is not None and len(values) != config.num_hidden_layers:
+            raise InputError(
+                f"{place}: {key} has {len(values)} entries, and num_hidden_layers is {config.num_hidden_layers}; the "
+                f"two do not belong together."
+            )
+    if config.attention_windows is not None and config.relative_attention_num_buckets:
+        raise InputError(
+            f"{place}: attention_windows and relative_attention_num_buckets exclude each other; restore the file."
+        )
+    if config.rotary_bases is not None and config.attention_head_size % 2:
+        raise InputError(
+            f"{place}: num_attention_heads makes heads of {config.attention_head_size} values, and rotary positions "
+            f"turn pairs of them; restore the file."
+        )
+
+
 _Size = tuple[str, int]
 _EMBEDDINGS = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
 
@@ -207,18 +252,22 @@ def _shapes(config: SparseCSEConfig) -> Iterator[tuple[str, tuple[_Size, ...], b
     """
     hidden = ("hidden_size", config.hidden_size)
 
-    def linear(name: str, rows: _Size, columns: _Size) -> Iterator[tuple[str, tuple[_Size, ...], bool]]:
+    def linear(
+        name: str, rows: _Size, columns: _Size, bias: bool = True
+    ) -> Iterator[tuple[str, tuple[_Size, ...], bool]]:
         if columns[1]:
             yield f"{name}.weight", (rows, columns), True
-        yield f"{name}.bias", (rows,), False
+        if bias:
+            yield f"{name}.bias", (rows,), False
 
     def norm(name: str) -> Iterator[tuple[str, tuple[_Size, ...], bool]]:
-        return ((f"{name}.{part}", (hidden,), False) for part in ("weight", "bias"))
+        parts = ("weight", "bias") if config.norm_bias else ("weight",)
+        return ((f"{name}.LayerNorm.{part}", (hidden,), False) for part in parts)
 
     for name, key in _EMBEDDINGS.items():
-        if rows := getattr(config, key):
+        if (rows := getattr(config, key)) and not (name == "position" and config.rotary_bases is not None):
             yield f"embeddings.{name}_embeddings.weight", ((key, rows), hidden), True
-    yield from norm("embeddings.LayerNorm")
+    yield from norm("embeddings")
     if buckets := config.relative_attention_num_buckets:
         all_heads = ("hidden_size // attention_head_size", config.hidden_size // config.attention_head_size)
         yield (
@@ -232,13 +281,22 @@ def _shapes(config: SparseCSEConfig) -> Iterator[tuple[str, tuple[_Size, ...], b
         inner = (f"intermediate_size of layer {i}", neurons)
         if heads:
             for part in ("query", "key", "value"):
-                yield from linear(f"{layer}.attention.self.{part}", channels, hidden)
-        yield from linear(f"{layer}.attention.output.dense", hidden, channels)
+                yield from linear(f"{layer}.attention.self.{part}", channels, hidden, config.attention_bias)
+        yield from linear(f"{layer}.attention.output.dense", hidden, channels, config.attention_bias)
         if neurons:
-            yield from linear(f"{layer}.intermediate.dense", inner, hidden)
-        yield from linear(f"{layer}.output.dense", hidden, inner)
-        yield from norm(f"{layer}.attention.output.LayerNorm")
-        yield from norm(f"{layer}.output.LayerNorm")
+            for part in ("dense", "value") if config.gated else ("dense",):
+                yield from linear(f"{layer}.intermediate.{part}", inner, hidden, config.feed_forward_bias)
+        yield from linear(f"{layer}.output.dense", hidden, inner, config.feed_forward_bias)
+        if not config.norm_first:
+            yield from norm(f"{layer}.attention.output")
+            yield from norm(f"{layer}.output")
+            continue
+        if heads and (i > 0 or config.first_attention_norm):
+            yield from norm(f"{layer}.attention.self")
+        if neurons:
+            yield from norm(f"{layer}.intermediate")
+    if config.norm_first:
+        yield from norm("encoder")
     if config.has_pooler:
         yield from linear("pooler.dense", hidden, hidden)
 
@@ -250,7 +308,8 @@ def _check_surplus(files: ModelFiles, name: str, config: SparseCSEConfig, tensor
     if more is not None:
         raise InputError(
             f"{files.source}/{tensors[more].file} has {more}, which {name} has no place for (num_hidden_layers, "
-            f"per_layer_config, intermediate_size, num_attention_heads, has_pooler); the two do not belong together."
+            f"per_layer_config, intermediate_size, num_attention_heads, has_pooler, norm_bias, attention_bias, "
+            f"feed_forward_bias, rotary_bases); the two do not belong together."
         )
 
 

@@ -51,7 +51,8 @@ class PackedBatch:
         gate: None or [sentences, heads]; see `kernels.attention`.
         """
         seed = int(torch.randint(2**62, ())) if dropout else 0
-        return attention(query, key, value, self.cu_lengths, bias=relative_bias, gate=gate, dropout=dropout, seed=seed)
+        bias = None if relative_bias is None else relative_bias.expand(query.shape[1], -1)
+        return attention(query, key, value, self.cu_lengths, bias=bias, gate=gate, dropout=dropout, seed=seed)
 
 
 @dataclass(frozen=True)

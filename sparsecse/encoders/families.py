@@ -1,4 +1,4 @@
-"""The one table that knows model families: where each keeps projections and LayerNorms, and how it counts positions.
+"""The one table that knows model families: what a layer of each is like, and where it keeps its weights.
 
 Whatever is loaded becomes the same `SparseCSEModel`, so no other module needs to ask which family it has. The table is
 read in both directions: a checkpoint's names to ours when loading, ours to the family's when writing a stock folder.
@@ -6,7 +6,7 @@ read in both directions: a checkpoint's names to ours when loading, ours to the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -14,49 +14,65 @@ from typing import Any, TypeVar
 import torch
 
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig
+from sparsecse.encoders.stored import Stored
 from sparsecse.errors import InputError
 
 _T = TypeVar("_T")
+LARGEST_BASE = 1e12
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+def _map(**names: Any) -> Mapping[str, Any]:
+    return MappingProxyType(names)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Names inside one layer of a family's checkpoint, and what its embeddings add up.
+    """What a family's model is like, and the names in its checkpoint where they are not BERT's, which are ours.
 
+    layer: what precedes names inside a layer.
+    inside: our name of a module inside a layer -> the family's. Ours that have one name there are parts of one matrix,
+        rows after rows in this order.
+    names: the same for whole names.
+    norm_first: LayerNorms stand before the halves of a layer, and one after the last layer.
+    first_attention_norm: see `SparseCSEConfig`.
+    gated: a neuron has a second factor, `intermediate.value`.
     positions_after_padding: positions count the real tokens from pad_token_id + 1 (RoBERTa's way) instead of from 0.
-    config_names: our configuration's name -> the family's, where they differ.
+    rotary: positions turn queries and keys, instead of being embedded.
+    window: the setting that says how many tokens a local layer sees, half of them to either side.
+    config_names: our configuration's name -> the family's, where they differ, and of biases that are not always there.
     fixed_settings: values of our configuration that the family has in its code, whatever its configuration says.
     same_as_hidden_size: settings of the family that must be equal to its hidden size.
+    unset: settings of the family that no encoder needs, and whose defaults do not fit every vocabulary.
     """
 
     layer: str = "encoder.layer.{}."
-    query: str = "attention.self.query"
-    key: str = "attention.self.key"
-    value: str = "attention.self.value"
-    attention_output: str = "attention.output.dense"
-    attention_norm: str = "attention.output.LayerNorm"
-    intermediate: str = "intermediate.dense"
-    output: str = "output.dense"
-    output_norm: str = "output.LayerNorm"
+    inside: Mapping[str, str] = field(default_factory=_map)
+    names: Mapping[str, str] = field(default_factory=_map)
+    norm_first: bool = False
+    first_attention_norm: bool = True
+    gated: bool = False
     positions_after_padding: bool = False
     token_types: bool = True
     relative_attention_bias: bool = False
-    config_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    fixed_settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    rotary: bool = False
+    window: str | None = None
+    config_names: Mapping[str, str] = field(default_factory=_map)
+    fixed_settings: Mapping[str, Any] = field(default_factory=_map)
     same_as_hidden_size: tuple[str, ...] = ()
+    unset: tuple[str, ...] = ()
 
-    def linears(self) -> tuple[str, ...]:
-        """The modules of a layer in a fixed order, the same for every family."""
-        return (
-            self.query,
-            self.key,
-            self.value,
-            self.attention_output,
-            self.attention_norm,
-            self.intermediate,
-            self.output,
-            self.output_norm,
-        )
+    def name(self, ours: str) -> str:
+        """The family's whole name of a module that no layer has."""
+        return self.names.get(ours, ours)
+
+    def modules(self, layers: int) -> dict[str, str]:
+        """Our whole name of a module -> the family's, where they differ, in a model of so many layers."""
+        names = dict(self.names)
+        for layer in range(layers):
+            prefix = self.layer.format(layer)
+            names |= {f"encoder.layer.{layer}.{ours}": prefix + theirs for ours, theirs in self.inside.items()}
+        return names
 
 
 BERT = Family()
@@ -69,14 +85,16 @@ FAMILIES: Mapping[str, Family] = {
     "electra": Family(same_as_hidden_size=("embedding_size",)),
     "distilbert": Family(
         layer="transformer.layer.{}.",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
-        attention_output="attention.out_lin",
-        attention_norm="sa_layer_norm",
-        intermediate="ffn.lin1",
-        output="ffn.lin2",
-        output_norm="output_layer_norm",
+        inside={
+            "attention.self.query": "attention.q_lin",
+            "attention.self.key": "attention.k_lin",
+            "attention.self.value": "attention.v_lin",
+            "attention.output.dense": "attention.out_lin",
+            "attention.output.LayerNorm": "sa_layer_norm",
+            "intermediate.dense": "ffn.lin1",
+            "output.dense": "ffn.lin2",
+            "output.LayerNorm": "output_layer_norm",
+        },
         token_types=False,
         config_names={
             "hidden_size": "dim",
@@ -90,15 +108,49 @@ FAMILIES: Mapping[str, Family] = {
         fixed_settings={"layer_norm_eps": 1e-12},
     ),
     "mpnet": Family(
-        query="attention.attn.q",
-        key="attention.attn.k",
-        value="attention.attn.v",
-        attention_output="attention.attn.o",
-        attention_norm="attention.LayerNorm",
+        inside={
+            "attention.self.query": "attention.attn.q",
+            "attention.self.key": "attention.attn.k",
+            "attention.self.value": "attention.attn.v",
+            "attention.output.dense": "attention.attn.o",
+            "attention.output.LayerNorm": "attention.LayerNorm",
+        },
         positions_after_padding=True,
         token_types=False,
         relative_attention_bias=True,
         fixed_settings={"pad_token_id": 1},
+    ),
+    "modernbert": Family(
+        layer="layers.{}.",
+        inside={
+            **dict.fromkeys(("attention.self.query", "attention.self.key", "attention.self.value"), "attn.Wqkv"),
+            "attention.self.LayerNorm": "attn_norm",
+            "attention.output.dense": "attn.Wo",
+            **dict.fromkeys(("intermediate.dense", "intermediate.value"), "mlp.Wi"),
+            "intermediate.LayerNorm": "mlp_norm",
+            "output.dense": "mlp.Wo",
+        },
+        names={
+            "embeddings.word_embeddings": "embeddings.tok_embeddings",
+            "embeddings.LayerNorm": "embeddings.norm",
+            "encoder.LayerNorm": "final_norm",
+        },
+        norm_first=True,
+        first_attention_norm=False,
+        gated=True,
+        token_types=False,
+        rotary=True,
+        window="local_attention",
+        config_names={
+            "hidden_act": "hidden_activation",
+            "hidden_dropout_prob": "mlp_dropout",
+            "attention_probs_dropout_prob": "attention_dropout",
+            "layer_norm_eps": "norm_eps",
+            "norm_bias": "norm_bias",
+            "attention_bias": "attention_bias",
+            "feed_forward_bias": "mlp_bias",
+        },
+        unset=("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"),
     ),
 }
 
@@ -116,6 +168,7 @@ _SHARED_SETTINGS = (
     "initializer_range",
     "pad_token_id",
 )
+_BIASES = ("norm_bias", "attention_bias", "feed_forward_bias")
 
 
 def family_of(model_type: str | None, source: str) -> Family:
@@ -142,7 +195,9 @@ def config_from_family(settings: Mapping[str, Any], has_pooler: bool, source: st
             f"only absolute positions are supported."
         )
     values = {name: settings[family.config_names.get(name, name)] for name in _SHARED_SETTINGS}
-    values |= {"layer_norm_eps": settings.get("layer_norm_eps", 1e-12), **family.fixed_settings}
+    eps = settings.get(family.config_names.get("layer_norm_eps", "layer_norm_eps"), 1e-12)
+    values |= {"layer_norm_eps": eps, **family.fixed_settings}
+    values |= {name: settings[family.config_names[name]] for name in _BIASES if name in family.config_names}
     for name in family.same_as_hidden_size:
         if settings[name] != values["hidden_size"]:
             raise InputError(
@@ -163,6 +218,10 @@ def config_from_family(settings: Mapping[str, Any], has_pooler: bool, source: st
         raise InputError(f"{source}: {width} is not a multiple of {heads} in its config.json.")
     return SparseCSEConfig(
         **values,
+        **(_rotary(settings, family, source) if family.rotary else {}),
+        norm_first=family.norm_first,
+        first_attention_norm=family.first_attention_norm,
+        gated=family.gated,
         attention_head_size=values["hidden_size"] // values["num_attention_heads"],
         type_vocab_size=settings["type_vocab_size"] if family.token_types else 0,
         position_offset=values["pad_token_id"] + 1 if family.positions_after_padding else 0,
@@ -174,6 +233,31 @@ def config_from_family(settings: Mapping[str, Any], has_pooler: bool, source: st
     )
 
 
+def _rotary(settings: Mapping[str, Any], family: Family, source: str) -> dict[str, Any]:
+    """What each layer knows of positions: the base of its angles, and how far it sees."""
+    types: Sequence[str] = settings["layer_types"]
+    known = {_FULL} if family.window is None else {_FULL, _SLIDING}
+    if len(types) != settings["num_hidden_layers"] or not set(types) <= known:
+        raise InputError(
+            f"{source}: layer_types in its config.json must name {' or '.join(sorted(known))} for each of "
+            f"{settings['num_hidden_layers']} layers."
+        )
+    angles = {kind: settings["rope_parameters"][kind] for kind in known}
+    for kind in set(types):
+        base = angles[kind].get("rope_theta")
+        known_base = type(base) in (int, float) and 1 <= base <= LARGEST_BASE
+        if angles[kind].get("rope_type") != "default" or not known_base:
+            raise InputError(
+                f"{source} has rope_parameters {angles[kind]} for {kind} in its config.json; sparsecse supports the "
+                f"rope_type default, with a rope_theta from 1 to {LARGEST_BASE:.0e}."
+            )
+    window = None if family.window is None else settings[family.window] // 2
+    return {
+        "rotary_bases": [float(angles[kind]["rope_theta"]) for kind in types],
+        "attention_windows": [window if kind == _SLIDING else None for kind in types],
+    }
+
+
 def config_to_family(config: SparseCSEConfig) -> dict[str, Any]:
     """The stock configuration (a dictionary with `model_type`) of an encoder whose layers are all alike."""
     family = FAMILIES[config.original_model_type]
@@ -183,33 +267,55 @@ def config_to_family(config: SparseCSEConfig) -> dict[str, Any]:
         family.config_names.get(name, name): sizes[name] if name in sizes else getattr(config, name)
         for name in _SHARED_SETTINGS
     }
-    values |= {"model_type": config.original_model_type, "layer_norm_eps": config.layer_norm_eps}
-    values |= dict.fromkeys(family.same_as_hidden_size, config.hidden_size)
+    names = ("layer_norm_eps", *(name for name in _BIASES if name in family.config_names))
+    values |= {family.config_names.get(name, name): getattr(config, name) for name in names}
+    values["model_type"] = config.original_model_type
+    values |= {**dict.fromkeys(family.same_as_hidden_size, config.hidden_size), **dict.fromkeys(family.unset)}
     if family.token_types:
         values["type_vocab_size"] = config.type_vocab_size
     if family.relative_attention_bias:
         values["relative_attention_num_buckets"] = config.relative_attention_num_buckets
+    if family.rotary:
+        types = [_FULL if window is None else _SLIDING for window in config.attention_windows]
+        bases = dict(zip(types, config.rotary_bases, strict=True))
+        values["layer_types"] = types
+        values["rope_parameters"] = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
+        windows = [window for window in config.attention_windows if window is not None]
+        if family.window is not None and windows:
+            values[family.window] = 2 * windows[0]
     return values
 
 
-def _renamed(state: Mapping[str, _T], layers: int, source: Family, target: Family) -> dict[str, _T]:
-    prefixes = {
-        source.layer.format(layer) + old + ".": target.layer.format(layer) + new + "."
-        for layer in range(layers)
-        for old, new in zip(source.linears(), target.linears(), strict=True)
-    }
-    renamed = {}
-    for name, tensor in state.items():
-        module, _, parameter = name.rpartition(".")
-        renamed[prefixes.get(module + ".", module + ".") + parameter] = tensor
-    return renamed
+def _parts(value: Any, count: int) -> Sequence[Any]:
+    """The parts of a tensor that lie in it row after row, or of what stands for one."""
+    if isinstance(value, torch.Tensor):
+        return [part.clone() for part in value.chunk(count)]
+    return value.parts(count) if isinstance(value, Stored) else [value] * count
 
 
 def state_from_family(state: Mapping[str, _T], config: SparseCSEConfig) -> dict[str, _T]:
-    """A family's state dictionary, or whatever has its names, under our names (tensors are shared, not copied)."""
-    return _renamed(state, config.num_hidden_layers, FAMILIES[config.original_model_type], BERT)
+    """A family's state dictionary, or whatever has its names, under our names.
+
+    Tensors are shared, not copied, but for those of which ours are parts.
+    """
+    ours: dict[str, list[str]] = {}
+    for own, theirs in FAMILIES[config.original_model_type].modules(config.num_hidden_layers).items():
+        ours.setdefault(theirs, []).append(own)
+    renamed: dict[str, _T] = {}
+    for name, value in state.items():
+        module, _, parameter = name.rpartition(".")
+        own_names = ours.get(module, [module])
+        parts = [value] if len(own_names) == 1 else _parts(value, len(own_names))
+        renamed |= {f"{own}.{parameter}": part for own, part in zip(own_names, parts, strict=True)}
+    return renamed
 
 
 def state_to_family(state: Mapping[str, torch.Tensor], config: SparseCSEConfig) -> dict[str, torch.Tensor]:
-    """Our state dictionary under the family's own names (tensors are shared, not copied)."""
-    return _renamed(state, config.num_hidden_layers, BERT, FAMILIES[config.original_model_type])
+    """Our state dictionary under the family's own names; tensors are shared, not copied, but for parts of one."""
+    theirs = FAMILIES[config.original_model_type].modules(config.num_hidden_layers)
+    parts: dict[str, list[torch.Tensor]] = {}
+    for module in dict.fromkeys([*theirs, *(name.rpartition(".")[0] for name in state)]):
+        for parameter in ("weight", "bias"):
+            if (name := f"{module}.{parameter}") in state:
+                parts.setdefault(f"{theirs.get(module, module)}.{parameter}", []).append(state[name])
+    return {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}

@@ -19,6 +19,8 @@ def fingerprint(encoder: Encoder) -> str:
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     rest = [dataclasses.asdict(encoder.settings), encoder.model.config.layer_sizes()]
     rest += [dense.activation_name for dense in encoder.head]
+    if encoder.model.config.rotary_bases is not None:  # positions that no tensor holds
+        rest += [encoder.model.config.rotary_bases, encoder.model.config.attention_windows]
     digest.update(json.dumps(rest, sort_keys=True).encode())
     digest.update(json.dumps(encoder.tokenizer.get_vocab(), sort_keys=True).encode())
     return digest.hexdigest()

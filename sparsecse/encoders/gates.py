@@ -96,8 +96,8 @@ def _gate_attention(attention: Any, gate: torch.Tensor) -> torch.utils.hooks.Rem
     """The same for packed heads: their context is gated, and the gate's gradient made, where it is computed."""
 
     def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, attend, relative_bias = inputs
-        return hidden, partial(attend, gate=gate), relative_bias
+        hidden, attend, *place = inputs
+        return hidden, partial(attend, gate=gate), *place
 
     return attention.register_forward_pre_hook(hook)
 

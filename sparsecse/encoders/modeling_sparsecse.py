@@ -1,9 +1,10 @@
 """The encoder that sparsecse writes: a BERT-style Transformer whose layers keep their own number of heads and neurons.
 
-One class stands for BERT, RoBERTa, XLM-RoBERTa, DistilBERT and MPNet; what differs between them is in the configuration
-(how positions are counted, token types, relative attention bias). This file needs torch and transformers only and
-travels with the weights, so that a packed folder loads where sparsecse is not installed. Parameter names are BERT's.
-A layer left without heads (or without neurons) keeps the output bias of that block and nothing else.
+One class stands for BERT, RoBERTa, XLM-RoBERTa, DistilBERT, MPNet and ModernBERT; what differs between them is in the
+configuration (positions, token types, biases, where LayerNorm stands, gated neurons, local attention). This file needs
+torch and transformers only and travels with the weights, so that a packed folder loads where sparsecse is not
+installed. Parameter names are BERT's. A layer left without heads (or without neurons) keeps the output bias of that
+block, where there is one, and a LayerNorm after it, and nothing else.
 
 Tokens come padded, [batch, length], or packed, [total_tokens]: sentences one after another without padding. All but
 attention works on single tokens and does not see the difference; attention over packed tokens is handed in.
@@ -31,6 +32,13 @@ class SparseCSEConfig(PretrainedConfig):
     type_vocab_size: 0 where the family has no token types.
     relative_attention_num_buckets: 0, or the rows of MPNet's shared table of relative attention biases.
     kept_heads: for each layer, the original index of each head that is left; which column of that table it reads.
+    norm_first: LayerNorm stands before each half of a layer, and one after the last layer, instead of after each half.
+    first_attention_norm: with norm_first, whether the first layer's attention has one (ModernBERT's has not).
+    norm_bias, attention_bias, feed_forward_bias: whether LayerNorms and these projections have biases.
+    gated: a neuron is the activation of one projection times another one, instead of the activation alone.
+    rotary_bases: for each layer the base of the angles that queries and keys are turned by; None where positions are
+        embedded.
+    attention_windows: for each layer how far a token sees to either side, or None for all; None where all see all.
     has_pooler: whether the checkpoint carries BERT's linear + tanh over the first token.
     original_model_type: the transformers family that the weights come from.
     weight_storage: "int8" where the file holds matrices as int8 with one scale per row; they become floats at load.
@@ -56,6 +64,14 @@ class SparseCSEConfig(PretrainedConfig):
         position_offset=0,
         relative_attention_num_buckets=0,
         kept_heads=None,
+        norm_first=False,
+        first_attention_norm=True,
+        norm_bias=True,
+        attention_bias=True,
+        feed_forward_bias=True,
+        gated=False,
+        rotary_bases=None,
+        attention_windows=None,
         has_pooler=False,
         original_model_type="bert",
         weight_storage=None,
@@ -78,6 +94,14 @@ class SparseCSEConfig(PretrainedConfig):
         self.position_offset = position_offset
         self.relative_attention_num_buckets = relative_attention_num_buckets
         self.kept_heads = kept_heads
+        self.norm_first = norm_first
+        self.first_attention_norm = first_attention_norm
+        self.norm_bias = norm_bias
+        self.attention_bias = attention_bias
+        self.feed_forward_bias = feed_forward_bias
+        self.gated = gated
+        self.rotary_bases = rotary_bases
+        self.attention_windows = attention_windows
         self.has_pooler = has_pooler
         self.original_model_type = original_model_type
         self.weight_storage = weight_storage
@@ -99,32 +123,43 @@ def stored_as_int8(model):
     return [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
 
 
-class Bias(nn.Module):
-    """What is left of a Linear layer that has lost all of its inputs."""
+# Added to the scaled product of two tokens that do not see each other; finite, as attention in blocks subtracts maxima.
+HIDDEN = -1e30
 
-    def __init__(self, size):
+
+class Bias(nn.Module):
+    """What is left of a Linear layer that has lost all of its inputs; zeros if it had no bias."""
+
+    def __init__(self, size, bias):
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(size))
+        self.size = size
+        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
 
     def forward(self, x):
-        return self.bias.expand(*x.shape[:-1], -1)
+        return x.new_zeros(*x.shape[:-1], self.size) if self.bias is None else self.bias.expand(*x.shape[:-1], -1)
+
+
+def layer_norm(config):
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.norm_bias)
 
 
 class Embeddings(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.has_positions = config.rotary_bases is None
+        if self.has_positions:
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         if config.type_vocab_size:
             self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = layer_norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.offset = config.position_offset
         self.pad_token_id = config.pad_token_id
         self.has_token_types = bool(config.type_vocab_size)
 
     def forward(self, input_ids, token_type_ids=None, position_ids=None):
-        if position_ids is None:
+        if position_ids is None and self.has_positions:
             if self.offset:
                 real = input_ids.ne(self.pad_token_id).long()
                 position_ids = real.cumsum(dim=1) * real + self.offset - 1
@@ -134,7 +169,9 @@ class Embeddings(nn.Module):
         if self.has_token_types:
             types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             embedded = embedded + self.token_type_embeddings(types)
-        return self.dropout(self.LayerNorm(embedded + self.position_embeddings(position_ids)))
+        if self.has_positions:
+            embedded = embedded + self.position_embeddings(position_ids)
+        return self.dropout(self.LayerNorm(embedded))
 
 
 def padded_attention(mask_bias):
@@ -143,6 +180,7 @@ def padded_attention(mask_bias):
     def attend(query, key, value, relative_bias, dropout):
         bias = mask_bias
         if relative_bias is not None:
+            relative_bias = relative_bias.to(query.dtype)
             bias = relative_bias.unsqueeze(0) if mask_bias is None else mask_bias + relative_bias
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
@@ -151,64 +189,95 @@ def padded_attention(mask_bias):
     return attend
 
 
+def rotation(base, positions, head_size):
+    """Cosine and sine of the angles of positions of any shape: two tensors [*shape, 1, head_size], float32."""
+    steps = torch.arange(0, head_size, 2, device=positions.device).float() / head_size
+    angles = positions[..., None, None].float() * (1.0 / base**steps)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotated(x, cosine, sine):
+    """x [..., heads, head_size], whose value i of the first half makes a pair with value i of the second one."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    first, second = wide.chunk(2, dim=-1)
+    return (wide * cosine + torch.cat((-second, first), dim=-1) * sine).to(x.dtype)
+
+
 class SelfAttention(nn.Module):
-    def __init__(self, config, num_heads):
+    def __init__(self, config, num_heads, norm):
         super().__init__()
         self.num_heads, self.head_size = num_heads, config.attention_head_size
+        self.LayerNorm = layer_norm(config) if norm else None
         for name in ("query", "key", "value"):
-            setattr(self, name, nn.Linear(config.hidden_size, num_heads * self.head_size))
+            linear = nn.Linear(config.hidden_size, num_heads * self.head_size, bias=config.attention_bias)
+            setattr(self, name, linear)
         self.dropout_prob = config.attention_probs_dropout_prob
 
-    def forward(self, hidden, attend, relative_bias):
+    def forward(self, hidden, attend, relative_bias, turn):
+        if self.LayerNorm is not None:
+            hidden = self.LayerNorm(hidden)
         shape = (*hidden.shape[:-1], self.num_heads, self.head_size)
         query, key, value = (project(hidden).view(shape) for project in (self.query, self.key, self.value))
+        if turn is not None:
+            query, key = rotated(query, *turn), rotated(key, *turn)
         dropout = self.dropout_prob if self.training else 0.0
         return attend(query, key, value, relative_bias, dropout).flatten(-2)
 
 
 class Output(nn.Module):
-    """Back to the hidden size, then the residual sum and its LayerNorm."""
+    """Back to the hidden size, then the residual sum and, unless LayerNorms come first, its LayerNorm."""
 
-    def __init__(self, config, in_features):
+    def __init__(self, config, in_features, bias):
         super().__init__()
-        self.dense = nn.Linear(in_features, config.hidden_size) if in_features else Bias(config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        size = config.hidden_size
+        self.dense = nn.Linear(in_features, size, bias=bias) if in_features else Bias(size, bias)
+        self.LayerNorm = None if config.norm_first else layer_norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x, residual):
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        total = self.dropout(self.dense(x)) + residual
+        return total if self.LayerNorm is None else self.LayerNorm(total)
 
 
 class Attention(nn.Module):
-    def __init__(self, config, num_heads):
+    def __init__(self, config, num_heads, norm):
         super().__init__()
-        self.self = SelfAttention(config, num_heads) if num_heads else None
-        self.output = Output(config, num_heads * config.attention_head_size)
+        self.self = SelfAttention(config, num_heads, norm) if num_heads else None
+        self.output = Output(config, num_heads * config.attention_head_size, config.attention_bias)
 
-    def forward(self, hidden, attend, relative_bias):
-        context = hidden if self.self is None else self.self(hidden, attend, relative_bias)
+    def forward(self, hidden, *place):
+        context = hidden if self.self is None else self.self(hidden, *place)
         return self.output(context, hidden)
 
 
 class Intermediate(nn.Module):
     def __init__(self, config, num_neurons):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, num_neurons)
+        sizes, bias = (config.hidden_size, num_neurons), config.feed_forward_bias
+        self.LayerNorm = layer_norm(config) if config.norm_first else None
+        self.dense = nn.Linear(*sizes, bias=bias)
+        self.value = nn.Linear(*sizes, bias=bias) if config.gated else None
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden):
-        return self.activation(self.dense(hidden))
+        if self.LayerNorm is not None:
+            hidden = self.LayerNorm(hidden)
+        activation = self.activation(self.dense(hidden))
+        return activation if self.value is None else activation * self.value(hidden)
 
 
 class Layer(GradientCheckpointingLayer):
-    def __init__(self, config, num_heads, num_neurons):
+    def __init__(self, config, index, num_heads, num_neurons):
         super().__init__()
-        self.attention = Attention(config, num_heads)
+        norm = config.norm_first and (index > 0 or config.first_attention_norm)
+        self.attention = Attention(config, num_heads, norm)
         self.intermediate = Intermediate(config, num_neurons) if num_neurons else None
-        self.output = Output(config, num_neurons)
+        self.output = Output(config, num_neurons, config.feed_forward_bias)
 
-    def forward(self, hidden, attend, relative_bias):
-        hidden = self.attention(hidden, attend, relative_bias)
+    def forward(self, hidden, *place):
+        """place: attend, and this layer's entries of `LayerStack.relative_biases` and `LayerStack.turns`."""
+        hidden = self.attention(hidden, *place)
         activation = hidden if self.intermediate is None else self.intermediate(hidden)
         return self.output(activation, hidden)
 
@@ -216,12 +285,15 @@ class Layer(GradientCheckpointingLayer):
 class LayerStack(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.layer = nn.ModuleList(Layer(config, heads, neurons) for heads, neurons in config.layer_sizes())
+        self.layer = nn.ModuleList(Layer(config, i, *sizes) for i, sizes in enumerate(config.layer_sizes()))
         self.num_buckets = config.relative_attention_num_buckets
         if self.num_buckets:
             all_heads = config.hidden_size // config.attention_head_size
             self.relative_attention_bias = nn.Embedding(self.num_buckets, all_heads)
         self.kept_heads = config.kept_heads
+        self.windows, self.bases = config.attention_windows, config.rotary_bases
+        self.head_size = config.attention_head_size
+        self.LayerNorm = layer_norm(config) if config.norm_first else None
 
     def relative_bias(self, distance):
         """MPNet's bias for distances key - query of any shape: [all heads, *shape]."""
@@ -234,17 +306,30 @@ class LayerStack(nn.Module):
         return self.relative_attention_bias(bucket).movedim(-1, 0)
 
     def relative_biases(self, distance):
-        """For each layer the bias of its own heads, [heads, *shape of distance], or None where the family has none."""
+        """For each layer what is added to scaled products at distances key - query, [heads or 1, *shape], or None."""
+        if self.windows is not None:
+            far = {window: HIDDEN * (distance.abs() > window)[None] for window in set(self.windows) - {None}}
+            return [far.get(window) for window in self.windows]
         if not self.num_buckets:
             return [None] * len(self.layer)
         bias = self.relative_bias(distance)
         return [bias if self.kept_heads is None else bias[self.kept_heads[i]] for i in range(len(self.layer))]
 
-    def forward(self, hidden, attend, distance):
+    def turns(self, positions):
+        """For each layer the `rotation` of positions of any shape, or None where positions are embedded."""
+        if self.bases is None:
+            return [None] * len(self.layer)
+        turns = {base: rotation(base, positions, self.head_size) for base in set(self.bases)}
+        return [turns[base] for base in self.bases]
+
+    def forward(self, hidden, attend, distance, positions):
         states = [hidden]
-        for layer, bias in zip(self.layer, self.relative_biases(distance), strict=True):
-            hidden = layer(hidden, attend, bias)
+        places = zip(self.relative_biases(distance), self.turns(positions), strict=True)
+        for layer, place in zip(self.layer, places, strict=True):
+            hidden = layer(hidden, attend, *place)
             states.append(hidden)
+        if self.LayerNorm is not None:
+            hidden = states[-1] = self.LayerNorm(hidden)
         return hidden, tuple(states)
 
 
@@ -315,7 +400,7 @@ class SparseCSEModel(PreTrainedModel):
         Packed: token ids and position_ids, [total_tokens] each, and the function that knows where sentences begin,
         attend(query, key, value, relative_bias, dropout), from three times [total_tokens, heads, head_size] to one
         -> last_hidden_state [total_tokens, hidden_size], without pooler_output. relative_bias is None or
-        [heads, 2 * reach - 1], whose column reach - 1 + key - query is added to the scaled product of two positions.
+        [heads or 1, 2 * reach - 1], whose column reach - 1 + key - query is added to two positions' scaled product.
 
         Where `native_forward` computes, the vectors of padding are zeros.
         """
@@ -348,7 +433,8 @@ class SparseCSEModel(PreTrainedModel):
             attend = padded_attention(bias)
             position = torch.arange(hidden.shape[1], device=hidden.device)
             distance = position[None, :] - position[:, None]
-        return self.encoder(hidden, attend, distance)
+            position_ids = position.unsqueeze(0) if position_ids is None else position_ids
+        return self.encoder(hidden, attend, distance, position_ids)
 
 
 SparseCSEConfig.register_for_auto_class("AutoConfig")

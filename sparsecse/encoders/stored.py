@@ -6,7 +6,7 @@ import contextlib
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +36,11 @@ class Stored:
     @property
     def is_float(self) -> bool:
         return self.dtype in _FLOATS
+
+    def parts(self, count: int) -> list[Stored]:
+        """Equal parts by rows; one that has none stays whole, and fits nowhere."""
+        rows, rest = divmod(self.shape[0], count) if self.shape else (0, 1)
+        return [self if rest else replace(self, shape=(rows, *self.shape[1:]))] * count
 
 
 def stored_tensors(files: ModelFiles, folder: str) -> dict[str, Stored]:

@@ -42,18 +42,24 @@ class LinearCost:
 
 def parameter_cost(config: SparseCSEConfig) -> LinearCost:
     """Parameters of the layers: a head's three projections with biases and its part of the output projection, a
-    neuron's row, bias and column; of each layer two output biases and two LayerNorms."""
-    hidden, head_size = config.hidden_size, config.attention_head_size
-    return LinearCost(head_size * (4 * hidden + 3), 2 * hidden + 1, 6 * hidden)
+    neuron's rows, biases and column; of each layer two output biases and two LayerNorms (of ModernBERT's first
+    layer, too, which has one)."""
+    hidden, head_size, rows = config.hidden_size, config.attention_head_size, 1 + config.gated
+    return LinearCost(
+        head_size * (4 * hidden + 3 * config.attention_bias),
+        (rows + 1) * hidden + rows * config.feed_forward_bias,
+        hidden * (config.attention_bias + config.feed_forward_bias + 2 * (1 + config.norm_bias)),
+    )
 
 
 def multiply_add_cost(config: SparseCSEConfig, average_length: int = AVERAGE_LENGTH) -> LinearCost:
     """Multiply-adds of the layers' matrix products per token of a sentence of that length.
 
-    A head has four projections, and for each token of the sentence a product with its key and one with its value.
+    A head has four projections, and for each token of the sentence, also where it does not see all, a product with its
+    key and one with its value.
     """
     hidden, head_size = config.hidden_size, config.attention_head_size
-    return LinearCost(4 * hidden * head_size + 2 * average_length * head_size, 2 * hidden)
+    return LinearCost(4 * hidden * head_size + 2 * average_length * head_size, (2 + config.gated) * hidden)
 
 
 def removed_fraction(model: CostModel, before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]]) -> float:

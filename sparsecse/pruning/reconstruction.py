@@ -15,18 +15,19 @@ class _LeastSquares:
     """Sums over tokens from which a projection W x + b is fitted to wanted outputs, near the weights that it has.
 
     Args:
-        linear: the projection, [out, in]; it is not changed before `fit`.
+        linear: the projection, [out, in], with a bias, a weight or both; it is not changed before `fit`.
     """
 
     def __init__(self, linear: Any):
         self._linear = linear
-        size_in = getattr(linear, "in_features", 0)
-        size_out = len(linear.bias)
+        first = next(linear.parameters())
+        size_in, size_out = getattr(linear, "in_features", 0), len(first)
+        options: dict[str, Any] = {"dtype": torch.float64, "device": first.device}
         self._count = 0
-        self._inputs = torch.zeros(size_in, dtype=torch.float64, device=linear.bias.device)
-        self._errors = torch.zeros(size_out, dtype=torch.float64, device=linear.bias.device)
-        self._gram = torch.zeros(size_in, size_in, dtype=torch.float64, device=linear.bias.device)
-        self._cross = torch.zeros(size_in, size_out, dtype=torch.float64, device=linear.bias.device)
+        self._inputs = torch.zeros(size_in, **options)
+        self._errors = torch.zeros(size_out, **options)
+        self._gram = torch.zeros(size_in, size_in, **options)
+        self._cross = torch.zeros(size_in, size_out, **options)
 
     def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
         """inputs: [tokens, in]; wanted: [tokens, out]."""
@@ -39,17 +40,20 @@ class _LeastSquares:
             self._cross += inputs.T @ error
 
     def fit(self, strength: float) -> None:
-        """Change the projection by the ridge regression of the errors on the inputs, both centred."""
-        mean_error = self._errors / self._count
+        """Change the projection by the ridge regression of the errors on the inputs, both centred if it has a bias."""
+        bias = self._linear.bias
+        centred = 0.0 if bias is None else 1.0
+        mean_error = centred * self._errors / self._count
         if len(self._inputs):
-            mean_input = self._inputs / self._count
+            mean_input = centred * self._inputs / self._count
             gram = self._gram - self._count * torch.outer(mean_input, mean_input)
             cross = self._cross - self._count * torch.outer(mean_input, mean_error)
             gram.diagonal().add_(strength * gram.diagonal().mean())
             change = torch.linalg.solve(gram, cross).T
             self._linear.weight += change.to(self._linear.weight.dtype)
             mean_error = mean_error - change @ mean_input
-        self._linear.bias += mean_error.to(self._linear.bias.dtype)
+        if bias is not None:
+            bias += mean_error.to(bias.dtype)
 
 
 class _Stream:
@@ -59,7 +63,9 @@ class _Stream:
         self._batches = batches
         self._layers: list[Any] = list(encoder.model.encoder.layer)
         reach = encoder.model.config.max_position_embeddings
-        self._biases = encoder.model.encoder.relative_biases(torch.arange(1 - reach, reach, device=encoder.device))
+        stack = encoder.model.encoder
+        self._biases = stack.relative_biases(torch.arange(1 - reach, reach, device=encoder.device))
+        self._turns = [stack.turns(batch.position_ids) for batch in batches]
         embeddings = encoder.model.embeddings
         self.states = [embeddings(batch.input_ids, position_ids=batch.position_ids) for batch in batches]
 
@@ -71,13 +77,13 @@ class _Stream:
             if inner is None:
                 return block, self.states
             bias = self._biases[layer]
-            pairs = zip(self.states, self._batches, strict=True)
-            return block, [inner(states, batch.attend, bias) for states, batch in pairs]
+            parts = zip(self.states, self._batches, self._turns, strict=True)
+            return block, [inner(states, batch.attend, bias, turns[layer]) for states, batch, turns in parts]
         block, inner = module.output, module.intermediate
         return block, self.states if inner is None else [inner(states) for states in self.states]
 
     def advance(self, block: Any, inputs: Sequence[torch.Tensor]) -> None:
-        """Add a half's output to the residual, with its LayerNorm."""
+        """Add a half's output to the residual, and apply the LayerNorm after it."""
         self.states = [block(x, states) for x, states in zip(inputs, self.states, strict=True)]
 
 
@@ -98,9 +104,10 @@ def reconstruct(
     below give it, is fitted to y + (r - h): y is what the reference's projection gives, r and h are the residual
     streams of reference and pruned model, so that a half also makes up for the error that it finds. The fit is a ridge
     regression around the weights that are there: the sum over tokens of |W' x + b' - target|^2, plus
-    strength * m * |W' - W|^2 with m the mean of the diagonal of the centred Gram matrix of x. Least-squares
-    reconstruction after structured pruning is Kwon et al. (2022)'s mask tuning and what followed it; the residual term
-    is what makes it work here.
+    strength * m * |W' - W|^2 with m the mean of the diagonal of the centred Gram matrix of x. Where a family has no b,
+    nothing is centred, and a half that has lost everything has nothing to fit. Least-squares reconstruction after
+    structured pruning is Kwon et al. (2022)'s mask tuning and what followed it; the residual term is what makes it work
+    here.
 
     Args:
         pruned: the encoder to repair; float32 or float64, changed in place.
@@ -156,6 +163,8 @@ def _fit_half(
     states: Sequence[torch.Tensor],
     strength: float,
 ) -> None:
+    if not list(own_block.dense.parameters()):
+        return
     sums = _LeastSquares(own_block.dense)
     for own_x, own_h, x, r in zip(own_inputs, own_states, inputs, states, strict=True):
         sums.add(own_x, block.dense(x) + (r - own_h))

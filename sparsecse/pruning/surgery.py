@@ -20,6 +20,10 @@ def _smaller_config(config: SparseCSEConfig, mask: Mask) -> SparseCSEConfig:
     values = config.to_dict()
     layers, kept = mask.kept_layers(), mask.kept()
     values["num_hidden_layers"] = len(layers)
+    values["first_attention_norm"] = config.first_attention_norm or layers[0] > 0
+    for name in ("rotary_bases", "attention_windows"):
+        if values[name] is not None:
+            values[name] = [values[name][layer] for layer in layers]
     values["per_layer_config"] = {
         str(i): {"num_attention_heads": kept[layer][0], "intermediate_size": kept[layer][1]}
         for i, layer in enumerate(layers)
@@ -37,7 +41,9 @@ def _kept_layer(
     state: Mapping[str, torch.Tensor], channels: torch.Tensor, neurons: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """What stays of one layer's tensors; a projection that has lost everything keeps at most its output bias."""
-    rows = {f"attention.self.{name}": channels for name in ("query", "key", "value")} | {"intermediate.dense": neurons}
+    rows = {f"attention.self.{name}": channels for name in ("query", "key", "value")}
+    rows |= {f"intermediate.{name}": neurons for name in ("dense", "value")}
+    before = {"attention.self.LayerNorm": channels, "intermediate.LayerNorm": neurons}
     columns = {"attention.output.dense": channels, "output.dense": neurons}
     kept = {}
     for name, tensor in state.items():
@@ -46,7 +52,7 @@ def _kept_layer(
             tensor = tensor[rows[module]]
         elif module in columns and parameter == "weight":
             tensor = tensor[:, columns[module]].contiguous()
-        if tensor.numel():
+        if tensor.numel() and (module not in before or before[module].any()):
             kept[name] = tensor
     return kept
 

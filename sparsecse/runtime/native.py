@@ -41,6 +41,8 @@ def obstacle(model: SparseCSEModel) -> str | None:
         return _REFERENCE
     if dispatch.native_extension() is None:
         return _MISSING
+    if model.config.norm_first or model.config.gated or model.config.rotary_bases is not None:
+        return f"{model.config.original_model_type} layers have no native version"
     if model.config.hidden_act not in ACTIVATIONS:
         return f"the activation {model.config.hidden_act} has no native version"
     return None

@@ -38,6 +38,8 @@ def _weight_sums(encoder: Encoder, function: Callable[[Any], torch.Tensor]) -> S
         total = torch.zeros(0)
         if layer.intermediate is not None:
             total = function(layer.intermediate.dense.weight).sum(dim=1)
+            if layer.intermediate.value is not None:
+                total = total + function(layer.intermediate.value.weight).sum(dim=1)
             total = total + function(layer.output.dense.weight).sum(dim=0)
         neurons.append(total)
     return Scores(tuple(heads), tuple(neurons))

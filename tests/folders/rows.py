@@ -44,6 +44,17 @@ def of_type(model_type: str) -> dict[str, object]:
     return {CONFIG: {"model_type": model_type}}
 
 
+MODERN = {"local_attention": 6, **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))}
+BIASED = {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "layer_types": ["sliding_attention"] * 2}
+BEFORE_LAYER_TYPES = {
+    **{"layer_types": None, "rope_parameters": None, "global_attn_every_n_layers": 2},
+    **{"global_rope_theta": 1000.0, "local_rope_theta": 10.0, "position_embedding_type": "absolute"},
+}
+YARN = {
+    "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+
 ROWS = (
     # Families and their tokenizers.
     Row("bert"),
@@ -60,8 +71,14 @@ ROWS = (
     Row("electra, narrow embeddings", "electra", sizes={"embedding_size": 8}, refused="embedding_size 8"),
     Row("gpt2", files=of_type("gpt2"), refused="'gpt2'.*supported families are bert"),
     Row("xlm-roberta-xl", files=of_type("xlm-roberta-xl"), refused="'xlm-roberta-xl'.*supported families"),
-    Row("modernbert", files=of_type("modernbert"), refused="'modernbert'.*supported families"),
-    Row("nomic", files=of_type("nomic_bert"), refused="'nomic_bert'.*supported families"),
+    Row("modernbert", "modernbert", "byte pairs", sizes=MODERN),
+    Row("modernbert, written before layer_types", "modernbert", sizes=MODERN, files={CONFIG: BEFORE_LAYER_TYPES}),
+    Row("modernbert, biases and one window", "modernbert", sizes={**MODERN, **BIASED}, parts=(CLS, NORMALIZE)),
+    Row("modernbert, other angles", "modernbert", files={CONFIG: {"rope_parameters": YARN}}, refused="rope_type"),
+    *(
+        Row(model_type, files=of_type(model_type), refused=f"'{model_type}'.*supported families")
+        for model_type in ("nomic_bert", "qwen3", "gemma3_text", "deberta-v2")
+    ),
     Row("decoder", files={CONFIG: {"is_decoder": True}}, refused="is_decoder"),
     Row("no padding token", files={CONFIG: {"pad_token_id": None}}),
     Row("no padding token to count from", "roberta", files={CONFIG: {"pad_token_id": None}}, refused="pad_token_id"),
