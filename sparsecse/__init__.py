@@ -13,6 +13,7 @@ from sparsecse.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sparsecse.compression import compress, distill, prune, score
+    from sparsecse.corpora import encode_corpus, load_embeddings
     from sparsecse.encoders import Encoder, load_encoder
     from sparsecse.errors import InputError
     from sparsecse.evaluation.evaluate import evaluate

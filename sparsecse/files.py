@@ -170,6 +170,31 @@ def discard(folder: Path) -> None:
     disk.remove(temporary)
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold a folder that exists for this process, and say whether no other process holds it.
+
+    Where a system has no such locks, that is the user's care.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield True
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    alone = True
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        except OSError:  # network file systems that lock no folders
+            pass
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
 def write_text(target: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_file(target) as temporary:

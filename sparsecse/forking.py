@@ -1,4 +1,4 @@
-"""Where to compute when threads do not survive a fork.
+"""Where to compute when threads do not survive a fork, and processes that are spawned.
 
 GCC's OpenMP (libgomp), which the compiled kernels and PyTorch share, keeps a team of threads for each thread that has
 computed with several. A fork copies the thread that calls it and none of its team, so that this one thread would wait
@@ -7,10 +7,13 @@ in the child for ever. It is the child's main thread. Threads that the child sta
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import sys
 import threading
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -65,6 +68,17 @@ def apart(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R
     """Call a function on a thread of its own, whose team ends with it, so that no team is left for a fork to break."""
     with ThreadPoolExecutor(1, "sparsecse") as pool:
         return pool.submit(function, *args, **kwargs).result()
+
+
+@contextlib.contextmanager
+def unnamed_script() -> Iterator[None]:
+    """Hide the caller's script from multiprocessing, which would import it, and all that it imports, in the child."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 @functools.cache

@@ -21,6 +21,9 @@ MAX_LINE = 1 << 20
 MAX_WHOLE = 1 << 26
 """Bytes, decompressed, of the largest file that is read in one piece."""
 
+STDIN = Path("/dev/stdin")
+"""Standard input, where a text file can be read; once a process, and not compressed."""
+
 # Deflate reaches 1032; text, even a table of repeated sentences, stays far below this.
 _MAX_EXPANSION = 100
 _EXPANSION_COUNTS_FROM = 1 << 22
@@ -43,7 +46,7 @@ class NotUTF8Error(InputError):
 def _opened(path: Path) -> Iterator[tuple[gzip.GzipFile | io.BufferedReader, io.BufferedReader]]:
     """The bytes of a file, decompressed where its name ends in `.gz`, and the file that they come from."""
     try:
-        with path.open("rb") as file:
+        with open(0, "rb", closefd=False) if path == STDIN else path.open("rb") as file:
             if path.suffix.lower() == ".gz":
                 with gzip.GzipFile(fileobj=file) as stream:
                     yield stream, file

@@ -173,6 +173,11 @@ def test_runtime(here, capsys):
     assert (pages["rough"] * pages["vectors"]).sum(-1).min() > 0.95
 
 
+def test_encode(here, capsys):
+    _, printed = run_page("encode.md", capsys)
+    assert re.search(r"^vectors: [\d,]+ rows of 32 values \(float32\)", printed, re.MULTILINE)
+
+
 def test_stock(here, capsys):
     run_page("stock.md", capsys, model="portable")
     config = json.loads((here / "portable" / "config.json").read_text())

@@ -9,8 +9,7 @@ import signal
 import sys
 import time
 import traceback
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from sparsecse.benchmarking.machine import peak_rss_mb
 from sparsecse.benchmarking.runtimes import Runtime, Setup, function
 from sparsecse.errors import InputError
+from sparsecse.forking import unnamed_script
 
 ORDERS = ("given", "sorted")
 
@@ -90,17 +90,6 @@ def _serve(connection: Connection) -> None:
             connection.send(_Failure(message, is_input_error, traceback.format_exc()))
 
 
-@contextlib.contextmanager
-def _unnamed_script() -> Iterator[None]:
-    """Hide the caller's script from multiprocessing, which would import it, and all that it imports, in the child."""
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
-
-
 class Worker:
     """The parent's side of one process; a context manager that ends the process whatever happens.
 
@@ -122,7 +111,7 @@ class Worker:
         self._connection, theirs = context.Pipe()
         # A daemon is ended with the parent's interpreter even where `__exit__` had no chance.
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        with _unnamed_script():
+        with unnamed_script():
             self._process.start()
         theirs.close()  # else the end of the process would not be the end of the pipe
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparsecse.datasets.senteval import GradedPairs
-from sparsecse.datasets.tables import TABLE_SUFFIXES, Table, parse_score, table_suffix
+from sparsecse.datasets.tables import (
+    ROWS_AT_A_TIME,
+    TABLE_SUFFIXES,
+    Rows,
+    Table,
+    numbered_rows,
+    parse_score,
+    table_suffix,
+)
 from sparsecse.errors import InputError
 
 
@@ -75,6 +84,33 @@ def read_address(address: Address, split: str | None) -> Table:
     Raises:
         InputError: it cannot be had; no such split, or several to choose from; no rows.
     """
+    rows, split, source = _rows(address, split)
+    if not len(rows):
+        raise InputError(f"{source} has no rows; choose another split, or another data set.")
+    columns = {column: rows[column][:] for column in _plain_columns(rows)}
+    for hub_set in (each for sets in HUB_SETS.values() for each in sets):
+        if hub_set.repository == address.place and hub_set.factor != 1 and hub_set.score in columns:
+            grades = columns[hub_set.score]
+            columns[hub_set.score] = [None if grade is None else round(grade * hub_set.factor, 4) for grade in grades]
+    return Table(source, columns, [f"row {number}" for number in range(1, len(rows) + 1)], split)
+
+
+def open_address(address: Address) -> Rows:
+    """The rows of a split, to be read one by one: `datasets` maps them into memory.
+
+    Raises:
+        InputError: as `read_address`, but for no rows.
+    """
+    rows, _, source = _rows(address, None)
+
+    def cells(wanted: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        return numbered_rows(wanted, rows.select_columns(list(wanted)).iter(ROWS_AT_A_TIME))
+
+    return Rows(source, tuple(_plain_columns(rows)), len(rows), cells)
+
+
+def _rows(address: Address, split: str | None) -> tuple[Any, str, str]:
+    """The data set of a split, the split's name, and both in words."""
     place, config, own = address
     if None not in (split, own) and split != own:
         raise InputError(f"{place}@{own} names one split and `split` {split} another; give one of them.")
@@ -85,16 +121,11 @@ def read_address(address: Address, split: str | None) -> Table:
     if wanted is None or wanted not in rows:
         lacking = "several splits" if wanted is None else f"no split {wanted!r}"
         raise InputError(f"{name} has {lacking}; choose one of {', '.join(rows)} with `split`, or write {name}@SPLIT.")
-    found = rows[wanted]
-    source = f"{name} ({wanted}, {origin})"
-    if not len(found):
-        raise InputError(f"{source} has no rows; choose another split of {', '.join(rows)}.")
-    columns = {column: found[column][:] for column, kind in found.features.items() if _is_plain(kind)}
-    for hub_set in (each for sets in HUB_SETS.values() for each in sets):
-        if hub_set.repository == place and hub_set.factor != 1 and hub_set.score in columns:
-            grades = columns[hub_set.score]
-            columns[hub_set.score] = [None if grade is None else round(grade * hub_set.factor, 4) for grade in grades]
-    return Table(source, columns, [f"row {number}" for number in range(1, len(found) + 1)], wanted)
+    return rows[wanted], wanted, f"{name} ({wanted}, {origin})"
+
+
+def _plain_columns(rows: Any) -> list[str]:
+    return [name for name, kind in rows.features.items() if _is_plain(kind)]
 
 
 def _is_plain(kind: Any) -> bool:

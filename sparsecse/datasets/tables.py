@@ -6,7 +6,7 @@ import contextlib
 import csv
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +16,9 @@ from sparsecse.errors import InputError, meant
 from sparsecse.reading import NotUTF8Error, ended_lines, lines, parse_json, shown, whole_text
 
 TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
+
+ROWS_AT_A_TIME = 1024
+"""Rows of Parquet and Arrow tables that are Python objects at a time."""
 
 # What tells a table whose name does not: this many first lines with as many tabs each, or a header with such a name.
 _LOOKED_AT = 20
@@ -35,20 +38,25 @@ def read_lines(path: Path, fallback: str | None = None) -> list[str]:
         return list(lines(path, fallback))
 
 
-def sentence_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, stripped, without blank ones; one in memory at a time.
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, without their ends; one in memory at a time.
 
     Raises:
         InputError: as `reading.ended_lines`; the first lines are those of a table.
     """
-    filled = (line for line in lines(path) if line.strip())
-    first = list(islice(filled, _LOOKED_AT))
-    if suffix := _looks_like(first):
+    every = lines(path)
+    first = list(islice(every, _LOOKED_AT))
+    if suffix := _looks_like([line for line in first if line.strip()]):
         raise InputError(
             f"{path} is no text but a table by its first lines; let its name end in {suffix}, or give one sentence a "
             f"line and nothing else."
         )
-    return (line.strip() for line in chain(first, filled))
+    return chain(first, every)
+
+
+def sentence_lines(path: Path) -> Iterator[str]:
+    """`text_lines`, stripped, without blank ones."""
+    return (line.strip() for line in text_lines(path) if line.strip())
 
 
 def _looks_like(first: Sequence[str]) -> str | None:
@@ -95,9 +103,7 @@ class Table:
 
     def column(self, name: str) -> list[Any]:
         """The cells of a column; `InputError` if there is none of that name."""
-        if name not in self.columns:
-            present, near = ", ".join(self.columns), meant(name, self.columns)
-            raise InputError(f"{self.source} has no column {name!r}; the columns present are {present}.{near}")
+        check_column(self.source, self.columns, name)
         return self.columns[name]
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -155,21 +161,36 @@ def table_suffix(path: Path) -> str | None:
 
 def rows_to_table(path: Path, header: Sequence[str], rows: list[tuple[str, list[str]]]) -> Table:
     """Make a table of (place, cells) rows, each as long as the header."""
-    duplicates = sorted({name for name in header if list(header).count(name) > 1})
-    if duplicates:
-        raise InputError(f"{path} names column {duplicates[0]!r} twice in its first line; rename one.")
-    for place, cells in rows:
-        if len(cells) != len(header):
-            raise InputError(f"{path}, {place} has {len(cells)} columns where the header has {len(header)}; mend it.")
+    _check_header(path, header)
+    rows = list(_whole_rows(path, header, rows))
     columns = {name: [cells[index] for _, cells in rows] for index, name in enumerate(header)}
     return Table(str(path), columns, [place for place, _ in rows])
 
 
-def _from_rows(path: Path, rows: Iterator[tuple[str, list[str]]]) -> Table:
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    duplicates = sorted({name for name in header if list(header).count(name) > 1})
+    if duplicates:
+        raise InputError(f"{path} names column {duplicates[0]!r} twice in its first line; rename one.")
+
+
+def _whole_rows(
+    path: Path, header: Sequence[str], rows: Iterable[tuple[str, list[str]]]
+) -> Iterator[tuple[str, list[str]]]:
+    for place, cells in rows:
+        if len(cells) != len(header):
+            raise InputError(f"{path}, {place} has {len(cells)} columns where the header has {len(header)}; mend it.")
+        yield place, cells
+
+
+def _header(path: Path, rows: Iterator[tuple[str, list[str]]]) -> list[str]:
     _, header = next(rows, ("", []))
     if not header:
         raise InputError(f"{path} is empty; its first line must name the columns.")
-    return rows_to_table(path, [name.strip() for name in header], list(rows))
+    return [name.strip() for name in header]
+
+
+def _from_rows(path: Path, rows: Iterator[tuple[str, list[str]]]) -> Table:
+    return rows_to_table(path, _header(path, rows), list(rows))
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -179,6 +200,12 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _read_csv(path: Path) -> Table:
+    rows, delimiter = _open_csv(path)
+    return replace(_from_rows(path, rows), decimal="," if delimiter == ";" else ".")
+
+
+def _open_csv(path: Path) -> tuple[Iterator[tuple[str, list[str]]], str]:
+    """The rows with their places, and what separates their cells."""
     stream = ended_lines(path)
     head = []
     for line in stream:
@@ -186,8 +213,7 @@ def _read_csv(path: Path) -> Table:
         if line.strip():
             break
     delimiter = _delimiter(path, head[-1]) if head else ","
-    table = _from_rows(path, _csv_rows(path, chain(head, stream), delimiter))
-    return replace(table, decimal="," if delimiter == ";" else ".")
+    return _csv_rows(path, chain(head, stream), delimiter), delimiter
 
 
 def _delimiter(path: Path, header: str) -> str:
@@ -225,26 +251,115 @@ def _json_objects(path: Path) -> Iterator[tuple[str, Any]]:
     yield from ((f"item {number}", item) for number, item in enumerate(items, start=1))
 
 
-def _from_objects(path: Path, objects: Iterator[tuple[str, Any]]) -> Table:
-    rows = list(objects)
-    for place, row in rows:
+def _whole_objects(path: Path, objects: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, row in objects:
         if not isinstance(row, dict):
             raise InputError(f'{path}, {place} is no JSON object; write it as {{"column": value}}.')
+        yield place, row
+
+
+def _from_objects(path: Path, objects: Iterator[tuple[str, Any]]) -> Table:
+    rows = list(_whole_objects(path, objects))
     names = dict.fromkeys(name for _, row in rows for name in row)
     return Table(str(path), {name: [row.get(name) for _, row in rows] for name in names}, [place for place, _ in rows])
 
 
-def _read_parquet(path: Path) -> Table:
+@contextlib.contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            columns = file.read().to_pydict()
+            yield file
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; check the path.") from None
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a readable Parquet file ({reason}); write it again.") from None
+
+
+def _read_parquet(path: Path) -> Table:
+    with _parquet_file(path) as file:
+        columns = file.read().to_pydict()
     count = len(next(iter(columns.values()), []))
     return Table(str(path), columns, [f"row {number}" for number in range(1, count + 1)])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table that is read once from its beginning, a few rows in memory at a time.
+
+    source: the file or data set, for messages. columns: their names. count: its rows, where that is known before they
+    are read. cells: where each row stands and what it has in the named columns.
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    count: int | None
+    cells: Callable[[Sequence[str]], Iterator[tuple[str, tuple[Any, ...]]]]
+
+    def select(self, names: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """`cells`, of columns that there are."""
+        for name in names:
+            check_column(self.source, self.columns, name)
+        return self.cells(names)
+
+
+def check_column(source: str, columns: Collection[str], name: str) -> None:
+    """Raise `InputError` where a table has no column of that name."""
+    if name not in columns:
+        present, near = ", ".join(columns), meant(name, columns)
+        raise InputError(f"{source} has no column {name!r}; the columns present are {present}.{near}")
+
+
+def open_rows(path: Path, suffix: str) -> Rows:
+    """The table of `read_table`, to be read row by row; of a `.json` file all rows are in memory.
+
+    suffix: one of `TABLE_SUFFIXES`, whatever the file's name says.
+
+    Raises:
+        InputError: as `read_table`, while the rows are read too; no rows are no error. A JSON object that lacks a
+            column has None there, but the columns are those of the first one.
+    """
+    if suffix == ".parquet":
+        return _open_parquet(path)
+    if suffix in (".jsonl", ".json"):
+        objects = _whole_objects(path, _jsonl_objects(path) if suffix == ".jsonl" else _json_objects(path))
+        first = list(islice(objects, 1))
+        names = tuple(name for _, row in first for name in row)
+        return Rows(
+            str(path),
+            names,
+            None,
+            lambda wanted: ((place, tuple(map(row.get, wanted))) for place, row in chain(first, objects)),
+        )
+    rows = _tsv_rows(path) if suffix == ".tsv" else _open_csv(path)[0]
+    header = _header(path, rows)
+    _check_header(path, header)
+
+    def cells(wanted: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        places = [header.index(name) for name in wanted]
+        return ((place, tuple(row[at] for at in places)) for place, row in _whole_rows(path, header, rows))
+
+    return Rows(str(path), tuple(header), None, cells)
+
+
+def _open_parquet(path: Path) -> Rows:
+    with _parquet_file(path) as file:
+        names, count = tuple(file.schema_arrow.names), file.metadata.num_rows
+
+    def cells(wanted: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        with _parquet_file(path) as file:
+            batches = file.iter_batches(ROWS_AT_A_TIME, columns=list(wanted))
+            yield from numbered_rows(wanted, (batch.to_pydict() for batch in batches))
+
+    return Rows(str(path), names, count, cells)
+
+
+def numbered_rows(
+    names: Sequence[str], batches: Iterable[Mapping[str, Sequence[Any]]]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Rows of batches of columns; their places are their numbers."""
+    rows = (row for batch in batches for row in zip(*(batch[name] for name in names), strict=True))
+    return ((f"row {number}", row) for number, row in enumerate(rows, start=1))

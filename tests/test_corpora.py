@@ -1,0 +1,306 @@
+"""Embedding a corpus: rows in order, every format, resumed to the same bytes, refused where something changed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import multiprocessing
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import sparsecse
+from sparsecse import files
+from sparsecse.cli import main
+from sparsecse.corpora import blocks
+from sparsecse.corpora.shards import read_ids
+from sparsecse.datasets.corpora import open_corpus
+from sparsecse.encoders import load_encoder
+from sparsecse.errors import InputError
+from sparsecse.runtime import Runtime
+
+SETTINGS = {"precision": "float32", "threads": 1, "shard_rows": 5}
+
+
+@pytest.fixture(scope="module")
+def model(sentence_folder):
+    return load_encoder(sentence_folder)
+
+
+@pytest.fixture(scope="module")
+def texts(sentences):
+    """12 rows: three shards, a blank text, and some twice in a shard."""
+    return [*sentences, "", sentences[1], sentences[2], sentences[1]]
+
+
+@pytest.fixture(scope="module")
+def expected(model, texts):
+    return Runtime(model, "float32", 1).encode(texts)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["c.txt", "c.txt.gz", "c.tsv", "c.csv", "c.jsonl", "c.parquet", "c.json", "part-0"])
+def test_rows_are_in_order_whatever_holds_them(tmp_path, model, texts, expected, name):
+    import pyarrow
+    from pyarrow import parquet
+
+    path, ids = tmp_path / name, [f"d{row}" for row in range(len(texts))]
+    is_table = ".txt" not in name
+    rows = [{"id": one, "text": text} for one, text in zip(ids, texts, strict=True)]
+    if name == "c.parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif name == "c.json":
+        path.write_text(json.dumps(rows))
+    elif name in ("c.jsonl", "part-0"):
+        del rows[8]["text"]  # a null is an empty text
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif is_table:
+        separator = "\t" if name == "c.tsv" else ","
+        quoted = [text if name == "c.tsv" else f'"{text}"' for text in texts]
+        path.write_text(f"id{separator}text\n" + "".join(map("{}{}{}\n".format, ids, [separator] * 12, quoted)))
+    else:
+        data = "".join(f"{text}\n" for text in texts).encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    given = {"input_format": "jsonl"} if name == "part-0" else {}
+    out = tmp_path / "out"
+    done = sparsecse.encode_corpus(model, path, out, **SETTINGS, **given, id_column="id" if is_table else None)
+    assert done.encoded == done.manifest["rows"] == 12 and done.manifest["complete"]
+    assert [shard["rows"] for shard in done.manifest["shards"]] == [5, 5, 2]
+    assert [shard["blank"] for shard in done.manifest["shards"]] == [0, 1, 0]
+    np.testing.assert_allclose(sparsecse.load_embeddings(out), expected, atol=1e-6)
+    if is_table:
+        assert [one for shard in range(3) for one in read_ids(out, shard, "npy")] == ids
+
+
+@pytest.mark.parametrize("storage", ["npy", "parquet", "arrow"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "binary", "ubinary"])
+def test_every_format_holds_every_dtype(tmp_path, model, texts, expected, storage, dtype):
+    from datasets import Dataset
+
+    table = tmp_path / "c.jsonl"
+    table.write_text("".join(json.dumps({"_id": row, "text": text}) + "\n" for row, text in enumerate(texts)))
+    out = tmp_path / "out"
+    sparsecse.encode_corpus(model, table, out, **SETTINGS, format=storage, dtype=dtype, id_column="_id")
+    found = sparsecse.load_embeddings(out)
+    if dtype.startswith("float"):
+        wanted = expected.astype(dtype)
+    else:
+        quantize = pytest.importorskip("sentence_transformers.util.quantization").quantize_embeddings
+        ranges = np.load(out / "ranges.npy") if dtype == "int8" else None
+        if ranges is not None:
+            np.testing.assert_allclose(ranges, [expected[:5].min(0), expected[:5].max(0)], atol=1e-6)
+        wanted = quantize(expected, dtype, ranges=ranges)
+    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    # Rounding may fall on either side of a step; a bit of a value near 0 may too, but these have none.
+    np.testing.assert_allclose(found.astype(np.float32), wanted.astype(np.float32), atol=1 if dtype == "int8" else 1e-3)
+    assert [one for shard in range(3) for one in read_ids(out, shard, storage)] == [str(row) for row in range(12)]
+    if storage == "arrow":
+        rows = Dataset.from_file(str(out / "vectors-00001.arrow"))
+        assert rows["id"][:] == ["5", "6", "7", "8", "9"] and rows.column_names == ["id", "embedding"]
+
+
+def test_a_call_that_ended_anywhere_is_made_again_to_the_same_bytes(tmp_path, monkeypatch, model, texts):
+    table = tmp_path / "c.csv"
+    table.write_text("id,text\n" + "".join(f'{row},"{text}"\n' for row, text in enumerate(texts)))
+    given = {**SETTINGS, "shard_rows": 8, "dtype": "int8", "id_column": "id"}
+    sparsecse.encode_corpus(model, table, tmp_path / "whole", **given)
+    whole, sync = contents(tmp_path / "whole"), files._fsync
+    assert set(whole) == {
+        *("manifest.json", "ranges.npy", "vectors-00000.npy", "vectors-00001.npy", "ids-00000.jsonl", "ids-00001.jsonl")
+    }
+    calls = 0
+
+    def stop(path):
+        nonlocal calls
+        calls += 1
+        if calls == last:
+            raise KeyboardInterrupt
+        sync(path)
+
+    monkeypatch.setattr(files, "_fsync", stop)
+    # Every file is written out before it takes its name and its folder after, so that these are all states there are.
+    for last in range(1, 100):
+        calls, out = 0, tmp_path / f"out-{last}"
+        try:
+            sparsecse.encode_corpus(model, table, out, **given)
+        except KeyboardInterrupt:
+            (out / ".vectors-00001.npy.0123abcd.tmp").write_bytes(b"half")
+            calls = 100
+        else:
+            break
+        sparsecse.encode_corpus(model, table, out, **given)
+        assert contents(out) == whole, last
+    assert calls < last == 19
+
+
+def test_what_is_whole_is_not_computed_again_and_what_is_damaged_is(tmp_path, monkeypatch, model, texts):
+    out, computed = tmp_path / "out", []
+    sparsecse.encode_corpus(model, texts, out, **SETTINGS)
+    before, encode_ids = contents(out), Runtime.encode_ids
+
+    def count(self, token_ids, **options):
+        computed.append(len(token_ids))
+        return encode_ids(self, token_ids, **options)
+
+    monkeypatch.setattr(Runtime, "encode_ids", count)
+    assert sparsecse.encode_corpus(model, texts, out, **SETTINGS).encoded == 0 and not computed
+    (out / "vectors-00000.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"vectors-00000\.npy is missing or damaged"):
+        sparsecse.load_embeddings(out)
+    assert sparsecse.encode_corpus(model, texts, out, **SETTINGS).encoded == 5
+    assert computed == [5] and contents(out) == before
+    # Texts that occur again in a block are computed once.
+    sparsecse.encode_corpus(model, ["the cat", "a dog", "the cat", "the cat"], tmp_path / "twice", **SETTINGS)
+    assert computed == [5, 2]
+    vectors = sparsecse.load_embeddings(tmp_path / "twice")
+    assert (vectors[0] == vectors[2]).all() and (vectors[0] != vectors[1]).any()
+
+
+def test_another_input_model_or_setting_is_refused(tmp_path, checkpoints, model, texts):
+    out = tmp_path / "out"
+    sparsecse.encode_corpus(model, texts, out, **SETTINGS)
+    before = contents(out)
+    other = load_encoder(checkpoints["roberta"], pooling="mean", normalize=True)
+    for changed, given, message in (
+        ([*texts[:6], "the cat", *texts[7:]], {}, "differs in rows 6 to 10; restore it"),
+        (texts[:10], {}, "it has no rows after 10"),
+        ([*texts, *texts], {}, "differs in rows 11 to 12"),
+        (texts, {"dtype": "float16"}, "was begun with `dtype` float32, and now it is float16; give another folder"),
+        (texts, {"prompt": "the "}, "was begun with `prompt` , and now it is the "),
+        (texts, {"model": other}, "holds vectors of another model"),
+        (texts, {"model": model.truncated(8)}, "holds vectors of another model"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sparsecse.encode_corpus(given.pop("model", model), changed, out, **{**SETTINGS, **given})
+        assert contents(out) == before
+    sparsecse.encode_corpus(model, texts[:10], tmp_path / "even", **SETTINGS)
+    with pytest.raises(InputError, match="it has more than 10 rows"):
+        sparsecse.encode_corpus(model, texts, tmp_path / "even", **SETTINGS)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "vectors-00000.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"mine has files and no manifest\.json of embeddings \(vectors-00000\.npy\)"):
+        sparsecse.encode_corpus(model, texts, tmp_path / "mine", **SETTINGS)
+    with files.held(out), pytest.raises(InputError, match="is being written by another process"):
+        sparsecse.encode_corpus(model, texts, out, **SETTINGS)
+
+
+def test_bad_corpora_are_refused_with_their_place(tmp_path, model):
+    (tmp_path / "c.jsonl").write_text('{"text": "a", "n": 1}\n{"text": 5, "n": null}\n')
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "empty.txt").write_text("")
+    for source, given, message in (
+        ("c.jsonl", {}, r"c\.jsonl, line 2, column 'text' is 5, not text"),
+        ("c.jsonl", {"column": "body"}, "has no column 'body'; the columns present are text, n"),
+        ("t.csv", {}, "has several columns and none is called sentence or text; name the one"),
+        ("empty.txt", {}, r"empty\.txt has no rows"),
+        ("empty.txt", {"column": "text"}, "which has none"),
+        ("nothing.txt", {}, "neither a file nor a hub id"),
+        ("empty.txt", {"format": "hdf5"}, "`format` 'hdf5' is unknown; choose one of npy, parquet, arrow"),
+        ("empty.txt", {"prompt": "a", "prompt_name": "b"}, "give one of them"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sparsecse.encode_corpus(model, tmp_path / source, tmp_path / "out", **SETTINGS, **given)
+    with pytest.raises(InputError, match="Text 1 is None, not a string"):
+        sparsecse.encode_corpus(model, ["a", None], tmp_path / "other", **SETTINGS)
+    with pytest.raises(InputError, match="is unfinished"):
+        sparsecse.load_embeddings(tmp_path / "other")
+
+
+def test_no_more_is_read_than_is_computed_next(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(blocks, "ROWS", 2)
+    read, most = 0, 0
+
+    def texts():
+        nonlocal read
+        while read < 60:
+            read += 1
+            yield "the cat"
+
+    def progress(label):
+        shard = int(label.split()[1]) - 1
+
+        def report(done, total):
+            nonlocal most
+            most = max(most, read - (shard * 20 + done))
+
+        return report
+
+    sparsecse.encode_corpus(model, texts(), tmp_path / "out", **{**SETTINGS, "shard_rows": 20}, progress=progress)
+    assert read == 60 and most <= 4  # the next block and the one after it
+
+
+def test_what_is_prepared_ahead_is_not_waited_for_at_the_end():
+    release = threading.Event()
+
+    def items():
+        yield 1
+        release.wait(60)  # as standard input does
+        yield 2
+
+    prepared = blocks.ahead(items())
+    assert next(prepared) == 1
+    prepared.close()
+    assert not release.is_set() and list(blocks.ahead(iter(range(5)))) == [0, 1, 2, 3, 4]
+    release.set()
+
+
+def test_a_folder_in_the_layout_of_a_hub_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.csv").write_text("id,text\n3,the cat\n5,\n")
+    (tmp_path / "set" / "test.csv").write_text("id,text\n9,a dog\n")
+    corpus = open_corpus(f"{tmp_path / 'set'}@train", id_column="id")
+    assert corpus.count == 2 and list(corpus.rows) == [("the cat", "3"), ("", "5")]
+    with pytest.raises(InputError, match="has several splits; choose one of train, test"):
+        open_corpus(tmp_path / "set")
+
+
+def test_the_command_reads_standard_input(tmp_path, capsys, sentence_folder, texts, expected):
+    (tmp_path / "lines").write_text("".join(f"{text}\n" for text in texts))
+    out, own = tmp_path / "out", os.dup(0)
+    command = [
+        "encode",
+        "-",
+        str(out),
+        "--model",
+        str(sentence_folder),
+        "--precision",
+        "float32",
+        "--truncate-dim",
+        "8",
+    ]
+    try:
+        for arguments, code in (([], 0), ([], 0), (["--format", "arrow"], 2)):
+            with (tmp_path / "lines").open() as stream:
+                os.dup2(stream.fileno(), 0)
+            assert main([*command, "--json", "--shard-rows", "5", *arguments]) == code
+    finally:
+        os.dup2(own, 0)
+        os.close(own)
+    printed = capsys.readouterr()
+    first, second = printed.out.split("}\n{")
+    assert json.loads(first + "}")["encoded"] == 12 and json.loads("{" + second)["encoded"] == 0
+    assert "was begun with --format npy, and now it is arrow" in printed.err
+    np.testing.assert_allclose(sparsecse.load_embeddings(out), expected[:, :8], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_processes_compute_what_one_does_and_one_that_dies_ends_the_call(tmp_path, model, texts):
+    sparsecse.encode_corpus(model, texts * 5, tmp_path / "alone", **SETTINGS)
+
+    def kill(label):
+        children = multiprocessing.active_children() if label.startswith("Shard 3") else []
+        return lambda done, total: [os.kill(child.pid, signal.SIGKILL) for child in children]
+
+    with pytest.raises(InputError, match="One of 2 processes ended unasked; run the command again"):
+        sparsecse.encode_corpus(
+            model, texts * 5, tmp_path / "out", **{**SETTINGS, "threads": 2, "processes": 2}, progress=kill
+        )
+    assert 5 <= sparsecse.encode_corpus(model, texts * 5, tmp_path / "out", **SETTINGS).encoded < 60
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
