@@ -105,8 +105,9 @@ def _naming(target: Path) -> Iterator[None]:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
     except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(target)
+        # A copy of a file names the file that it read.
+        if error.errno is not None and (error.filename is None or error.filename2 is not None):
+            error.filename, error.filename2 = str(target), None
         raise
 
 
