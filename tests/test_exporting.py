@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from conftest import SENTEVAL, needs_senteval, tiny_tokenizer, write_checkpoint
 
+from sparsecse import disk
 from sparsecse.datasets import PairSet, load_pairs
 from sparsecse.encoders import Encoder, EncoderSettings, SparseCSEConfig, SparseCSEModel, load_encoder, save_encoder
 from sparsecse.encoders.pooling import POOLING_MODES
@@ -256,10 +257,14 @@ def test_a_failed_move_keeps_the_old_export(bert, tmp_path, monkeypatch):
     report = export_onnx(bert, tmp_path / "out")
     before = report.paths[0].read_bytes()
 
-    def refuse(source, target):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    rename = disk.rename
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    def refuse(source, target):
+        if target.parent.name == "onnx":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        rename(source, target)
+
+    monkeypatch.setattr(disk, "rename", refuse)
     with pytest.raises(InputError, match="Permission denied"):
         export_onnx(bert, tmp_path / "out", precision="int8")
     assert left(tmp_path / "out" / "onnx") == ["model.onnx"]

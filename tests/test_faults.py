@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import torch
 from conftest import write_checkpoint
 
 from sparsecse import disk, stages
-from sparsecse.cli.app import entry_point
+from sparsecse.cli import main
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.exporting.folder import staged
 from sparsecse.files import file_hash
@@ -39,6 +40,30 @@ EVERY = 30
 """One in so many of the moments is died at in the default tests."""
 KILLS = 200
 SEED = 0
+
+# The command line in a process that sends itself one signal as a stage's folder is put in place, and one as what was
+# written is deleted. A process of its own: a fork has neither its threads nor its signals as a user's has.
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+
+from sparsecse import disk
+from sparsecse.cli.app import entry_point
+
+folder, first, second = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+def interrupted(operation, *arguments):
+    if operation.__name__ == "_exchange" or (operation.__name__ == "replace" and arguments[1] == folder):
+        os.kill(os.getpid(), first)
+    if operation.__name__ == "_remove" and second:
+        os.kill(os.getpid(), second)
+    return operation(*arguments)
+
+disk.perform = interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+sys.argv = ["sparsecse", *sys.argv[4:]]
+entry_point()
+"""
 
 Tree = dict[str, str]
 
@@ -272,31 +297,19 @@ def test_kills_at_random_times(job, name):
         (signal.SIGTERM, signal.SIGTERM, -signal.SIGTERM),
     ],
 )
-def test_signals(job, tmp_path, monkeypatch, capfd, first, second, code):
+def test_signals(job, tmp_path, first, second, code):
     """The first one leaves a stage in order, with a sentence; another, while it is left, ends the process at once."""
     run = Workdir(tmp_path / "run")
-    arguments = ["--data", str(job.root / "pairs.tsv"), "--pooling", "mean", "--precision", "float32"]
-    monkeypatch.setattr(sys, "argv", ["sparsecse", "score", str(job.model), *arguments, "--workdir", str(run.path)])
-
-    def interrupted(operation: Callable[..., Any], *arguments: Any) -> Any:
-        if operation.__name__ == "_exchange" or (
-            operation.__name__ == "replace" and arguments[1] == run.folder("score")
-        ):
-            os.kill(os.getpid(), first)
-        if operation.__name__ == "_remove" and second is not None:
-            os.kill(os.getpid(), second)
-        return operation(*arguments)
-
-    def command() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-        entry_point()
-
-    assert forked(command, interrupted) == code
-    err = capfd.readouterr().err
-    assert "Traceback" not in err and ("Interrupted; the same command goes on" in err) == (code > 0)
+    given = ["--data", str(job.root / "pairs.tsv"), "--pooling", "mean", "--precision", "float32", "--threads", "1"]
+    arguments = ["score", str(job.model), *given, "--workdir", str(run.path)]
+    script = [sys.executable, "-c", SIGNALLED, str(run.folder("score")), str(int(first)), str(int(second or 0))]
+    done = subprocess.run([*script, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("Interrupted; the same command goes on" in done.stderr) == (code > 0)
     assert {path.name for path in run.path.iterdir() if not path.name.startswith(".score.")} == {".lock"}
     assert len(list(run.path.glob(".score.*"))) == (code < 0)
-    assert forked(entry_point) == 0
+    assert main(arguments) == 0
     assert {path.name for path in run.path.iterdir()} == {".lock", "score"}
 
 
