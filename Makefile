@@ -17,7 +17,7 @@ $(BIN)/sparsecse: pyproject.toml setup.py constraints.txt $(wildcard csrc/*) $(w
 install: $(BIN)/sparsecse
 
 demo: install
-	HF_HUB_OFFLINE=1 $(BIN)/sparsecse run demo --data demo --train-data demo --sparsity auto --steps 60
+	HF_HUB_OFFLINE=1 $(BIN)/sparsecse run demo --data demo --train-data demo --sparsity auto --steps 20
 
 test: install
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -q
