@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import sparsecse
-from sparsecse import files
+from sparsecse import disk, files
 from sparsecse.cli import main
 from sparsecse.corpora import blocks
 from sparsecse.corpora.shards import read_ids
@@ -110,20 +110,20 @@ def test_a_call_that_ended_anywhere_is_made_again_to_the_same_bytes(tmp_path, mo
     table.write_text("id,text\n" + "".join(f'{row},"{text}"\n' for row, text in enumerate(texts)))
     given = {**SETTINGS, "shard_rows": 8, "dtype": "int8", "id_column": "id"}
     sparsecse.encode_corpus(model, table, tmp_path / "whole", **given)
-    whole, sync = contents(tmp_path / "whole"), files._fsync
+    whole = contents(tmp_path / "whole")
     assert set(whole) == {
         *("manifest.json", "ranges.npy", "vectors-00000.npy", "vectors-00001.npy", "ids-00000.jsonl", "ids-00001.jsonl")
     }
     calls = 0
 
-    def stop(path):
+    def stop(operation, *arguments):
         nonlocal calls
-        calls += 1
+        calls += operation is disk._sync
         if calls == last:
             raise KeyboardInterrupt
-        sync(path)
+        return operation(*arguments)
 
-    monkeypatch.setattr(files, "_fsync", stop)
+    monkeypatch.setattr(disk, "perform", stop)
     # Every file is written out before it takes its name and its folder after, so that these are all states there are.
     for last in range(1, 100):
         calls, out = 0, tmp_path / f"out-{last}"
