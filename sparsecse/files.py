@@ -50,19 +50,24 @@ def is_left(path: Path, target: str) -> bool:
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Hold a folder for this process; yields False where another one has it, or where the system has no such locks."""
+def held(folder: Path) -> Iterator[bool | None]:
+    """Hold a folder that exists for this process: yields True, or False where another process has it.
+
+    None where the system, or a network file system, has no such locks; that is then the user's care.
+    """
     if fcntl is None:
-        yield False
+        yield None
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone: bool | None = True
+        except BlockingIOError:
+            alone = False
         except OSError:
-            yield False
-        else:
-            yield True
+            alone = None
+        yield alone
     finally:
         os.close(descriptor)
 
@@ -71,7 +76,7 @@ def remove_abandoned(target: Path) -> None:
     """Delete the folders that killed processes left beside `target`; one that a living process fills stays."""
     for folder in target.parent.iterdir():
         if is_left(folder, target.name) and folder.is_dir():
-            with contextlib.suppress(OSError), _held(folder) as abandoned:  # another process may have deleted it
+            with contextlib.suppress(OSError), held(folder) as abandoned:  # another process may have deleted it
                 if abandoned:
                     disk.remove(folder)
 
@@ -82,7 +87,7 @@ def scratch(target: Path) -> Iterator[Path]:
     folder = _beside(target)
     folder.mkdir()
     try:
-        with _held(folder), _naming(target):
+        with held(folder), _naming(target):
             yield folder
     finally:
         if folder.exists():
@@ -169,31 +174,6 @@ def discard(folder: Path) -> None:
     temporary = _beside(folder)
     disk.rename(folder, temporary)
     disk.remove(temporary)
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Hold a folder that exists for this process, and say whether no other process holds it.
-
-    Where a system has no such locks, that is the user's care.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield True
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    alone = True
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            alone = False
-        except OSError:  # network file systems that lock no folders
-            pass
-        yield alone
-    finally:
-        os.close(descriptor)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -40,7 +40,7 @@ def scores(dense):
 
 
 @pytest.fixture(scope="module")
-def test_pairs() -> PairSet:
+def stsb_test() -> PairSet:
     return load_pairs("stsb", split="test", data_dir=SENTEVAL)
 
 
@@ -51,17 +51,17 @@ def test_subsets_are_taken_together(dense):
 
 
 @needs_senteval
-def test_removing_what_contributes_least_raises_sts(dense, scores, test_pairs):
+def test_removing_what_contributes_least_raises_sts(dense, scores, stsb_test):
     cut = prune(dense, select(scores, Budget.of(scores.sizes(), sparsity=0.2)))
-    assert spearman(Runtime(cut, "float32"), test_pairs) > DENSE + 0.2
+    assert spearman(Runtime(cut, "float32"), stsb_test) > DENSE + 0.2
 
 
 @needs_senteval
 @pytest.mark.parametrize("rival", [lambda encoder: random(encoder, 0), magnitude], ids=["random", "magnitude"])
-def test_rivals_at_twenty_percent_fall(dense, test_pairs, rival):
+def test_rivals_at_twenty_percent_fall(dense, stsb_test, rival):
     scores = rival(dense)
     cut = prune(dense, select(scores, Budget.of(scores.sizes(), sparsity=0.2)))
-    assert spearman(Runtime(cut, "float32"), test_pairs) < DENSE - 0.5
+    assert spearman(Runtime(cut, "float32"), stsb_test) < DENSE - 0.5
 
 
 @needs_senteval

@@ -93,6 +93,8 @@ def load(setup: Setup) -> Runtime:
 
 def _unsupported(encoder: Encoder) -> str:
     """What the model has and ctranslate2 has not; "" where there is nothing."""
+    from sparsecse.encoders.families import has_berts_layers  # torch is for what converts
+
     config, pooling = encoder.model.config, encoder.settings.pooling
     heads = {heads for heads, _ in config.layer_sizes()}
     if len(heads) > 1:
@@ -101,7 +103,7 @@ def _unsupported(encoder: Encoder) -> str:
         return "no encoder with a layer that has lost all its heads or neurons"
     if config.relative_attention_num_buckets:
         return "no encoder with MPNet's relative attention biases"
-    if config.norm_first or config.gated or config.rotary_bases is not None:
+    if not has_berts_layers(config):
         return f"no encoder with the layers of {config.original_model_type}"
     if config.hidden_act not in _ACTIVATIONS:
         return f"no activation '{config.hidden_act}'"

@@ -58,7 +58,7 @@ def claimed(path: Path) -> Iterator[Manifest | None]:
         raise InputError(f"{path} is a file, and embeddings are a folder; give another one.")
     path.mkdir(parents=True, exist_ok=True)
     with held(path) as alone:
-        if not alone:
+        if alone is False:
             raise InputError(f"{path} is being written by another process; wait for it, or give another folder.")
         for file in path.iterdir():
             if _LEFTOVER.fullmatch(file.name):

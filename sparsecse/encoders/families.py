@@ -171,6 +171,11 @@ _SHARED_SETTINGS = (
 _BIASES = ("norm_bias", "attention_bias", "feed_forward_bias")
 
 
+def has_berts_layers(config: SparseCSEConfig) -> bool:
+    """Whether LayerNorms stand after the halves of a layer, neurons have one factor and positions are embedded."""
+    return not config.norm_first and not config.gated and config.rotary_bases is None
+
+
 def family_of(model_type: str | None, source: str) -> Family:
     """The row of the table for a transformers `model_type`; an unknown one raises `InputError` by name."""
     if model_type is not None and model_type in FAMILIES:

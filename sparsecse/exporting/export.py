@@ -14,9 +14,9 @@ from sparsecse.exporting.folder import staged
 from sparsecse.exporting.graph import Graph, converting, trace
 from sparsecse.exporting.report import ExportReport
 
+_PARTS = 3  # tracing, writing, comparing
 # sentence-transformers' own names: file stem + suffix of the precision. A pooled graph has a name of its own, since
 # sentence-transformers pools by itself and must not find it under the default one.
-_PARTS = 3  # tracing, writing, comparing
 _SUFFIXES = {"float32": "", "bfloat16": "_bfloat16", "int8": "_qint8_quantized"}
 
 

@@ -58,7 +58,6 @@ svg .line2{fill:var(--l2);stroke:var(--l2)}svg .line3{fill:var(--l3);stroke:var(
 svg .s0{fill:var(--s0)}svg .s1{fill:var(--s1)}svg .s2{fill:var(--s2)}svg .s3{fill:var(--s3)}svg .s4{fill:var(--s4)}
 svg .gone{fill:none;stroke:var(--line);stroke-width:1}
 svg .cross{stroke:var(--loss);stroke-width:1.75;stroke-linecap:round}
-svg path.line{fill:none}
 .scroll{overflow-x:auto;margin:.5rem 0}
 table{border-collapse:collapse;font-size:.9rem;min-width:min(100%,20rem)}
 caption{text-align:left;color:var(--muted);font-size:.85rem;padding-bottom:.25rem}

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from sparsecse.encoders import Encoder, SparseCSEModel
+from sparsecse.encoders.families import has_berts_layers
 from sparsecse.kernels import dispatch
 from sparsecse.runtime.calibration import LayerScales
 
@@ -41,7 +42,7 @@ def obstacle(model: SparseCSEModel) -> str | None:
         return _REFERENCE
     if dispatch.native_extension() is None:
         return _MISSING
-    if model.config.norm_first or model.config.gated or model.config.rotary_bases is not None:
+    if not has_berts_layers(model.config):
         return f"{model.config.original_model_type} layers have no native version"
     if model.config.hidden_act not in ACTIVATIONS:
         return f"the activation {model.config.hidden_act} has no native version"
