@@ -34,11 +34,14 @@ from sparsecse.manifest import contents, foreign, in_words
 MODEL_STAGES = ("finetune", "rewind", "prune")
 """Stages that end with a smaller model, the last in the chain first."""
 
-STAGES = ("train", "score", "latency", "choose", "layers", "prune", "rewind", "finetune", "eval", "pack", "bench")
+STAGES = (
+    *("train", "score", "latency", "choose", "layers", "prune", "rewind", "finetune"),
+    *("eval-dense", "eval", "pack", "bench"),
+)
 """Every stage, and the name of its folder."""
 
 # Of the stages that have none of their own.
-_COMMANDS = dict.fromkeys(("latency", "choose", "layers"), "prune")
+_COMMANDS = {**dict.fromkeys(("latency", "choose", "layers"), "prune"), "eval-dense": "eval"}
 _RECORD = "record.json"
 _RETIRED = ".retired"
 # What `files.atomic_directory` calls the folders that it fills, or has moved aside.
