@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sparsecse import disk
+from sparsecse.errors import InputError
 from sparsecse.reading import parse_json, whole_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 try:
     import fcntl
@@ -190,6 +197,14 @@ def write_json(target: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file, with or without a byte-order mark; a missing or broken one raises `InputError`."""
     return parse_json(whole_text(path), str(path), "restore it or write it again")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; a missing or broken one raises `InputError`."""
+    try:
+        return tomllib.loads(whole_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not valid TOML ({error}); mend it there.") from None
 
 
 def weight_bytes(folder: Path) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sparsecse.files import atomic_file
 from sparsecse.reporting.charts import SHADES, around, shades
 from sparsecse.reporting.facts import Report
 from sparsecse.reporting.quality import agreement_rows
@@ -22,19 +24,32 @@ def can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def save_figure(report: Report, draw: Callable[[Report, Any], None], path: Path) -> None:
-    """Draw one of `FIGURES` into a PNG file, whose header names it as ours."""
+@contextlib.contextmanager
+def png(path: Path, size: tuple[float, float], dpi: int, maker: str) -> Iterator[Any]:
+    """Yield an empty figure of matplotlib, of so many inches, that is then written as a PNG file.
+
+    maker: the command, which the file's header names.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(7, 4.5), layout="constrained")
-    draw(report, figure)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150, format="png", metadata={"Software": "sparsecse report"})
-    plt.close(figure)
+    figure = plt.figure(figsize=size, layout="constrained")
+    try:
+        yield figure
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": maker})
+    finally:
+        plt.close(figure)
+
+
+def save_figure(report: Report, draw: Callable[[Report, Any], None], path: Path) -> None:
+    """Draw one of `FIGURES` into a PNG file, whose header names it as ours."""
+    with png(path, (7, 4.5), 150, "sparsecse report") as figure:
+        draw(report, figure)
+        for axes in figure.axes:
+            axes.spines[["top", "right"]].set_visible(False)
 
 
 def _label(text: str) -> str:

@@ -60,7 +60,7 @@ class EvaluationSettings:
     truncate_dim: int | None = None
 
     @property
-    def prompts(self) -> dict[str, str | None]:
+    def prompts(self) -> dict[str, Any]:
         return {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
 
     def load(self) -> Tasks:
