@@ -20,7 +20,7 @@ from sparsecse.settings import choose
 from sparsecse.workdir import Workdir
 
 if TYPE_CHECKING:
-    from sparsecse.cells.cells import Engine, Outcome
+    from sparsecse.cells.cells import Engine, Outcome, Room
     from sparsecse.stages import Plan
     from sparsecse.sweeps.sweep import Sweep, SweepCell
 
@@ -114,8 +114,8 @@ def sweep(
         return
     note_plots()
     told = _Told(found)
-    with _opened(engine if cell is None else "", processes, ray_address, threads) as (how, at_once, together):
-        found.measure(how, processes=at_once, threads=together, only=cell, progress=progress, told=told)
+    with _opened(engine if cell is None else "", processes, ray_address, threads) as (computes, room):
+        found.measure(computes, room, only=cell, progress=progress, told=told)
     _show(found, file, cell, json)
     if found.failures:
         raise typer.Exit(1)
@@ -151,7 +151,7 @@ def _plan(file: Path, number: int, settings: Mapping[str, Any], command: Any, pa
     ]
     try:
         with command.make_context("run", [*arguments, "--", model]) as context:
-            given = run.run.settle(dict(context.params))  # type: ignore[attr-defined]
+            given = run.run.settle(dict(context.params))
         for name in _NOT_OF_CELLS:
             del given[name]
         return run.plan_of(Workdir(DEFAULT_WORKDIR), **given)
@@ -176,26 +176,26 @@ def _arguments(place: str, parameter: Any, option: str, value: Any) -> list[str]
 
 
 @contextlib.contextmanager
-def _opened(name: str, processes: int, address: str, threads: int | None) -> Iterator[tuple[Engine, int, int]]:
-    """An engine, how many cells it computes at once, and with how many threads together; "" is this process."""
+def _opened(name: str, processes: int, address: str, threads: int | None) -> Iterator[tuple[Engine, Room]]:
+    """An engine and what it has to compute with; "" is this process."""
+    from sparsecse.cells.cells import Room, here
+
     if name == "ray":
         from sparsecse.cells.cluster import on_ray, ray_cluster
 
         with ray_cluster(address, threads) as (ray, total, largest):
-            together = threads or total
-            yield on_ray(ray, processes, largest), processes, together
+            yield on_ray(ray, processes), Room(processes, threads or total, largest)
         return
     import torch
 
-    from sparsecse.cells.cells import here
     from sparsecse.cells.processes import processes as of_this_machine
 
     together = threads or default_threads(torch.get_num_threads())
     if not name:
-        yield here, 1, together
+        yield here, Room(1, together)
         return
     with of_this_machine(processes) as engine:
-        yield engine, processes, together
+        yield engine, Room(processes, together)
 
 
 class _Told:

@@ -21,10 +21,12 @@ class Cell:
 
     key: unique among its kind, and enough to say what was measured.
     run: measures it; it can be pickled where the engine is another than `here`.
+    threads: what it computes with, which it sees to itself; a cluster finds it room by them.
     """
 
     key: str
     run: Callable[[], dict[str, Any]]
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,23 @@ def attempt(cell: Cell) -> Outcome:
 def here(cells: Sequence[Cell]) -> Iterator[Outcome]:
     """The engine for cells that close over what is in memory: one after the other, in this process."""
     return map(attempt, cells)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What an engine has to compute with.
+
+    cells: how many at once. threads: of all these together. most: of one cell; by default all.
+    """
+
+    cells: int = 1
+    threads: int = 1
+    most: int | None = None
+
+    def share(self, cells: int) -> int:
+        """The threads of each of so many cells: the same for all, at least 1."""
+        share = max(1, self.threads // max(1, min(self.cells, cells)))
+        return share if self.most is None else max(1, min(share, self.most))
 
 
 class Attempts:

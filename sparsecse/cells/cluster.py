@@ -53,10 +53,10 @@ def ray_cluster(address: str, threads: int | None = None) -> Iterator[tuple[Any,
         ray.shutdown()
 
 
-def on_ray(ray: Any, count: int, threads: int) -> Engine:
-    """An engine of at most so many cells at once, each of which is given `threads` processors of one machine."""
+def on_ray(ray: Any, count: int) -> Engine:
+    """An engine of at most so many cells at once, each on one machine of the cluster that has its threads free."""
     # Ray would also try for ever what ended because memory ran out; who is tried again is decided here.
-    remote = ray.remote(num_cpus=threads, max_retries=0)(_measure)
+    remote = ray.remote(max_retries=0)(_measure)
 
     def engine(cells: Sequence[Cell]) -> Iterator[Outcome]:
         queue = Attempts(cells)
@@ -65,7 +65,7 @@ def on_ray(ray: Any, count: int, threads: int) -> Engine:
             while queue.waiting or running:
                 while queue.waiting and len(running) < count:
                     cell = queue.waiting.popleft()
-                    running[remote.remote(cell)] = cell
+                    running[remote.options(num_cpus=cell.threads).remote(cell)] = cell
                 for ready in ray.wait(list(running), num_returns=1)[0]:
                     cell = running.pop(ready)
                     try:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sparsecse.cells.cells import Cell, Engine, Outcome, check_identity, here, measure_cells
+from sparsecse.cells.cells import Cell, Engine, Outcome, Room, check_identity, here, measure_cells
 from sparsecse.datasets import PairSet
 from sparsecse.errors import InputError
 from sparsecse.evaluation import Tasks
@@ -178,9 +178,8 @@ class Sweep:
     def measure(
         self,
         engine: Engine = here,
+        room: Room | None = None,
         *,
-        processes: int = 1,
-        threads: int = 1,
         only: int | None = None,
         progress: Progress = silent,
         told: Callable[[SweepCell, Outcome], None] = lambda cell, outcome: None,
@@ -188,39 +187,44 @@ class Sweep:
         """Measure what is not finished: first what cells share, then the cells.
 
         Args:
-            engine: computes the cells, at most `processes` at once.
-            threads: of all processes together.
+            engine: computes the cells. room: what it has; by default one thread.
             only: the number of the only cell to measure; by default all.
             told: called with each cell as it ends.
         """
-        wanted = [cell for cell in self.cells if only in (None, cell.number) and cell.key not in self.results]
-        shared: dict[Path, SharedJob] = {}
-        for cell in wanted:
-            for stage, folder in self._shared(cell.plan).items():
-                shared.setdefault(folder, SharedJob(cell.plan, stage, self._place(folder)))
-        failed: dict[Path, Outcome] = {}
-        report = progress("Sharing")
-        jobs = _with_threads(shared, processes, threads)
-        for done, outcome in enumerate(engine([Cell(str(folder), job) for folder, job in jobs.items()]), 1):
-            if outcome.error is not None:
-                failed[Path(outcome.key)] = outcome
-            report(done, len(shared))
-        jobs_of: dict[str, CellJob] = {}
-        for cell in wanted:
-            places = self._shared(cell.plan)
-            if broken := next((failed[folder] for folder in places.values() if folder in failed), None):
-                self._fail(cell, replace(broken, key=cell.key), told)
-                continue
-            jobs_of[cell.key] = CellJob(cell.plan, self._place(self.folder(cell)), tuple(places.items()))
-        by_key = {cell.key: cell for cell in wanted}
+        room = room or Room()
+        wanted = {cell.key: cell for cell in self.cells if only in (None, cell.number) and cell.key not in self.results}
+        broken = self._measure_shared(list(wanted.values()), engine, room, progress("Sharing"))
+        jobs: dict[str, CellJob] = {}
+        for key, cell in wanted.items():
+            shared = self._shared(cell.plan)
+            if cause := next((broken[folder] for folder in shared.values() if folder in broken), None):
+                self._fail(cell, replace(cause, key=key), told)
+            else:
+                places = tuple((stage, folder.absolute()) for stage, folder in shared.items())
+                jobs[key] = CellJob(cell.plan, self._place(self.folder(cell)), places)
         measure_cells(
-            [Cell(key, job) for key, job in _with_threads(jobs_of, processes, threads).items()],
+            _as_cells(jobs, room),
             self.results,
             engine,
-            failed=lambda outcome: self._fail(by_key[outcome.key], outcome, told),
-            kept=lambda outcome: told(by_key[outcome.key], outcome),
+            failed=lambda outcome: self._fail(wanted[outcome.key], outcome, told),
+            kept=lambda outcome: told(wanted[outcome.key], outcome),
             progress=progress("Measuring"),
         )
+
+    def _measure_shared(
+        self, cells: Sequence[SweepCell], engine: Engine, room: Room, report: Callable[[int, int], None]
+    ) -> dict[Path, Outcome]:
+        """Measure what cells share; returns what failed, by its run directory."""
+        jobs: dict[str, SharedJob] = {}
+        for cell in cells:
+            for stage, folder in self._shared(cell.plan).items():
+                jobs.setdefault(str(folder), SharedJob(cell.plan, stage, self._place(folder)))
+        failed = {}
+        for done, outcome in enumerate(engine(_as_cells(jobs, room)), 1):
+            if outcome.error is not None:
+                failed[Path(outcome.key)] = outcome
+            report(done, len(jobs))
+        return failed
 
     def _place(self, folder: Path) -> Place:
         return Place(folder.absolute(), Path.cwd(), 1, self.command)
@@ -248,7 +252,7 @@ class Sweep:
         return known
 
 
-def _with_threads(jobs: Mapping[Any, Any], processes: int, threads: int) -> dict[Any, Any]:
-    """The jobs, the threads shared out among as many as run at once."""
-    share = max(1, threads // max(1, min(processes, len(jobs))))
-    return {key: replace(job, place=replace(job.place, threads=share)) for key, job in jobs.items()}
+def _as_cells(jobs: Mapping[str, SharedJob | CellJob], room: Room) -> list[Cell]:
+    """The jobs for an engine, each with its share of the threads."""
+    share = room.share(len(jobs))
+    return [Cell(key, replace(job, place=replace(job.place, threads=share)), share) for key, job in jobs.items()]
