@@ -207,7 +207,7 @@ class _Told:
         self._names = varied([cell.settings for cell in found.cells])
 
     def __call__(self, cell: SweepCell, outcome: Outcome) -> None:
-        about = f"Cell {cell.number} ({cell.text(self._names)})"
+        about = cell.text(self._names)
         if outcome.error is not None:
             note(f"{about} failed: {outcome.error}")
             if os.environ.get(DEBUG) and (details := getattr(outcome.error, "details", "")):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,6 +66,16 @@ def attempt(cell: Cell) -> Outcome:
     except Exception as error:
         return Outcome(cell.key, error=error, seconds=time.monotonic() - start)
     return Outcome(cell.key, value, seconds=time.monotonic() - start)
+
+
+def portable(outcome: Outcome) -> Outcome:
+    """An outcome that can leave its process: errors that are no bad input become a `CellError`."""
+    error = outcome.error
+    if error is None or type(error) is InputError:
+        return outcome
+    lines = str(error).strip().splitlines() or ["no message"]
+    details = "".join(traceback.format_exception(error))
+    return replace(outcome, error=CellError(f"{type(error).__name__}: {lines[0]}", details))
 
 
 def here(cells: Sequence[Cell]) -> Iterator[Outcome]:

@@ -6,8 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sparsecse.cells.cells import Attempts, Cell, Engine, Outcome, attempt
-from sparsecse.cells.processes import portable
+from sparsecse.cells.cells import Attempts, Cell, Engine, Outcome, attempt, portable
 from sparsecse.errors import InputError
 
 LOCAL = "local"

@@ -7,27 +7,14 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from sparsecse.cells.cells import Attempts, Cell, CellError, Engine, Outcome, attempt
-from sparsecse.errors import InputError
+from sparsecse.cells.cells import Attempts, Cell, Engine, Outcome, attempt, portable
 from sparsecse.forking import follow_parent, unnamed_script
 
 _Workers = dict[Connection, SpawnProcess]
-
-
-def portable(outcome: Outcome) -> Outcome:
-    """An outcome that can leave its process: errors that are no bad input become a `CellError`."""
-    error = outcome.error
-    if error is None or type(error) is InputError:
-        return outcome
-    lines = str(error).strip().splitlines() or ["no message"]
-    details = "".join(traceback.format_exception(error))
-    return replace(outcome, error=CellError(f"{type(error).__name__}: {lines[0]}", details))
 
 
 def _work(connection: Connection) -> None:

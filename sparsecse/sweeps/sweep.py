@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sparsecse.cells.cells import Cell, Engine, Outcome, Room, check_identity, here, measure_cells
+from sparsecse.cells.cells import Cell, Engine, Outcome, Room, check_identity, here, measure_cells, portable
 from sparsecse.datasets import PairSet
 from sparsecse.errors import InputError
 from sparsecse.evaluation import Tasks
@@ -50,8 +50,9 @@ class SweepCell:
         return f"{re.sub(r'[^A-Za-z0-9.]+', '-', words)[-60:].strip('-')}-{_hash(asdict(plan))[:8]}"
 
     def text(self, names: Sequence[str]) -> str:
-        """`sparsity 0.2, seed 1`, or the cell's number where nothing is named."""
-        return ", ".join(f"{name} {value_text(self.settings.get(name))}" for name in names) or f"cell {self.number}"
+        """`Cell 3 (sparsity 0.2, seed 1)`: those of the settings that it has."""
+        words = ", ".join(f"{name} {value_text(self.settings[name])}" for name in names if name in self.settings)
+        return f"Cell {self.number}" + (f" ({words})" if words else "")
 
 
 class _Sources:
@@ -230,7 +231,7 @@ class Sweep:
         return Place(folder.absolute(), Path.cwd(), 1, self.command)
 
     def _fail(self, cell: SweepCell, outcome: Outcome, told: Callable[[SweepCell, Outcome], None]) -> None:
-        self.failures[cell.key] = outcome
+        outcome = self.failures[cell.key] = portable(outcome)
         told(cell, outcome)
 
     def content(self, name: str) -> dict[str, Any]:
