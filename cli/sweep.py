@@ -248,7 +248,7 @@ def _show(found: Sweep, file: Path, only: int | None, as_json: bool) -> None:
     if only is None:
         write_json(written, content)
         if can_draw() and can_plot(groups):
-            plot(groups, found.out / PLOT_FILE, f"Quality against sparsity ({file.name})")
+            plot(groups, found.out / PLOT_FILE, file.name)
             note(f"Wrote {found.out / PLOT_FILE}")
     finished = sum(group.cells for group in groups)
     title = f"{file.name}: {finished} of {len(content['cells'])} cells"

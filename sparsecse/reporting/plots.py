@@ -52,7 +52,7 @@ def save_figure(report: Report, draw: Callable[[Report, Any], None], path: Path)
             axes.spines[["top", "right"]].set_visible(False)
 
 
-def _label(text: str) -> str:
+def plain(text: str) -> str:
     """A name as plain text: a dollar would begin a formula."""
     return text.replace("$", r"\$")
 
@@ -63,7 +63,7 @@ def _quality(report: Report, figure: Any) -> None:
     values = [row.difference or 0.0 for row in rows]
     axes.barh(range(len(rows)), values, color=[_LOSS if value < 0 else _PRUNED for value in values])
     axes.bar_label(axes.containers[0], [row.change_text for row in rows], padding=3)
-    axes.set_yticks(range(len(rows)), [_label(row.name) for row in rows])
+    axes.set_yticks(range(len(rows)), [plain(row.name) for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(1.25 * min(-1.0, *values), 1.25 * max(1.0, *values))
     axes.axvline(0, color="black", linewidth=0.8)
@@ -81,7 +81,7 @@ def _plane(report: Report, figure: Any) -> None:
     axes.set_xlim(around([dense[0], pruned[0]]))
     axes.set_ylim(around([dense[1], pruned[1]]))
     axes.grid(alpha=0.3)
-    axes.set_xlabel(f"alignment on {_label(report.plane.task)} (less is better)")
+    axes.set_xlabel(f"alignment on {plain(report.plane.task)} (less is better)")
     axes.set_ylabel("uniformity (less is better)")
 
 
@@ -91,7 +91,7 @@ def _agreement(report: Report, figure: Any) -> None:
     axes.barh(range(len(rows)), [value for _, value, _ in rows], color=_PRUNED, height=0.5)
     axes.bar_label(axes.containers[0], [f"{value:.4f}" for _, value, _ in rows], padding=3)
     axes.plot([chance for *_, chance in rows], range(len(rows)), "|", color="black", markersize=16, label="by chance")
-    axes.set_yticks(range(len(rows)), [_label(name).replace(", looked for", ",\nlooked for") for name, *_ in rows])
+    axes.set_yticks(range(len(rows)), [plain(name).replace(", looked for", ",\nlooked for") for name, *_ in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
@@ -103,7 +103,7 @@ def _curve(report: Report, figure: Any) -> None:
         for number, line in enumerate(curve.lines):
             x, y, low, high = zip(*line.points, strict=True)
             colour = _LINES[number % 4]
-            axes.plot(x, y, marker=_MARKERS[number % 4], color=colour, label=_label(line.name), markersize=4)
+            axes.plot(x, y, marker=_MARKERS[number % 4], color=colour, label=plain(line.name), markersize=4)
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         if curve.chosen is not None:
             axes.axvline(curve.chosen, color=_DENSE, linestyle="--", linewidth=1.2, label="taken")
@@ -112,7 +112,7 @@ def _curve(report: Report, figure: Any) -> None:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
-        axes.set_title(_label(curve.title), fontsize="medium")
+        axes.set_title(plain(curve.title), fontsize="medium")
         axes.set_xlabel("removed, %")
     every[0].set_ylabel("points above or below dense")
 
@@ -171,11 +171,11 @@ def _latency(report: Report, figure: Any) -> None:
             axes.plot([row["p50_ms"], row["p95_ms"]], [number, number], color="black", linewidth=1)
             end = max(row["p95_ms"], row["p50_ms"])
             axes.annotate(f"{row['p50_ms']:.2f}", (end, number), (5, 0), textcoords="offset points", va="center")
-        axes.set_yticks(range(len(timed)), [_label(label) for label, _ in timed])
+        axes.set_yticks(range(len(timed)), [plain(label) for label, _ in timed])
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.set_xlim(left=0)
-        axes.set_title(_label(group), fontsize="medium", loc="left")
+        axes.set_title(plain(group), fontsize="medium", loc="left")
     every[-1].set_xlabel("ms a batch: bar to the median, line to the 95th percentile")
 
 

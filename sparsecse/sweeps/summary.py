@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sparsecse.packing.folder import model_name
-from sparsecse.reporting.plots import png
+from sparsecse.reporting.plots import plain, png
 from sparsecse.sweeps.grid import value_text, varied
 
 MODEL, SEED, SPARSITY = "model", "seed", "sparsity"
@@ -107,8 +107,8 @@ def can_plot(groups: Sequence[Group]) -> bool:
     return any(group.sparsity is not None and group.figures for group in groups)
 
 
-def plot(groups: Sequence[Group], path: Path, title: str) -> None:
-    """Quality against sparsity, an axes for each kind of tasks.
+def plot(groups: Sequence[Group], path: Path, name: str) -> None:
+    """Quality against sparsity, an axes for each kind of tasks; name: of the sweep's file.
 
     A line for each combination of the other settings; bars are standard deviations over seeds, dashes dense models.
     """
@@ -121,12 +121,13 @@ def plot(groups: Sequence[Group], path: Path, title: str) -> None:
         every = figure.subplots(1, len(kinds), squeeze=False)[0]
         for axes, kind in zip(every, kinds, strict=True):
             _draw(axes, kind, lines)
-        figure.suptitle(title.replace("$", r"\$"), fontsize=11)
+        bars = "; bars: deviation over seeds" if any(group.cells > 1 for group in drawn) else ""
+        figure.suptitle(f"{plain(name)} (dashed: dense{bars})", fontsize=11)
 
 
 def _label(group: Group) -> str:
     others = [f"{name} {value or '-'}" for name, value in group.settings.items() if name not in (SPARSITY, MODEL)]
-    return ", ".join([*([group.settings[MODEL]] if MODEL in group.settings else []), *others]).replace("$", r"\$")
+    return plain(", ".join([*([group.settings[MODEL]] if MODEL in group.settings else []), *others]))
 
 
 def _draw(axes: Any, kind: str, lines: Mapping[str, Sequence[Group]]) -> None:
@@ -149,12 +150,9 @@ def _draw(axes: Any, kind: str, lines: Mapping[str, Sequence[Group]]) -> None:
         for _, spread in points:
             dense.setdefault(round(spread.dense, 4), f"C{number}")
     for figure, colour in dense.items():
-        one = len(dense) == 1
-        axes.axhline(
-            figure, color="black" if one else colour, linewidth=1, linestyle="--", label="dense" if one else None
-        )
+        axes.axhline(figure, color=colour if len(dense) > 1 else "black", linewidth=1, linestyle="--")
     axes.set_xlabel("sparsity, %")
-    axes.set_ylabel(kind)
+    axes.set_ylabel(f"{kind}, x100")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[1]:
