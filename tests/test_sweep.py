@@ -98,6 +98,16 @@ def test_settings_are_those_of_the_command_line(file):
     assert plan.stages() == ["score", "prune", "finetune", "eval"]
 
 
+def test_the_file_and_the_job_array_of_the_page(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "use" / "sweep.md").read_text()
+    path = tmp_path / "sweep.toml"
+    path.write_text(page.split("```toml\n")[1].split("```")[0])
+    plans = [plan for _, plan in read_plans(path)]
+    assert f"--array=0-{len(plans) - 1}%" in page
+    assert plans[-2].method == "random" and plans[-1].scoring.objective.alignment_weight == 0.25
+    assert len({(plan.model.name, plan.recipe.sparsity, plan.scoring.seed) for plan in plans[:24]}) == 24
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -133,12 +133,13 @@ def _label(group: Group) -> str:
 def _draw(axes: Any, kind: str, lines: Mapping[str, Sequence[Group]]) -> None:
     dense: dict[float, str] = {}
     for number, (label, groups) in enumerate(lines.items()):
-        points = sorted((group.sparsity, group.figures[kind]) for group in groups if kind in group.figures)
+        found = [(group.sparsity or 0.0, group.figures[kind]) for group in groups if kind in group.figures]
+        points = sorted(found, key=lambda point: point[0])
         if not points:
             continue
         bars = [spread.deviation or 0.0 for _, spread in points]
         axes.errorbar(
-            [100 * (sparsity or 0.0) for sparsity, _ in points],
+            [100 * sparsity for sparsity, _ in points],
             [spread.mean for _, spread in points],
             yerr=bars if any(bars) else None,
             color=f"C{number}",
