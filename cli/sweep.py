@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsecse.cli import options, run
-from sparsecse.cli.groups import UsageError
+from sparsecse.cli.groups import OPTIONS, UsageError
 from sparsecse.cli.output import note, note_plots, progress, show
 from sparsecse.cli.session import COMMAND, DEBUG, DEFAULT_WORKDIR
-from sparsecse.errors import InputError
+from sparsecse.errors import InputError, as_options
 from sparsecse.processors import check_threads, default_threads
 from sparsecse.settings import choose
 from sparsecse.workdir import Workdir
@@ -209,7 +209,7 @@ class _Told:
     def __call__(self, cell: SweepCell, outcome: Outcome) -> None:
         about = cell.text(self._names)
         if outcome.error is not None:
-            note(f"{about} failed: {outcome.error}")
+            note(f"{about} failed: {as_options(str(outcome.error), OPTIONS)}")
             if os.environ.get(DEBUG) and (details := getattr(outcome.error, "details", "")):
                 note(details)
             return
@@ -244,14 +244,17 @@ def _show(found: Sweep, file: Path, only: int | None, as_json: bool) -> None:
         content = {**content, "cells": [content["cells"][only]]}
     groups = groups_of(content)
     content["groups"] = [group.to_json() for group in groups]
-    written = found.out / (SWEEP_FILE if only is None else f"results/{found.cells[only].key}.json")
+    finished = sum(group.cells for group in groups)
+    written = found.out / SWEEP_FILE
     if only is None:
         write_json(written, content)
         if can_draw() and can_plot(groups):
             plot(groups, found.out / PLOT_FILE, file.name)
             note(f"Wrote {found.out / PLOT_FILE}")
-    finished = sum(group.cells for group in groups)
-    title = f"{file.name}: {finished} of {len(content['cells'])} cells"
+    elif finished:
+        written = found.results.path(found.cells[only].key)
     header, rows, settings = table_of(groups)
+    title = f"{file.name}: {finished} of {len(content['cells'])} cells"
     show(as_json, content, settings_table(title, header, rows, settings), written=written)
-    note(f"Wrote {written}" if finished else "No cell is finished.")
+    if only is None or finished:
+        note(f"Wrote {written}")

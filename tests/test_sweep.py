@@ -115,11 +115,15 @@ def test_the_file_and_the_job_array_of_the_page(tmp_path):
         ("[grid]\nsparsity = [0.1]\nseed = [0, 'one']", "cell 1: Invalid value for '--seed'"),
         ("[grid]\nsparsity = [0.1]\nportable = [1]", "cell 0: portable is 1; give true or false"),
         ("[grid]\nsparsity = [true]", "cell 0: sparsity is true; give a value"),
-        ("[grid]\nmethod = ['tailor']", "Cell 0: "),
+        ("[grid]\nsparsity = [0.1]\nmethod = ['tailor']", "Cell 0: --method 'tailor' is unknown"),
         ("[grid]\nseed = [1]", "Cell 0: Nothing says how much to prune"),
         ("[grid]\nsparsity = [0.1]\nlambda = [2]", "cell 0: --lambda 2.0 is outside"),
         ("[grid]\nsparsity = [0.1, '0.1']", "Cells 0 and 1 are the same"),
         ("[grid]\nsparsity = [0.1]\nworkdir = ['x']", "key 'workdir'"),
+        (
+            "[grid]\nsparsity = [0.1]\npositives = ['gold']\npositives-dropout = [0.1]",
+            "Cell 0: --positives-dropout 0.1",
+        ),
     ],
 )
 def test_bad_values_end_with_a_sentence(file, capsys, text, message):

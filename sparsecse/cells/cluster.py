@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,7 +38,9 @@ def ray_cluster(address: str, threads: int | None = None) -> Iterator[tuple[Any,
     Raises:
         InputError: Ray is not installed, or nothing answers at the address.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unasked
     ray = _ray()
+    ends = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
     started = {"num_cpus": threads, "include_dashboard": False} if address == LOCAL else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **started)
@@ -45,6 +49,7 @@ def ray_cluster(address: str, threads: int | None = None) -> Iterator[tuple[Any,
         raise InputError(
             f"`ray_address` {address} cannot be used ({reason}); start Ray there, or leave it out."
         ) from None
+    signal.signal(signal.SIGTERM, ends)
     try:
         sizes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         yield ray, sum(sizes), max(sizes, default=0)

@@ -148,22 +148,23 @@ class Sweep:
             raise InputError(f"{out / PLOT_FILE} was not written by a sweep; move it away, or give another `out`.")
         if (out / SWEEP_FILE).exists() and "sweep" not in read_json(out / SWEEP_FILE):
             raise InputError(f"{out / SWEEP_FILE} is not the file of a sweep; move it away, or give another `out`.")
-        keys: dict[str, int] = {}
+        about: dict[str, dict[str, Any]] = {}
         for cell in self.cells:
-            if keys.setdefault(cell.key, cell.number) != cell.number:
-                raise InputError(f"Cells {keys[cell.key]} and {cell.number} are the same; leave one of them out.")
+            if cell.key in about:
+                first = list(about).index(cell.key)
+                raise InputError(f"Cells {first} and {cell.number} are the same; leave one of them out.")
             try:
                 self._sources.check(cell.plan)
+                self._shared(cell.plan)  # which looks up the method too
+                about[cell.key] = self._sources.identity(cell.plan)
             except InputError as error:
                 raise InputError(f"Cell {cell.number}: {error}") from None
-        about = {
-            cell.key: {"settings": dict(cell.settings), **self._sources.identity(cell.plan)} for cell in self.cells
-        }
-        self.results = _Results(out / "results", about)
-        for cell in self.cells:
-            if cell.key in self.results:
-                path = self.results.path(cell.key)
-                check_identity(path, self.results.read(cell.key), self._sources.identity(cell.plan))
+        self.results = _Results(
+            out / "results", {cell.key: {"settings": dict(cell.settings), **about[cell.key]} for cell in self.cells}
+        )
+        for key, identity in about.items():
+            if key in self.results:
+                check_identity(self.results.path(key), self.results.read(key), identity)
 
     def folder(self, cell: SweepCell) -> Path:
         return self.out / "cells" / cell.key
