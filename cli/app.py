@@ -139,7 +139,7 @@ def _quiet_libraries() -> None:
 
 
 def main(arguments: Sequence[str] | None = None, *, commands: typer.Typer = app, program: str = "sparsecse") -> int:
-    """Run the command line; returns 0, 1 (a check or cell failed), 2 (bad usage or input), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """Run the command line; returns 0, 1 (check or cell failed), 2 (bad usage or input), 130 (Ctrl-C) or 143 (TERM)."""
     _quiet_libraries()
     try:
         with command_output():
