@@ -61,7 +61,8 @@ def left_from(path: Path) -> str | None:
 def held(folder: Path, *, wait: bool = False) -> Iterator[bool | None]:
     """Hold a folder that exists for this process: yields True, or False where another process has it.
 
-    wait: until that one lets it go. None where the system, or a network file system, has no such locks; that is then the user's care.
+    None where the system, or a network file system, has no such locks; that is then the user's care.
+    wait: until another process lets it go.
     """
     if fcntl is None:
         yield None
