@@ -296,8 +296,9 @@ def test_ray_is_named_where_it_is_missing(file, capsys, monkeypatch):
     assert "Did you mean ray?" in capsys.readouterr().err
 
 
-def test_the_engine_ray(tmp_path):
+def test_the_engine_ray(tmp_path, monkeypatch):
     pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # of its processes
     from sparsecse.cells.cluster import LOCAL, on_ray, ray_cluster
 
     log = tmp_path / "log"

@@ -74,7 +74,9 @@ def on_ray(ray: Any, count: int) -> Engine:
                     cell = running.pop(ready)
                     try:
                         yield ray.get(ready)
-                    except ray.exceptions.RayError as error:  # cells catch their own errors
+                    except ray.exceptions.RayTaskError as error:  # a machine without what the cell is made of
+                        yield portable(Outcome(cell.key, error=error))
+                    except ray.exceptions.RayError as error:
                         yield from queue.died(cell, type(error).__name__)
         finally:
             for left in running:
