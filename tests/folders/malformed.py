@@ -182,7 +182,7 @@ MALFORMED = (
     *config("modernbert", num_attention_heads=(16, 3), intermediate_size=(25,), norm_bias=("x",), norm_eps=(-1,)),
     *config("modernbert", local_attention=(-1, "x"), layer_types=("x", ["full_attention"], [5, 6])),
     *config("qwen3", num_key_value_heads=(0, 1, 3, 4, "x"), head_dim=(0, 8, "x"), rms_norm_eps=(-1,)),
-    *config("qwen3", rope_parameters=({"rope_type": "default", "rope_theta": 0},), attention_bias=("x", True)),
+    *config("qwen3", rope_parameters=({"rope_type": "default", "rope_theta": 0},), attention_bias=("x",)),
     *config("modernbert", rope_parameters=({"full_attention": {"rope_type": "default", "rope_theta": 0}},)),
     # Weights.
     Malformed("truncated", {WEIGHTS: half}, r"/model\.safetensors cannot be read"),
@@ -320,7 +320,7 @@ MALFORMED = (
         "pack", key_value_heads=(5, [[0, 0, 0]], [["0", 0, 0], [0]], [[0, 2, 2], [0]], [[1, 1, 1], [0]], [[0], [0]])
     ),
     *config("pack", key_value_heads=([[0, 0, 1], [0]],), causal=("x", True), norm=("x",), embedding_norm=(0, False)),
-    *config("pack", query_key_norm=("x", True)),
+    *config("pack", query_key_norm=("x",)),
     *config(
         "pack",
         num_hidden_layers=(1,),
