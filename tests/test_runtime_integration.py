@@ -16,7 +16,7 @@ import torch
 from conftest import NATIVE_FAMILIES
 from sentence_transformers import SentenceTransformer
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, DataCollatorWithFlattening
+from transformers import AutoModel, AutoTokenizer, DataCollatorWithFlattening
 
 from sparsecse.encoders import FAMILIES as SUPPORTED
 from sparsecse.encoders import load_encoder, save_encoder

@@ -210,7 +210,7 @@ def _check_depth(
 
 def _own_name(family: Family, key: str, settings: Mapping[str, Any]) -> str:
     """How a file calls one of our settings."""
-    other = family.groups if key == "key_value_heads" else family.config_names.get(key, key)
+    other = family.groups or key if key == "key_value_heads" else family.config_names.get(key, key)
     return other if other in settings else key
 
 

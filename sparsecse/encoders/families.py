@@ -202,15 +202,18 @@ _SHARED_SETTINGS = (
 )
 # Of families that have a name for them.
 _NAMED_SETTINGS = ("norm_bias", "attention_bias", "feed_forward_bias", "attention_head_size")
-_BERTS_LAYERS = SparseCSEConfig()
+# Which BERT's layers have at their defaults.
+_LAYERS = (
+    *("norm", "embedding_norm", "norm_first", "norm_bias", "attention_bias", "feed_forward_bias", "gated"),
+    *("query_key_norm", "key_value_heads", "rotary_bases", "attention_windows", "causal"),
+)
+_BERT = SparseCSEConfig()
 
 
 def has_berts_layers(config: SparseCSEConfig) -> bool:
     """Whether layers are made as BERT's: norms after their halves, neurons of one factor, nothing that turns or hides
     tokens, biases everywhere."""
-    parts = ("norm", "embedding_norm", "norm_first", "norm_bias", "attention_bias", "feed_forward_bias", "gated")
-    parts += ("query_key_norm", "key_value_heads", "rotary_bases", "attention_windows", "causal")
-    return all(getattr(config, part) == getattr(_BERTS_LAYERS, part) for part in parts)
+    return all(getattr(config, name) == getattr(_BERT, name) for name in _LAYERS)
 
 
 def shared_evenly(heads: int, pairs: int) -> list[int]:

@@ -233,9 +233,8 @@ class SelfAttention(nn.Module):
         pairs = num_heads if sources is None else sources[-1] + 1
         for name, count in (("query", num_heads), ("key", pairs), ("value", pairs)):
             setattr(self, name, nn.Linear(config.hidden_size, count * self.head_size, bias=config.attention_bias))
-        self.query_norm, self.key_norm = (
-            layer_norm(config, self.head_size) if config.query_key_norm else None for _ in range(2)
-        )
+        for name in ("query_norm", "key_norm"):
+            setattr(self, name, layer_norm(config, self.head_size) if config.query_key_norm else None)
         self.dropout_prob = config.attention_probs_dropout_prob
 
     def forward(self, hidden, attend, relative_bias, turn):
