@@ -137,6 +137,10 @@ def test_twins_of_other_families_compute_the_same(checkpoints, sentences, tmp_pa
         ("qwen3", {"num_attention_heads": 6, "head_dim": 16, "attention_bias": True, "rms_norm_eps": 1e-3}),
         ("qwen3", {"num_key_value_heads": 1, "hidden_act": "gelu", "rope_theta": 100.0}),
         ("qwen3", {"num_key_value_heads": 4, "intermediate_size": 40, "head_dim": 2}),
+        (
+            "gemma3_text",
+            {"num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16, "attention_bias": True},
+        ),
     ],
 )
 def test_rotary_families_of_any_shape_and_length(tmp_path, family, changes):

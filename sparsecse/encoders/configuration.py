@@ -70,7 +70,8 @@ _OWN: Known = {
     **_BIASES,
     "norm": ("LayerNorm", "RMSNorm"),
     **dict.fromkeys(("embedding_norm", "norm_first", "first_attention_norm", "gated", "has_pooler"), _FLAG),
-    **dict.fromkeys(("query_key_norm", "causal"), _FLAG),
+    **dict.fromkeys(("norm_outputs", "query_key_norm", "causal"), _FLAG),
+    "embedding_scale": number(0),
     "key_value_heads": _for_layers(
         Rule(
             lambda value: isinstance(value, list) and all(type(item) is int for item in value),
@@ -320,9 +321,10 @@ def _shapes(config: SparseCSEConfig) -> Iterator[tuple[str, tuple[_Size, ...], b
             for part in ("dense", "value") if config.gated else ("dense",):
                 yield from linear(f"{layer}.intermediate.{part}", inner, hidden, config.feed_forward_bias)
         yield from linear(f"{layer}.output.dense", hidden, inner, config.feed_forward_bias)
-        if not config.norm_first:
+        if config.norm_outputs or not config.norm_first:
             yield from norm(f"{layer}.attention.output.LayerNorm")
             yield from norm(f"{layer}.output.LayerNorm")
+        if not config.norm_first:
             continue
         if heads and (i > 0 or config.first_attention_norm):
             yield from norm(f"{layer}.attention.self.LayerNorm")
@@ -342,8 +344,8 @@ def _check_surplus(files: ModelFiles, name: str, config: SparseCSEConfig, tensor
         raise InputError(
             f"{files.source}/{tensors[more].file} has {more}, which {name} has no place for (num_hidden_layers, "
             f"per_layer_config, intermediate_size, num_attention_heads, has_pooler, norm_bias, attention_bias, "
-            f"feed_forward_bias, embedding_norm, norm_first, gated, query_key_norm, key_value_heads, rotary_bases); "
-            f"the two do not belong together."
+            f"feed_forward_bias, embedding_norm, norm_first, norm_outputs, gated, query_key_norm, key_value_heads, "
+            f"rotary_bases); the two do not belong together."
         )
 
 

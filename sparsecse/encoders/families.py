@@ -16,6 +16,7 @@ import torch
 from sparsecse.encoders.modeling_sparsecse import SparseCSEConfig
 from sparsecse.encoders.stored import Stored
 from sparsecse.errors import InputError
+from sparsecse.reading import shown
 
 _T = TypeVar("_T")
 LARGEST_BASE = 1e12
@@ -41,7 +42,10 @@ class Family:
     config_names: our configuration's name -> the family's, where they differ, and of biases and a size of heads that
         follow from nothing else.
     fixed_settings: values of our configuration that the family has in its code, whatever its configuration says.
-    same_as_hidden_size: settings of the family that must be equal to its hidden size.
+    scaled_embeddings: embedded tokens are multiplied by the root of the hidden size.
+    norm_shift: what the family adds to the weights of its norms; ours have it in them.
+    equal: a setting of the family -> another one that it must be equal to.
+    required: a setting of the family -> the value that it must have.
     unset: settings of the family that no encoder needs, and whose defaults do not fit every vocabulary.
     """
 
@@ -56,7 +60,10 @@ class Family:
     groups: str | None = None
     config_names: Mapping[str, str] = field(default_factory=_map)
     fixed_settings: Mapping[str, Any] = field(default_factory=_map)
-    same_as_hidden_size: tuple[str, ...] = ()
+    scaled_embeddings: bool = False
+    norm_shift: float = 0.0
+    equal: Mapping[str, str] = field(default_factory=_map)
+    required: Mapping[str, Any] = field(default_factory=_map)
     unset: tuple[str, ...] = ()
 
     def name(self, ours: str) -> str:
@@ -72,6 +79,35 @@ class Family:
         return names
 
 
+_QWEN3_LAYER = {
+    "attention.self.LayerNorm": "input_layernorm",
+    "attention.self.query": "self_attn.q_proj",
+    "attention.self.key": "self_attn.k_proj",
+    "attention.self.value": "self_attn.v_proj",
+    "attention.self.query_norm": "self_attn.q_norm",
+    "attention.self.key_norm": "self_attn.k_norm",
+    "attention.output.dense": "self_attn.o_proj",
+    "intermediate.LayerNorm": "post_attention_layernorm",
+    "intermediate.dense": "mlp.gate_proj",
+    "intermediate.value": "mlp.up_proj",
+    "output.dense": "mlp.down_proj",
+}
+_QWEN3_SETTINGS = {
+    "attention_head_size": "head_dim",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "layer_norm_eps": "rms_norm_eps",
+    "attention_bias": "attention_bias",
+}
+_QWEN3_FIXED = {
+    "norm": "RMSNorm",
+    "embedding_norm": False,
+    "norm_first": True,
+    "norm_bias": False,
+    "feed_forward_bias": False,
+    "gated": True,
+    "query_key_norm": True,
+    "hidden_dropout_prob": 0.0,
+}
 BERT = Family()
 ROBERTA = Family(positions_after_padding=True)
 FAMILIES: Mapping[str, Family] = {
@@ -79,7 +115,7 @@ FAMILIES: Mapping[str, Family] = {
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "camembert": ROBERTA,
-    "electra": Family(same_as_hidden_size=("embedding_size",)),
+    "electra": Family(equal={"embedding_size": "hidden_size"}),
     "distilbert": Family(
         layer="transformer.layer.{}.",
         inside={
@@ -149,40 +185,34 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "qwen3": Family(
         layer="layers.{}.",
-        inside={
-            "attention.self.LayerNorm": "input_layernorm",
-            "attention.self.query": "self_attn.q_proj",
-            "attention.self.key": "self_attn.k_proj",
-            "attention.self.value": "self_attn.v_proj",
-            "attention.self.query_norm": "self_attn.q_norm",
-            "attention.self.key_norm": "self_attn.k_norm",
-            "attention.output.dense": "self_attn.o_proj",
-            "intermediate.LayerNorm": "post_attention_layernorm",
-            "intermediate.dense": "mlp.gate_proj",
-            "intermediate.value": "mlp.up_proj",
-            "output.dense": "mlp.down_proj",
-        },
+        inside=_QWEN3_LAYER,
         names={"embeddings.word_embeddings": "embed_tokens", "encoder.LayerNorm": "norm"},
         token_types=False,
         rotary=True,
         groups="num_key_value_heads",
-        config_names={
-            "attention_head_size": "head_dim",
-            "attention_probs_dropout_prob": "attention_dropout",
-            "layer_norm_eps": "rms_norm_eps",
-            "attention_bias": "attention_bias",
+        config_names=_QWEN3_SETTINGS,
+        fixed_settings={**_QWEN3_FIXED, "causal": True},
+    ),
+    "gemma3_text": Family(
+        layer="layers.{}.",
+        inside={
+            **_QWEN3_LAYER,
+            "attention.output.LayerNorm": "post_attention_layernorm",
+            "intermediate.LayerNorm": "pre_feedforward_layernorm",
+            "output.LayerNorm": "post_feedforward_layernorm",
         },
-        fixed_settings={
-            "norm": "RMSNorm",
-            "embedding_norm": False,
-            "norm_first": True,
-            "norm_bias": False,
-            "feed_forward_bias": False,
-            "gated": True,
-            "query_key_norm": True,
-            "causal": True,
-            "hidden_dropout_prob": 0.0,
-        },
+        names={"embeddings.word_embeddings": "embed_tokens", "encoder.LayerNorm": "norm"},
+        token_types=False,
+        rotary=True,
+        window="sliding_window",
+        groups="num_key_value_heads",
+        config_names={**_QWEN3_SETTINGS, "hidden_act": "hidden_activation"},
+        fixed_settings={**_QWEN3_FIXED, "norm_outputs": True},
+        scaled_embeddings=True,
+        norm_shift=1.0,
+        equal={"query_pre_attn_scalar": "head_dim"},
+        required={"use_bidirectional_attention": True, "attn_logit_softcapping": None},
+        unset=("bos_token_id", "eos_token_id"),
     ),
 }
 
@@ -204,7 +234,16 @@ _SHARED_SETTINGS = (
 _NAMED_SETTINGS = ("norm_bias", "attention_bias", "feed_forward_bias", "attention_head_size")
 # Which BERT's layers have at their defaults.
 _LAYERS = (
-    *("norm", "embedding_norm", "norm_first", "norm_bias", "attention_bias", "feed_forward_bias", "gated"),
+    *(
+        "norm",
+        "embedding_norm",
+        "embedding_scale",
+        "norm_first",
+        "norm_bias",
+        "attention_bias",
+        "feed_forward_bias",
+        "gated",
+    ),
     *("query_key_norm", "key_value_heads", "rotary_bases", "attention_windows", "causal"),
 )
 _BERT = SparseCSEConfig()
@@ -249,12 +288,20 @@ def config_from_family(settings: Mapping[str, Any], has_pooler: bool, source: st
         **{ours: settings[theirs] for ours, theirs in _settings_of(family)},
         **family.fixed_settings,
     }
-    for name in family.same_as_hidden_size:
-        if settings[name] != values["hidden_size"]:
+    for name, other in family.equal.items():
+        if settings[name] != settings[other]:
             raise InputError(
-                f"{source} is a '{settings['model_type']}' model with {name} {settings[name]} and hidden_size "
-                f"{values['hidden_size']} in its config.json; sparsecse supports it where the two are equal."
+                f"{source} is a '{settings['model_type']}' model with {name} {settings[name]} and {other} "
+                f"{settings[other]} in its config.json; sparsecse supports it where the two are equal."
             )
+    for name, value in family.required.items():
+        if settings[name] != value:
+            raise InputError(
+                f"{source} is a '{settings['model_type']}' model with {name} {shown(settings[name])} in its "
+                f"config.json; sparsecse supports it where that is {shown(value)}."
+            )
+    if family.scaled_embeddings:
+        values["embedding_scale"] = values["hidden_size"] ** 0.5
     if values["pad_token_id"] is None:
         if family.positions_after_padding:
             raise InputError(
@@ -332,7 +379,8 @@ def config_to_family(config: SparseCSEConfig) -> dict[str, Any]:
     values["model_type"] = config.original_model_type
     if family.groups is not None:
         values[family.groups] = config.key_value_heads[0][-1] + 1
-    values |= {**dict.fromkeys(family.same_as_hidden_size, config.hidden_size), **dict.fromkeys(family.unset)}
+    values |= {name: values[other] for name, other in family.equal.items()}
+    values |= {**family.required, **dict.fromkeys(family.unset)}
     if family.token_types:
         values["type_vocab_size"] = config.type_vocab_size
     if family.relative_attention_bias:
@@ -359,26 +407,36 @@ def _parts(value: Any, count: int) -> Sequence[Any]:
 def state_from_family(state: Mapping[str, _T], config: SparseCSEConfig) -> dict[str, _T]:
     """A family's state dictionary, or whatever has its names, under our names.
 
-    Tensors are shared, not copied, but for those of which ours are parts.
+    Tensors are shared, not copied, but for those of which ours are parts and weights of norms that are shifted.
     """
     ours: dict[str, list[str]] = {}
-    for own, theirs in FAMILIES[config.original_model_type].modules(config.num_hidden_layers).items():
+    family = FAMILIES[config.original_model_type]
+    for own, theirs in family.modules(config.num_hidden_layers).items():
         ours.setdefault(theirs, []).append(own)
     renamed: dict[str, _T] = {}
     for name, value in state.items():
         module, _, parameter = name.rpartition(".")
         own_names = ours.get(module, [module])
         parts = [value] if len(own_names) == 1 else _parts(value, len(own_names))
-        renamed |= {f"{own}.{parameter}": part for own, part in zip(own_names, parts, strict=True)}
+        for own, part in zip(own_names, parts, strict=True):
+            renamed[f"{own}.{parameter}"] = _shifted(part, own, family.norm_shift)
     return renamed
 
 
+def _shifted(value: Any, module: str, shift: float) -> Any:
+    """A tensor of a module of ours, with something added if it is a norm's; what stands for one stays."""
+    is_norm = shift and module.lower().endswith("norm") and isinstance(value, torch.Tensor)
+    return value + shift if is_norm else value
+
+
 def state_to_family(state: Mapping[str, torch.Tensor], config: SparseCSEConfig) -> dict[str, torch.Tensor]:
-    """Our state dictionary under the family's own names; tensors are shared, not copied, but for parts of one."""
-    theirs = FAMILIES[config.original_model_type].modules(config.num_hidden_layers)
+    """Our state dictionary under the family's own names: `state_from_family` undone."""
+    family = FAMILIES[config.original_model_type]
+    theirs = family.modules(config.num_hidden_layers)
     parts: dict[str, list[torch.Tensor]] = {}
     for module in dict.fromkeys([*theirs, *(name.rpartition(".")[0] for name in state)]):
         for parameter in ("weight", "bias"):
             if (name := f"{module}.{parameter}") in state:
-                parts.setdefault(f"{theirs.get(module, module)}.{parameter}", []).append(state[name])
+                part = _shifted(state[name], module, -family.norm_shift)
+                parts.setdefault(f"{theirs.get(module, module)}.{parameter}", []).append(part)
     return {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}

@@ -23,7 +23,7 @@ def fingerprint(encoder: Encoder) -> str:
     if config.rotary_bases is not None:  # positions that no tensor holds
         rest += [config.rotary_bases, config.attention_windows]
     if config.key_value_heads is not None or config.causal:
-        rest += [config.key_value_heads, config.causal]
+        rest += [config.key_value_heads, config.causal, config.embedding_scale]
     digest.update(json.dumps(rest, sort_keys=True).encode())
     digest.update(json.dumps(encoder.tokenizer.get_vocab(), sort_keys=True).encode())
     return digest.hexdigest()

@@ -34,7 +34,9 @@ class SparseCSEConfig(PretrainedConfig):
     kept_heads: for each layer, the original index of each head that is left; which column of that table it reads.
     norm: "LayerNorm", or "RMSNorm", which has no bias; the modules of either are called LayerNorm.
     embedding_norm: whether there is one after the embeddings.
+    embedding_scale: what embedded tokens are multiplied by.
     norm_first: norms stand before each half of a layer, and one after the last layer, instead of after each half.
+    norm_outputs: with norm_first, whether one more stands after each half, before it is added to what came in.
     first_attention_norm: with norm_first, whether the first layer's attention has one (ModernBERT's has not).
     norm_bias, attention_bias, feed_forward_bias: whether norms and these projections have biases.
     query_key_norm: whether each head's query and key are normalised, before they are turned.
@@ -72,7 +74,9 @@ class SparseCSEConfig(PretrainedConfig):
         kept_heads=None,
         norm="LayerNorm",
         embedding_norm=True,
+        embedding_scale=1.0,
         norm_first=False,
+        norm_outputs=False,
         first_attention_norm=True,
         norm_bias=True,
         attention_bias=True,
@@ -107,7 +111,9 @@ class SparseCSEConfig(PretrainedConfig):
         self.kept_heads = kept_heads
         self.norm = norm
         self.embedding_norm = embedding_norm
+        self.embedding_scale = embedding_scale
         self.norm_first = norm_first
+        self.norm_outputs = norm_outputs
         self.first_attention_norm = first_attention_norm
         self.norm_bias = norm_bias
         self.attention_bias = attention_bias
@@ -173,6 +179,7 @@ class Embeddings(nn.Module):
             self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = layer_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.scale = config.embedding_scale
         self.offset = config.position_offset
         self.pad_token_id = config.pad_token_id
         self.has_token_types = bool(config.type_vocab_size)
@@ -185,6 +192,8 @@ class Embeddings(nn.Module):
             else:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
         embedded = self.word_embeddings(input_ids)
+        if self.scale != 1:
+            embedded = embedded * self.scale
         if self.has_token_types:
             types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             embedded = embedded + self.token_type_embeddings(types)
@@ -255,17 +264,24 @@ class SelfAttention(nn.Module):
 
 
 class Output(nn.Module):
-    """Back to the hidden size, then the residual sum and, unless norms come first, its norm."""
+    """Back to the hidden size, then the residual sum and, unless norms come first, its norm.
+
+    norm_before_sum: the norm is that of the summand.
+    """
 
     def __init__(self, config, in_features, bias):
         super().__init__()
         size = config.hidden_size
         self.dense = nn.Linear(in_features, size, bias=bias) if in_features else Bias(size, bias)
-        self.LayerNorm = None if config.norm_first else layer_norm(config)
+        self.norm_before_sum = config.norm_first and config.norm_outputs
+        self.LayerNorm = layer_norm(config) if self.norm_before_sum or not config.norm_first else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x, residual):
-        total = self.dropout(self.dense(x)) + residual
+        output = self.dense(x)
+        if self.norm_before_sum:
+            return self.dropout(self.LayerNorm(output)) + residual
+        total = self.dropout(output) + residual
         return total if self.LayerNorm is None else self.LayerNorm(total)
 
 

@@ -42,14 +42,16 @@ class LinearCost:
 
 def parameter_cost(config: SparseCSEConfig) -> LinearCost:
     """Parameters of the layers: a head's three projections with biases and its part of the output projection, a
-    neuron's rows, biases and column; of each layer two output biases and its norms, two (of ModernBERT's first layer,
-    too, which has one) and those of queries and keys. Of keys and values that heads share each has its part."""
+    neuron's rows, biases and column; of each layer two output biases and its norms: two, or four
+    with those of outputs (of ModernBERT's first layer, too, which has one less), and those of queries and keys. Of keys
+    and values that heads share, each has its part."""
     hidden, head_size, rows = config.hidden_size, config.attention_head_size, 1 + config.gated
+    norms = 4 if config.norm_outputs else 2
     pairs = 2 * _pairs_per_head(config)
     return LinearCost(
         head_size * ((2 + pairs) * hidden + (1 + pairs) * config.attention_bias),
         (rows + 1) * hidden + rows * config.feed_forward_bias,
-        hidden * (config.attention_bias + config.feed_forward_bias + 2 * (1 + config.norm_bias))
+        hidden * (config.attention_bias + config.feed_forward_bias + norms * (1 + config.norm_bias))
         + 2 * head_size * config.query_key_norm,
     )
 

@@ -60,6 +60,15 @@ LAST = Part("Pooling", {"word_embedding_dimension": HIDDEN, "pooling_mode_lastto
 LEFT = {TOKENIZER: {"padding_side": "left"}}
 LOCAL = {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]}
 QUERY = {MODEL: {"prompts": {"query": "the red ", "document": ""}, "default_prompt_name": "query"}}
+GEMMA = {"query_pre_attn_scalar": 6, "use_bidirectional_attention": True, "sliding_window": 6, **QWEN}
+GEMMA |= {"layer_types": ["sliding_attention", "full_attention"], "bos_token_id": None, "eos_token_id": None}
+WIDER = {"in_features": HIDDEN, "out_features": 24, "bias": False, "activation_function": IDENTITY}
+BACK = {**WIDER, "in_features": 24, "out_features": HIDDEN}
+TWO_DENSE = (
+    Part("Dense", WIDER, {"linear.weight": (24, HIDDEN)}),
+    Part("Dense", BACK, {"linear.weight": (HIDDEN, 24)}),
+)
+CAUSAL = {CONFIG: {"use_bidirectional_attention": False}}
 
 ROWS = (
     # Families and their tokenizers.
@@ -83,7 +92,7 @@ ROWS = (
     Row("modernbert, other angles", "modernbert", files={CONFIG: {"rope_parameters": YARN}}, refused="rope_type"),
     *(
         Row(model_type, files=of_type(model_type), refused=f"'{model_type}'.*supported families")
-        for model_type in ("nomic_bert", "qwen2", "llama", "mistral", "gemma3_text", "deberta-v2")
+        for model_type in ("nomic_bert", "qwen2", "llama", "mistral", "deberta-v2")
     ),
     Row("qwen3", "qwen3", "byte pairs", (LAST, NORMALIZE), sizes=QWEN, files={**LEFT, **QUERY}),
     Row("qwen3, written before rope_parameters", "qwen3", sizes=QWEN, files={CONFIG: BEFORE_ROPE_PARAMETERS}),
@@ -96,6 +105,8 @@ ROWS = (
         files={CONFIG: {"rope_parameters": YARN["full_attention"]}},
         refused="rope_type",
     ),
+    Row("gemma3_text", "gemma3_text", parts=(MEAN, *TWO_DENSE, NORMALIZE), sizes=GEMMA, files=QUERY),
+    Row("gemma3_text, causal", "gemma3_text", sizes=GEMMA, files=CAUSAL, refused="use_bidirectional_attention false"),
     Row("decoder", files={CONFIG: {"is_decoder": True}}, refused="is_decoder"),
     Row("no padding token", files={CONFIG: {"pad_token_id": None}}),
     Row("no padding token to count from", "roberta", files={CONFIG: {"pad_token_id": None}}, refused="pad_token_id"),
