@@ -1,7 +1,7 @@
 """The encoder that sparsecse writes: a BERT-style Transformer whose layers keep their own number of heads and neurons.
 
-One class stands for BERT, RoBERTa, XLM-RoBERTa, DistilBERT, MPNet, ModernBERT and Qwen3; what differs between them is
-in the configuration (positions, token types, biases, kind and place of norms, gated neurons, local and causal
+One class stands for BERT, RoBERTa, XLM-RoBERTa, DistilBERT, MPNet, ModernBERT, Qwen3 and Gemma3; what differs between
+them is in the configuration (positions, token types, biases, kind and place of norms, gated neurons, local and causal
 attention, shared keys and values). This file needs torch and transformers only and travels with the weights, so that a
 packed folder loads where sparsecse is not installed. Parameter names are BERT's. A layer left without heads (or without
 neurons) keeps the output bias of that block, where there is one, and a norm after it, and nothing else.

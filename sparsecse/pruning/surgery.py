@@ -80,7 +80,7 @@ def _kept_state(model: SparseCSEModel, mask: Mask) -> dict[str, torch.Tensor]:
         heads = pairs = mask.heads[layer]
         if groups is not None:
             _, stay = _kept_pairs(groups[layer], heads)
-            pairs = torch.tensor([pair in stay for pair in range(max(groups[layer], default=-1) + 1)])
+            pairs = torch.tensor([pair in stay for pair in sorted(set(groups[layer]))], dtype=torch.bool)
         channels, shared = (x.to(model.device).repeat_interleave(size) for x in (heads, pairs))
         kept = _kept_layer(own, channels, shared, mask.neurons[layer].to(model.device))
         state |= {f"encoder.layer.{i}.{name}": tensor for name, tensor in kept.items()}
