@@ -106,7 +106,7 @@ ROWS = (
         refused="rope_type",
     ),
     Row("gemma3_text", "gemma3_text", parts=(MEAN, *TWO_DENSE, NORMALIZE), sizes=GEMMA, files=QUERY),
-    Row("gemma3_text, causal", "gemma3_text", sizes=GEMMA, files=CAUSAL, refused="use_bidirectional_attention false"),
+    Row("gemma3_text, causal", "gemma3_text", sizes=GEMMA, files=CAUSAL, refused="use_bidirectional_attention False"),
     Row("decoder", files={CONFIG: {"is_decoder": True}}, refused="is_decoder"),
     Row("no padding token", files={CONFIG: {"pad_token_id": None}}),
     Row("no padding token to count from", "roberta", files={CONFIG: {"pad_token_id": None}}, refused="pad_token_id"),
