@@ -279,10 +279,11 @@ class Output(nn.Module):
 
     def forward(self, x, residual):
         output = self.dense(x)
+        if self.LayerNorm is None:
+            return self.dropout(output) + residual
         if self.norm_before_sum:
             return self.dropout(self.LayerNorm(output)) + residual
-        total = self.dropout(output) + residual
-        return total if self.LayerNorm is None else self.LayerNorm(total)
+        return self.LayerNorm(self.dropout(output) + residual)
 
 
 class Attention(nn.Module):
