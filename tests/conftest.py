@@ -37,10 +37,10 @@ settings.register_profile("default", max_examples=25, deadline=None, derandomize
 settings.register_profile("nightly", max_examples=100_000, deadline=5000, **_QUIET)  # milliseconds
 settings.load_profile("default")
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "modernbert")
-WITHOUT_POOLER = ("distilbert", "modernbert")
-# ModernBERT's is computed by PyTorch.
-NATIVE_FAMILIES = FAMILIES[:-1]
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "modernbert", "qwen3", "gemma3_text")
+WITHOUT_POOLER = ("distilbert", "modernbert", "qwen3", "gemma3_text")
+# PyTorch computes the others.
+NATIVE_FAMILIES = FAMILIES[:-3]
 _WORDS = "the a cat dog sat ran on mat hill under over blue red old new house river bird sings loudly and then sleeps"
 WORDS = _WORDS.split()
 CPU_LEVELS = ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"]
@@ -79,6 +79,16 @@ def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: Any)
     if family == "modernbert":
         # Two of three layers see four tokens to either side. Its class names special tokens of its own.
         sizes |= {"local_attention": 8, **dict.fromkeys(f"{name}_token_id" for name in ("bos", "eos", "cls", "sep"))}
+    if family in ("qwen3", "gemma3_text"):
+        sizes |= {"num_key_value_heads": 2, "head_dim": 8}
+    if family == "gemma3_text":
+        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        sizes |= {"query_pre_attn_scalar": 8, "use_bidirectional_attention": True, "sliding_window": 8}
+        sizes |= {
+            "layer_types": kinds[: overrides.get("num_hidden_layers", 3)],
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
     sizes |= overrides
     # Wide initial weights: at transformers' 0.02 all sentences of a tiny model get nearly the same vector.
     config = AutoConfig.for_model(
@@ -93,7 +103,9 @@ def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: Any)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.1)
-            elif family == "modernbert" and "norm" in name:  # which have no bias to tell them apart
+            elif family == "gemma3_text" and "norm" in name:  # whose weights are added to 1
+                parameter.uniform_(-0.5, 0.5)
+            elif family in ("modernbert", "qwen3") and "norm" in name:  # which have no bias to tell them apart
                 parameter.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

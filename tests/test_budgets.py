@@ -141,13 +141,19 @@ def test_parameters_are_those_of_the_model(encoder):
     model = parameter_cost(encoder.model.config)
     mask = select_by_cost(random(encoder, 3), model, 0.4)
     smaller = prune(encoder, mask)
-    modern = encoder.model.config.original_model_type == "modernbert"  # gated neurons, no biases, a LayerNorm less
-    assert model.cost(SIZES) - 32 * modern == sum(map(count_parameters, encoder.model.encoder.layer))
-    assert model.cost(mask.kept()) - 32 * modern == sum(map(count_parameters, smaller.model.encoder.layer))
+    family = encoder.model.config.original_model_type
+    first = 32 * (family == "modernbert")  # of whose LayerNorms the first layer has one less
+    gated = family in ("modernbert", "qwen3", "gemma3_text")  # and no biases there
+    assert model.cost(SIZES) - first == sum(map(count_parameters, encoder.model.encoder.layer))
+    # Keys and values that two heads shared stay whole with one of them; without heads no norm is left before them.
+    assert mask.kept()[0][0] == 0
+    halves = sum(2 * len(set(sources)) - len(sources) for sources in smaller.model.config.key_value_heads or [])
+    more = halves * 8 * 32 - (32 + 2 * 8) * (family in ("qwen3", "gemma3_text"))
+    assert model.cost(mask.kept()) - first + more == sum(map(count_parameters, smaller.model.encoder.layer))
     gone = count_parameters(encoder.model) - count_parameters(smaller.model)
-    assert gone == model.cost(SIZES) - model.cost(mask.kept())
-    one_head = 4 * 8 * 32 if modern else 3 * 8 * (32 + 1) + 8 * 32
-    assert model.head == one_head and model.neuron == 32 + 32 + (32 if modern else 1)
+    assert gone == model.cost(SIZES) - model.cost(mask.kept()) - more
+    one_head = 3 * 8 * (32 + 1) + 8 * 32 if not gated else 4 * 8 * 32 if family == "modernbert" else 3 * 8 * 32
+    assert model.head == one_head and model.neuron == 32 + 32 + (32 if gated else 1)
 
 
 def test_multiply_adds_are_those_of_the_products(bert):

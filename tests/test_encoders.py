@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import FAMILIES, WITHOUT_POOLER, distilbert_twin, roberta_twin, tiny_tokenizer, write_checkpoint
-from transformers import AutoModel, AutoModelForMaskedLM
+from folders.build import change
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from sparsecse.encoders import POOLING_MODES, fingerprint, is_stock, load_encoder, save_encoder
 from sparsecse.errors import InputError
+from sparsecse.pruning.masks import Budget, select
+from sparsecse.pruning.surgery import prune
+from sparsecse.scoring import random
 
 
 def stock_outputs(folder, sentences):
@@ -115,15 +120,31 @@ def test_twins_of_other_families_compute_the_same(checkpoints, sentences, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("family", "changes"),
     [
-        {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "global_attn_every_n_layers": 2},
-        {"num_attention_heads": 2, "intermediate_size": 40, "local_attention": 5, "hidden_activation": "silu"},
-        {"layer_types": ["sliding_attention"] * 2, "num_hidden_layers": 2, "tie_word_embeddings": False},
+        (
+            "modernbert",
+            {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "global_attn_every_n_layers": 2},
+        ),
+        (
+            "modernbert",
+            {"num_attention_heads": 2, "intermediate_size": 40, "local_attention": 5, "hidden_activation": "silu"},
+        ),
+        (
+            "modernbert",
+            {"layer_types": ["sliding_attention"] * 2, "num_hidden_layers": 2, "tie_word_embeddings": False},
+        ),
+        ("qwen3", {"num_attention_heads": 6, "head_dim": 16, "attention_bias": True, "rms_norm_eps": 1e-3}),
+        ("qwen3", {"num_key_value_heads": 1, "hidden_act": "gelu", "rope_theta": 100.0}),
+        ("qwen3", {"num_key_value_heads": 4, "intermediate_size": 40, "head_dim": 2}),
+        (
+            "gemma3_text",
+            {"num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16, "attention_bias": True},
+        ),
     ],
 )
-def test_modernbert_of_any_shape_and_length(tmp_path, changes):
-    folder = write_checkpoint(tmp_path / "model", "modernbert", max_position_embeddings=2200, **changes)
+def test_rotary_families_of_any_shape_and_length(tmp_path, family, changes):
+    folder = write_checkpoint(tmp_path / "model", family, max_position_embeddings=2200, **changes)
     encoder = load_encoder(folder, pooling="mean", max_length=2200)
     rows = [torch.randint(5, 84, (length,)) for length in (1, 2, 9, 33, *([2049] if "mlp_bias" in changes else []))]
     vectors = encoder.encode_ids(rows)
@@ -137,12 +158,35 @@ def test_modernbert_of_any_shape_and_length(tmp_path, changes):
             torch.testing.assert_close(padded, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_modernbert_as_a_masked_language_model_has_it(checkpoints, sentences, tmp_path):
-    model = AutoModelForMaskedLM.from_pretrained(checkpoints["modernbert"])
-    model.save_pretrained(tmp_path)
+@pytest.mark.parametrize(("family", "kind"), [("modernbert", AutoModelForMaskedLM), ("qwen3", AutoModelForCausalLM)])
+def test_language_models(checkpoints, sentences, tmp_path, family, kind):
+    kind.from_pretrained(checkpoints[family]).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    expected = load_encoder(checkpoints["modernbert"], pooling="cls").encode(sentences)
-    torch.testing.assert_close(load_encoder(tmp_path, pooling="cls").encode(sentences), expected)
+    expected = load_encoder(checkpoints[family], pooling="mean").encode(sentences)
+    torch.testing.assert_close(load_encoder(tmp_path, pooling="mean").encode(sentences), expected)
+
+
+def test_qwen3_padded_on_the_left(checkpoints, sentences, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    folder = shutil.copytree(checkpoints["qwen3"], tmp_path / "dense")
+    change(folder / "tokenizer_config.json", {"padding_side": "left"})
+    encoder = load_encoder(folder, pooling="lasttoken")
+    vectors = encoder.encode(sentences)
+    tokens = encoder.tokenizer(sentences, padding=True, return_tensors="pt", return_token_type_ids=False)
+    assert tokens["attention_mask"][:, 0].min() == 0
+    with torch.no_grad():
+        for model in (AutoModel.from_pretrained(folder).eval(), encoder.model):
+            torch.testing.assert_close(model(**tokens).last_hidden_state[:, -1], vectors, atol=1e-5, rtol=1e-5)
+    encoder.settings = replace(encoder.settings, normalize=True, prompts={"query": "the old "})
+    smaller = prune(encoder, select(random(encoder, 1), Budget(6, 20)))
+    (tmp_path / "small").mkdir()
+    save_encoder(smaller, tmp_path / "small")
+    expected = smaller.encode(sentences, prompt_name="query")
+    model = SentenceTransformer(str(tmp_path / "small"), device="cpu")
+    found = model.encode(sentences, prompt_name="query", convert_to_tensor=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert load_encoder(tmp_path / "small").settings == smaller.settings
 
 
 def test_pooling_is_never_guessed(checkpoints):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from folders.build import Row, build, change
 from folders.malformed import CODE, MALFORMED, Malformed
-from folders.rows import CLS, DENSE, MEAN, MODERN, NORMALIZE
+from folders.rows import CLS, DENSE, GEMMA, MEAN, MODERN, NORMALIZE, QWEN
 
 from sparsecse.cli import main
 from sparsecse.encoders import load_encoder
@@ -30,6 +30,8 @@ def sound(tmp_path_factory):
         Row("distilbert", "distilbert"),
         Row("mpnet", "mpnet", parts=(MEAN, NORMALIZE)),
         Row("modernbert", "modernbert", sizes=MODERN),
+        Row("qwen3", "qwen3", sizes=QWEN),
+        Row("gemma3_text", "gemma3_text", sizes=GEMMA),
     )
     folders = {row.name: build(row, root / row.name) for row in rows}
     heads = (torch.tensor([True, False, True, True]), torch.tensor([True, False, False, False]))

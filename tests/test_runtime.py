@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import NATIVE_FAMILIES, SENTEVAL, needs_senteval, tiny_tokenizer
+from conftest import FAMILIES, NATIVE_FAMILIES, SENTEVAL, needs_senteval, tiny_tokenizer
 from sentence_transformers import SentenceTransformer
 
 from sparsecse.datasets import load_pairs
@@ -358,16 +358,17 @@ def test_an_activation_without_a_native_version(sentences: list[str]) -> None:
     assert distance(runtime.encode(sentences), padded(encoder, encoder.tokenize(sentences))) < 2e-6
 
 
-def test_layers_without_a_native_version(checkpoints: dict[str, Path], sentences: list[str]) -> None:
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in NATIVE_FAMILIES])
+def test_layers_without_a_native_version(checkpoints: dict[str, Path], sentences: list[str], family: str) -> None:
     native.warn_once.cache_clear()
-    encoder = load_encoder(checkpoints["modernbert"], pooling="mean", normalize=True)
-    with pytest.warns(RuntimeWarning, match="embeds through PyTorch, slower, as modernbert layers have no native"):
+    encoder = load_encoder(checkpoints[family], pooling="mean", normalize=True)
+    with pytest.warns(RuntimeWarning, match=f"embeds through PyTorch, slower, as {family} layers have no native"):
         runtime = Runtime(encoder)
-    assert runtime.reason == "float32 through PyTorch, as modernbert layers have no native version"
+    assert runtime.reason == f"float32 through PyTorch, as {family} layers have no native version"
     assert distance(runtime.encode(sentences), padded(encoder, encoder.tokenize(sentences))) < 2e-6
-    with pytest.raises(InputError, match="`precision` int8 needs the native encoder, but modernbert layers"):
+    with pytest.raises(InputError, match=f"`precision` int8 needs the native encoder, but {family} layers"):
         Runtime(encoder, "int8")
-    model = SentenceTransformer(str(checkpoints["modernbert"]), device="cpu")
+    model = SentenceTransformer(str(checkpoints[family]), device="cpu")
     stock = model[0].auto_model
     assert accelerate(model)[0].auto_model is stock
 

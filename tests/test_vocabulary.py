@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -442,15 +442,34 @@ def test_minilm():
         assert after > rival
 
 
+def byte_level(pre_tokenizer: pre_tokenizers.PreTokenizer, first: list[str]) -> Tokenizer:
+    trained = Tokenizer(models.BPE())
+    trained.normalizer, trained.pre_tokenizer = normalizers.NFC(), pre_tokenizer
+    trained.decoder, alphabet = decoders.ByteLevel(), pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=first, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator(SENTENCES, trainer)
+    return trained
+
+
+def qwen_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level pieces of words that a pattern splits, padded on the left with what ends each text, as Qwen3's."""
+    split = pre_tokenizers.Split(Regex(r" ?\p{L}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"), "isolated")
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trained = byte_level(pre_tokenizers.Sequence([split, pieces]), [])
+    end = "<|endoftext|>"
+    trained.add_special_tokens([end, "<|im_start|>"])
+    template = processors.TemplateProcessing(
+        single=f"$A:0 {end}:0", pair=f"$A:0 {end}:0 $B:1 {end}:1", special_tokens=[(end, trained.token_to_id(end))]
+    )
+    trained.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained, model_max_length=128, pad_token=end, eos_token=end, padding_side="left"
+    )
+
+
 def modernbert_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level pieces without an unknown one, then runs of spaces, special and unused tokens, as ModernBERT's."""
-    trained = Tokenizer(models.BPE())
-    trained.normalizer, trained.pre_tokenizer = normalizers.NFC(), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trained.decoder, alphabet = decoders.ByteLevel(), pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1500, special_tokens=["|||IP|||"], initial_alphabet=alphabet, show_progress=False
-    )
-    trained.train_from_iterator(SENTENCES, trainer)
+    trained = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), ["|||IP|||"])
     trained.add_tokens([AddedToken(" " * length, normalized=True) for length in (3, 2)])
     names = ("unk", "cls", "sep", "pad", "mask")
     trained.add_special_tokens([AddedToken(f"[{name.upper()}]", lstrip=name == "mask") for name in names])
@@ -463,28 +482,35 @@ def modernbert_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=trained, model_max_length=128, **special)
 
 
-def test_byte_level_pieces_and_what_comes_after_them(tmp_path):
+@pytest.mark.parametrize(
+    ("family", "make", "sizes", "special"),
+    [
+        ("modernbert", modernbert_tokenizer, {}, "[MASK]  [unused3]"),
+        ("qwen3", qwen_tokenizer, {"num_key_value_heads": 1, "head_dim": 8}, "<|im_start|> the  <|endoftext|>"),
+    ],
+)
+def test_byte_level_pieces_and_what_comes_after_them(tmp_path, family, make, sizes, special):
     from sentence_transformers import SentenceTransformer
 
-    tokenizer = modernbert_tokenizer()
+    tokenizer = make()
     config = AutoConfig.for_model(
-        "modernbert",
+        family,
         vocab_size=len(tokenizer) + 7,
-        pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.2,
-        **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
-        **dict.fromkeys(f"{name}_token_id" for name in ("bos", "eos", "cls", "sep")),
+        **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, **sizes},
+        **dict.fromkeys(f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep")),
     )
     (tmp_path / "dense").mkdir()
     AutoModel.from_config(config).save_pretrained(tmp_path / "dense")
     tokenizer.save_pretrained(tmp_path / "dense")
-    encoder = load_encoder(tmp_path / "dense", pooling="mean", normalize=True)
+    encoder = load_encoder(tmp_path / "dense", pooling="lasttoken", normalize=True)
     smaller, report = fit_vocabulary(encoder, CORPUS[:60])
     assert report.tokens_after < 0.8 * report.tokens_before and report.coverage.unknown_after == 0
-    texts = [*CORPUS[:20], "[MASK]  [unused3]"]
+    texts = [*CORPUS[:20], special]
     assert pieces(smaller.tokenizer, texts) == pieces(encoder.tokenizer, texts)
     torch.testing.assert_close(smaller.encode(texts), encoder.encode(texts), atol=1e-6, rtol=1e-6)
-    assert smaller.tokenizer.decode(smaller.tokenizer(OTHER_SCRIPTS)["input_ids"][1:-1]) == OTHER_SCRIPTS
-    assert pack(smaller, tmp_path / "packed")["format"] == "modernbert"
+    ids = smaller.tokenizer(OTHER_SCRIPTS)["input_ids"]
+    assert smaller.tokenizer.decode(ids, skip_special_tokens=True) == OTHER_SCRIPTS
+    assert pack(smaller, tmp_path / "packed")["format"] == family
     vectors = SentenceTransformer(str(tmp_path / "packed"), device="cpu").encode(texts, convert_to_tensor=True)
     torch.testing.assert_close(vectors, encoder.encode(texts), atol=1e-5, rtol=1e-5)

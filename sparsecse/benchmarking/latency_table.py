@@ -170,6 +170,8 @@ def _alike(encoder: Encoder, heads: int, neurons: int) -> Encoder:
         str(i): {"num_attention_heads": heads, "intermediate_size": neurons} for i in range(layers)
     }
     values["kept_heads"] = [list(range(heads))] * layers if config.relative_attention_num_buckets else None
+    if config.key_value_heads is not None:  # those of the layer with the most of them
+        values["key_value_heads"] = [max(config.key_value_heads, key=len)[:heads]] * layers
     with torch.random.fork_rng(devices=[]):
         model = SparseCSEModel(SparseCSEConfig(**values))
     model.embeddings = encoder.model.embeddings

@@ -20,6 +20,7 @@ from sparsecse.encoders.families import (
     FAMILIES,
     config_from_family,
     config_to_family,
+    shared_evenly,
     state_from_family,
     state_to_family,
 )
@@ -323,14 +324,19 @@ def _set_pooler(model: SparseCSEModel, found: FolderSettings, source: str) -> No
 
 def is_stock(config: SparseCSEConfig) -> bool:
     """Whether all layers are alike and the attention complete, so that the original family's own class can hold it."""
-    sizes = set(config.layer_sizes())
-    heads = {heads for heads, _ in sizes}
+    family, sizes = FAMILIES[config.original_model_type], config.layer_sizes()
+    heads, _ = sizes[0]
+    if set(sizes) != {sizes[0]} or not heads or config.hidden_size % heads:
+        return False
     # RoBERTa's own class counts positions from pad_token_id + 1, so a padding token that has moved cannot be told it.
     positions = config.position_offset in (0, config.pad_token_id + 1)
     # ModernBERT's has no LayerNorm before the first layer's attention, even where another layer comes first now.
-    norms = config.first_attention_norm == FAMILIES[config.original_model_type].first_attention_norm
-    complete = heads == {config.hidden_size // config.attention_head_size}
-    return len(sizes) == 1 and complete and positions and norms
+    norms = config.first_attention_norm == family.fixed_settings.get("first_attention_norm", True)
+    # A family whose configuration says how large heads are can have any number of them.
+    complete = heads * config.attention_head_size == config.hidden_size or "attention_head_size" in family.config_names
+    groups = config.key_value_heads or []
+    even = all(own == groups[0] == shared_evenly(heads, own[-1] + 1) for own in groups)
+    return complete and even and positions and norms
 
 
 def to_stock(model: SparseCSEModel, config: Any = None) -> Any:

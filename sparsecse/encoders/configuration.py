@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from transformers import CONFIG_MAPPING
@@ -67,7 +68,16 @@ _OWN: Known = {
     "attention_head_size": whole(1),
     **dict.fromkeys(("position_offset", "relative_attention_num_buckets"), whole(0)),
     **_BIASES,
-    **dict.fromkeys(("norm_first", "first_attention_norm", "gated", "has_pooler"), _FLAG),
+    "norm": ("LayerNorm", "RMSNorm"),
+    **dict.fromkeys(("embedding_norm", "norm_first", "first_attention_norm", "gated", "has_pooler"), _FLAG),
+    **dict.fromkeys(("norm_outputs", "query_key_norm", "causal"), _FLAG),
+    "embedding_scale": number(0),
+    "key_value_heads": _for_layers(
+        Rule(
+            lambda value: isinstance(value, list) and all(type(item) is int for item in value),
+            "a list of whole numbers",
+        )
+    ),
     "rotary_bases": _for_layers(number(1, LARGEST_BASE)),
     "attention_windows": _for_layers(whole(0, null=True)),
     "original_model_type": tuple(FAMILIES),
@@ -92,8 +102,9 @@ def check_values(files: ModelFiles, name: str, settings: Mapping[str, Any]) -> N
     else:
         family = family_of(settings["model_type"], files.source)
         known = {**_OF_FAMILIES, **({"type_vocab_size": whole(1)} if family.token_types else {})}
-        known |= {other: {**known, **_BIASES}[key] for key, other in family.config_names.items()}
+        known |= {other: {**_OWN, **known}[key] for key, other in family.config_names.items()}
         known |= {} if family.window is None else {family.window: whole(0)}
+        known |= {} if family.groups is None else {family.groups: whole(1)}
     files.check(name, {key: value for key, value in settings.items() if key in known}, known)
 
 
@@ -147,6 +158,7 @@ def checked_config(files: ModelFiles, folder: str, settings: Mapping[str, Any]) 
         ) from None
     if isinstance(config, SparseCSEConfig):
         model_config = config
+        _check_entries(files, name, config)
         _check_surplus(files, name, config, tensors)
     else:
         values = {**config.to_dict(), "model_type": config.model_type}
@@ -160,7 +172,7 @@ def checked_config(files: ModelFiles, folder: str, settings: Mapping[str, Any]) 
         )
     _check_tensors(files, name, model_config, tensors, lambda key: _own_name(family, key, settings))
     _check_kept_heads(files, name, model_config)
-    _check_rotary(files, name, model_config)
+    _check_positions(files, name, model_config)
     if model_config.max_position_embeddings - model_config.position_offset < 3:
         raise InputError(
             f"{files.source}/{name}: max_position_embeddings is {model_config.max_position_embeddings} and positions "
@@ -199,7 +211,7 @@ def _check_depth(
 
 def _own_name(family: Family, key: str, settings: Mapping[str, Any]) -> str:
     """How a file calls one of our settings."""
-    other = family.config_names.get(key, key)
+    other = family.groups or key if key == "key_value_heads" else family.config_names.get(key, key)
     return other if other in settings else key
 
 
@@ -221,19 +233,32 @@ def _check_kept_heads(files: ModelFiles, name: str, config: SparseCSEConfig) -> 
         )
 
 
-def _check_rotary(files: ModelFiles, name: str, config: SparseCSEConfig) -> None:
+def _check_entries(files: ModelFiles, name: str, config: SparseCSEConfig) -> None:
+    """Raise `InputError` for lists that do not have what they must have for each layer."""
     place = f"{files.source}/{name}"
-    for key in ("rotary_bases", "attention_windows"):
+    for key in ("rotary_bases", "attention_windows", "key_value_heads"):
         values = getattr(config, key)
         if values is not None and len(values) != config.num_hidden_layers:
             raise InputError(
                 f"{place}: {key} has {len(values)} entries, and num_hidden_layers is {config.num_hidden_layers}; the "
                 f"two do not belong together."
             )
-    if config.attention_windows is not None and config.relative_attention_num_buckets:
-        raise InputError(
-            f"{place}: attention_windows and relative_attention_num_buckets exclude each other; restore the file."
-        )
+    for layer, sources in enumerate(config.key_value_heads or []):
+        heads, _ = config.layer_sizes()[layer]
+        rising = all(high - low in (0, 1) for low, high in pairwise(sources)) and sources[:1] in ([], [0])
+        if len(sources) != heads or not rising:
+            raise InputError(
+                f"{place}: key_value_heads has {shown(sources)} for layer {layer} with {heads} heads; it must say of "
+                f"each, from 0 and ascending without a gap, which key and value it looks at."
+            )
+
+
+def _check_positions(files: ModelFiles, name: str, config: SparseCSEConfig) -> None:
+    """Raise `InputError` for ways of knowing positions that exclude each other."""
+    place = f"{files.source}/{name}"
+    for key in ("attention_windows", "causal"):
+        if getattr(config, key) and config.relative_attention_num_buckets:
+            raise InputError(f"{place}: {key} and relative_attention_num_buckets exclude each other; restore the file.")
     if config.rotary_bases is not None and config.attention_head_size % 2:
         raise InputError(
             f"{place}: num_attention_heads makes heads of {config.attention_head_size} values, and rotary positions "
@@ -260,14 +285,15 @@ def _shapes(config: SparseCSEConfig) -> Iterator[tuple[str, tuple[_Size, ...], b
         if bias:
             yield f"{name}.bias", (rows,), False
 
-    def norm(name: str) -> Iterator[tuple[str, tuple[_Size, ...], bool]]:
-        parts = ("weight", "bias") if config.norm_bias else ("weight",)
-        return ((f"{name}.LayerNorm.{part}", (hidden,), False) for part in parts)
+    def norm(name: str, size: _Size = hidden) -> Iterator[tuple[str, tuple[_Size, ...], bool]]:
+        parts = ("weight", "bias") if config.norm_bias and config.norm == "LayerNorm" else ("weight",)
+        return ((f"{name}.{part}", (size,), False) for part in parts)
 
     for name, key in _EMBEDDINGS.items():
         if (rows := getattr(config, key)) and not (name == "position" and config.rotary_bases is not None):
             yield f"embeddings.{name}_embeddings.weight", ((key, rows), hidden), True
-    yield from norm("embeddings")
+    if config.embedding_norm:
+        yield from norm("embeddings.LayerNorm")
     if buckets := config.relative_attention_num_buckets:
         all_heads = ("hidden_size // attention_head_size", config.hidden_size // config.attention_head_size)
         yield (
@@ -280,23 +306,32 @@ def _shapes(config: SparseCSEConfig) -> Iterator[tuple[str, tuple[_Size, ...], b
         channels = (f"num_attention_heads * attention_head_size of layer {i}", heads * config.attention_head_size)
         inner = (f"intermediate_size of layer {i}", neurons)
         if heads:
-            for part in ("query", "key", "value"):
-                yield from linear(f"{layer}.attention.self.{part}", channels, hidden, config.attention_bias)
+            shared = channels
+            if config.key_value_heads is not None:
+                pairs = config.key_value_heads[i][-1] + 1
+                shared = (f"key_value_heads * attention_head_size of layer {i}", pairs * config.attention_head_size)
+            for part, rows in (("query", channels), ("key", shared), ("value", shared)):
+                yield from linear(f"{layer}.attention.self.{part}", rows, hidden, config.attention_bias)
+            for part in ("query", "key") if config.query_key_norm else ():
+                yield from norm(
+                    f"{layer}.attention.self.{part}_norm", ("attention_head_size", config.attention_head_size)
+                )
         yield from linear(f"{layer}.attention.output.dense", hidden, channels, config.attention_bias)
         if neurons:
             for part in ("dense", "value") if config.gated else ("dense",):
                 yield from linear(f"{layer}.intermediate.{part}", inner, hidden, config.feed_forward_bias)
         yield from linear(f"{layer}.output.dense", hidden, inner, config.feed_forward_bias)
+        if config.norm_outputs or not config.norm_first:
+            yield from norm(f"{layer}.attention.output.LayerNorm")
+            yield from norm(f"{layer}.output.LayerNorm")
         if not config.norm_first:
-            yield from norm(f"{layer}.attention.output")
-            yield from norm(f"{layer}.output")
             continue
         if heads and (i > 0 or config.first_attention_norm):
-            yield from norm(f"{layer}.attention.self")
+            yield from norm(f"{layer}.attention.self.LayerNorm")
         if neurons:
-            yield from norm(f"{layer}.intermediate")
+            yield from norm(f"{layer}.intermediate.LayerNorm")
     if config.norm_first:
-        yield from norm("encoder")
+        yield from norm("encoder.LayerNorm")
     if config.has_pooler:
         yield from linear("pooler.dense", hidden, hidden)
 
@@ -309,7 +344,8 @@ def _check_surplus(files: ModelFiles, name: str, config: SparseCSEConfig, tensor
         raise InputError(
             f"{files.source}/{tensors[more].file} has {more}, which {name} has no place for (num_hidden_layers, "
             f"per_layer_config, intermediate_size, num_attention_heads, has_pooler, norm_bias, attention_bias, "
-            f"feed_forward_bias, rotary_bases); the two do not belong together."
+            f"feed_forward_bias, embedding_norm, norm_first, norm_outputs, gated, query_key_norm, key_value_heads, "
+            f"rotary_bases); the two do not belong together."
         )
 
 

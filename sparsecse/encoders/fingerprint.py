@@ -17,10 +17,13 @@ def fingerprint(encoder: Encoder) -> str:
     for name, tensor in sorted({**encoder.model.state_dict(), **encoder.head.state_dict(prefix="head.")}.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    rest = [dataclasses.asdict(encoder.settings), encoder.model.config.layer_sizes()]
+    config = encoder.model.config
+    rest = [dataclasses.asdict(encoder.settings), config.layer_sizes()]
     rest += [dense.activation_name for dense in encoder.head]
-    if encoder.model.config.rotary_bases is not None:  # positions that no tensor holds
-        rest += [encoder.model.config.rotary_bases, encoder.model.config.attention_windows]
+    if config.rotary_bases is not None:  # positions that no tensor holds
+        rest += [config.rotary_bases, config.attention_windows]
+    if config.key_value_heads is not None or config.causal:
+        rest += [config.key_value_heads, config.causal, config.embedding_scale]
     digest.update(json.dumps(rest, sort_keys=True).encode())
     digest.update(json.dumps(encoder.tokenizer.get_vocab(), sort_keys=True).encode())
     return digest.hexdigest()

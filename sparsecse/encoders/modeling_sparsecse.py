@@ -1,10 +1,10 @@
 """The encoder that sparsecse writes: a BERT-style Transformer whose layers keep their own number of heads and neurons.
 
-One class stands for BERT, RoBERTa, XLM-RoBERTa, DistilBERT, MPNet and ModernBERT; what differs between them is in the
-configuration (positions, token types, biases, where LayerNorm stands, gated neurons, local attention). This file needs
-torch and transformers only and travels with the weights, so that a packed folder loads where sparsecse is not
-installed. Parameter names are BERT's. A layer left without heads (or without neurons) keeps the output bias of that
-block, where there is one, and a LayerNorm after it, and nothing else.
+One class stands for BERT, RoBERTa, XLM-RoBERTa, DistilBERT, MPNet, ModernBERT, Qwen3 and Gemma3; what differs between
+them is in the configuration (positions, token types, biases, kind and place of norms, gated neurons, local and causal
+attention, shared keys and values). This file needs torch and transformers only and travels with the weights, so that a
+packed folder loads where sparsecse is not installed. Parameter names are BERT's. A layer left without heads (or without
+neurons) keeps the output bias of that block, where there is one, and a norm after it, and nothing else.
 
 Tokens come padded, [batch, length], or packed, [total_tokens]: sentences one after another without padding. All but
 attention works on single tokens and does not see the difference; attention over packed tokens is handed in.
@@ -32,13 +32,21 @@ class SparseCSEConfig(PretrainedConfig):
     type_vocab_size: 0 where the family has no token types.
     relative_attention_num_buckets: 0, or the rows of MPNet's shared table of relative attention biases.
     kept_heads: for each layer, the original index of each head that is left; which column of that table it reads.
-    norm_first: LayerNorm stands before each half of a layer, and one after the last layer, instead of after each half.
+    norm: "LayerNorm", or "RMSNorm", which has no bias; the modules of either are called LayerNorm.
+    embedding_norm: whether there is one after the embeddings.
+    embedding_scale: what embedded tokens are multiplied by.
+    norm_first: norms stand before each half of a layer, and one after the last layer, instead of after each half.
+    norm_outputs: with norm_first, whether one more stands after each half, before it is added to what came in.
     first_attention_norm: with norm_first, whether the first layer's attention has one (ModernBERT's has not).
-    norm_bias, attention_bias, feed_forward_bias: whether LayerNorms and these projections have biases.
+    norm_bias, attention_bias, feed_forward_bias: whether norms and these projections have biases.
+    query_key_norm: whether each head's query and key are normalised, before they are turned.
+    key_value_heads: for each layer which key and value each head looks at, from 0 and ascending; None where each head
+        has its own.
     gated: a neuron is the activation of one projection times another one, instead of the activation alone.
     rotary_bases: for each layer the base of the angles that queries and keys are turned by; None where positions are
         embedded.
     attention_windows: for each layer how far a token sees to either side, or None for all; None where all see all.
+    causal: a token sees itself and those before it only.
     has_pooler: whether the checkpoint carries BERT's linear + tanh over the first token.
     original_model_type: the transformers family that the weights come from.
     weight_storage: "int8" where the file holds matrices as int8 with one scale per row; they become floats at load.
@@ -64,14 +72,21 @@ class SparseCSEConfig(PretrainedConfig):
         position_offset=0,
         relative_attention_num_buckets=0,
         kept_heads=None,
+        norm="LayerNorm",
+        embedding_norm=True,
+        embedding_scale=1.0,
         norm_first=False,
+        norm_outputs=False,
         first_attention_norm=True,
         norm_bias=True,
         attention_bias=True,
         feed_forward_bias=True,
         gated=False,
+        query_key_norm=False,
+        key_value_heads=None,
         rotary_bases=None,
         attention_windows=None,
+        causal=False,
         has_pooler=False,
         original_model_type="bert",
         weight_storage=None,
@@ -94,14 +109,21 @@ class SparseCSEConfig(PretrainedConfig):
         self.position_offset = position_offset
         self.relative_attention_num_buckets = relative_attention_num_buckets
         self.kept_heads = kept_heads
+        self.norm = norm
+        self.embedding_norm = embedding_norm
+        self.embedding_scale = embedding_scale
         self.norm_first = norm_first
+        self.norm_outputs = norm_outputs
         self.first_attention_norm = first_attention_norm
         self.norm_bias = norm_bias
         self.attention_bias = attention_bias
         self.feed_forward_bias = feed_forward_bias
         self.gated = gated
+        self.query_key_norm = query_key_norm
+        self.key_value_heads = key_value_heads
         self.rotary_bases = rotary_bases
         self.attention_windows = attention_windows
+        self.causal = causal
         self.has_pooler = has_pooler
         self.original_model_type = original_model_type
         self.weight_storage = weight_storage
@@ -139,8 +161,11 @@ class Bias(nn.Module):
         return x.new_zeros(*x.shape[:-1], self.size) if self.bias is None else self.bias.expand(*x.shape[:-1], -1)
 
 
-def layer_norm(config):
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.norm_bias)
+def layer_norm(config, size=None):
+    size = config.hidden_size if size is None else size
+    if config.norm == "RMSNorm":
+        return nn.RMSNorm(size, eps=config.layer_norm_eps)
+    return nn.LayerNorm(size, eps=config.layer_norm_eps, bias=config.norm_bias)
 
 
 class Embeddings(nn.Module):
@@ -152,8 +177,9 @@ class Embeddings(nn.Module):
             self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         if config.type_vocab_size:
             self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = layer_norm(config)
+        self.LayerNorm = layer_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.scale = config.embedding_scale
         self.offset = config.position_offset
         self.pad_token_id = config.pad_token_id
         self.has_token_types = bool(config.type_vocab_size)
@@ -166,12 +192,14 @@ class Embeddings(nn.Module):
             else:
                 position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
         embedded = self.word_embeddings(input_ids)
+        if self.scale != 1:
+            embedded = embedded * self.scale
         if self.has_token_types:
             types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             embedded = embedded + self.token_type_embeddings(types)
         if self.has_positions:
             embedded = embedded + self.position_embeddings(position_ids)
-        return self.dropout(self.LayerNorm(embedded))
+        return self.dropout(embedded if self.LayerNorm is None else self.LayerNorm(embedded))
 
 
 def padded_attention(mask_bias):
@@ -205,45 +233,63 @@ def rotated(x, cosine, sine):
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, config, num_heads, norm):
+    """sources: which key and value each head looks at; None for its own."""
+
+    def __init__(self, config, num_heads, norm, sources):
         super().__init__()
-        self.num_heads, self.head_size = num_heads, config.attention_head_size
+        self.head_size, self.sources = config.attention_head_size, sources
         self.LayerNorm = layer_norm(config) if norm else None
-        for name in ("query", "key", "value"):
-            linear = nn.Linear(config.hidden_size, num_heads * self.head_size, bias=config.attention_bias)
-            setattr(self, name, linear)
+        pairs = num_heads if sources is None else sources[-1] + 1
+        for name, count in (("query", num_heads), ("key", pairs), ("value", pairs)):
+            setattr(self, name, nn.Linear(config.hidden_size, count * self.head_size, bias=config.attention_bias))
+        for name in ("query_norm", "key_norm"):
+            setattr(self, name, layer_norm(config, self.head_size) if config.query_key_norm else None)
         self.dropout_prob = config.attention_probs_dropout_prob
 
     def forward(self, hidden, attend, relative_bias, turn):
         if self.LayerNorm is not None:
             hidden = self.LayerNorm(hidden)
-        shape = (*hidden.shape[:-1], self.num_heads, self.head_size)
-        query, key, value = (project(hidden).view(shape) for project in (self.query, self.key, self.value))
+        projected = (project(hidden) for project in (self.query, self.key, self.value))
+        query, key, value = (x.unflatten(-1, (-1, self.head_size)) for x in projected)
+        if self.query_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if turn is not None:
             query, key = rotated(query, *turn), rotated(key, *turn)
+        if self.sources is not None:
+            key, value = (
+                torch.stack([each[i] for i in self.sources], -2) for each in (key.unbind(-2), value.unbind(-2))
+            )
         dropout = self.dropout_prob if self.training else 0.0
         return attend(query, key, value, relative_bias, dropout).flatten(-2)
 
 
 class Output(nn.Module):
-    """Back to the hidden size, then the residual sum and, unless LayerNorms come first, its LayerNorm."""
+    """Back to the hidden size, then the residual sum and, unless norms come first, its norm.
+
+    norm_before_sum: the norm is that of the summand.
+    """
 
     def __init__(self, config, in_features, bias):
         super().__init__()
         size = config.hidden_size
         self.dense = nn.Linear(in_features, size, bias=bias) if in_features else Bias(size, bias)
-        self.LayerNorm = None if config.norm_first else layer_norm(config)
+        self.norm_before_sum = config.norm_first and config.norm_outputs
+        self.LayerNorm = layer_norm(config) if self.norm_before_sum or not config.norm_first else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x, residual):
-        total = self.dropout(self.dense(x)) + residual
-        return total if self.LayerNorm is None else self.LayerNorm(total)
+        output = self.dense(x)
+        if self.LayerNorm is None:
+            return self.dropout(output) + residual
+        if self.norm_before_sum:
+            return self.dropout(self.LayerNorm(output)) + residual
+        return self.LayerNorm(self.dropout(output) + residual)
 
 
 class Attention(nn.Module):
-    def __init__(self, config, num_heads, norm):
+    def __init__(self, config, num_heads, norm, sources):
         super().__init__()
-        self.self = SelfAttention(config, num_heads, norm) if num_heads else None
+        self.self = SelfAttention(config, num_heads, norm, sources) if num_heads else None
         self.output = Output(config, num_heads * config.attention_head_size, config.attention_bias)
 
     def forward(self, hidden, *place):
@@ -271,7 +317,8 @@ class Layer(GradientCheckpointingLayer):
     def __init__(self, config, index, num_heads, num_neurons):
         super().__init__()
         norm = config.norm_first and (index > 0 or config.first_attention_norm)
-        self.attention = Attention(config, num_heads, norm)
+        sources = None if config.key_value_heads is None else config.key_value_heads[index]
+        self.attention = Attention(config, num_heads, norm, sources)
         self.intermediate = Intermediate(config, num_neurons) if num_neurons else None
         self.output = Output(config, num_neurons, config.feed_forward_bias)
 
@@ -291,7 +338,7 @@ class LayerStack(nn.Module):
             all_heads = config.hidden_size // config.attention_head_size
             self.relative_attention_bias = nn.Embedding(self.num_buckets, all_heads)
         self.kept_heads = config.kept_heads
-        self.windows, self.bases = config.attention_windows, config.rotary_bases
+        self.windows, self.bases, self.causal = config.attention_windows, config.rotary_bases, config.causal
         self.head_size = config.attention_head_size
         self.LayerNorm = layer_norm(config) if config.norm_first else None
 
@@ -307,13 +354,20 @@ class LayerStack(nn.Module):
 
     def relative_biases(self, distance):
         """For each layer what is added to scaled products at distances key - query, [heads or 1, *shape], or None."""
-        if self.windows is not None:
-            far = {window: HIDDEN * (distance.abs() > window)[None] for window in set(self.windows) - {None}}
-            return [far.get(window) for window in self.windows]
         if not self.num_buckets:
-            return [None] * len(self.layer)
+            windows = [None] * len(self.layer) if self.windows is None else self.windows
+            hiding = {window: self.hiding(distance, window) for window in set(windows)}
+            return [hiding[window] for window in windows]
         bias = self.relative_bias(distance)
         return [bias if self.kept_heads is None else bias[self.kept_heads[i]] for i in range(len(self.layer))]
+
+    def hiding(self, distance, window):
+        """`HIDDEN` at distances beyond a window, and ahead where attention is causal: [1, *shape], or None."""
+        if self.causal:
+            unseen = (distance > 0) if window is None else (distance > 0) | (distance < -window)
+        else:
+            unseen = None if window is None else distance.abs() > window
+        return None if unseen is None else HIDDEN * unseen[None]
 
     def turns(self, positions):
         """For each layer the `rotation` of positions of any shape, or None where positions are embedded."""

@@ -57,7 +57,7 @@ def load_tokenizer(files: ModelFiles, folder: str, config: SparseCSEConfig, lowe
     if tokenizer.is_fast:
         _require_vocabulary(files, folder, tokenizer.vocab_files_names, place)
     _check_tokens(tokenizer, config, place)
-    if tokenizer.padding_side == "left" and not config.position_offset:
+    if tokenizer.padding_side == "left" and not config.position_offset and config.rotary_bases is None:
         raise InputError(
             f"{files.source}/{name}: padding_side is left, which shifts the positions of a text by the length of "
             f"others in its batch; write right there."

@@ -42,24 +42,37 @@ class LinearCost:
 
 def parameter_cost(config: SparseCSEConfig) -> LinearCost:
     """Parameters of the layers: a head's three projections with biases and its part of the output projection, a
-    neuron's rows, biases and column; of each layer two output biases and two LayerNorms (of ModernBERT's first
-    layer, too, which has one)."""
+    neuron's rows, biases and column; of each layer two output biases and its norms: two, or four
+    with those of outputs (of ModernBERT's first layer, too, which has one less), and those of queries and keys. Of keys
+    and values that heads share, each has its part."""
     hidden, head_size, rows = config.hidden_size, config.attention_head_size, 1 + config.gated
+    norms = 4 if config.norm_outputs else 2
+    pairs = 2 * _pairs_per_head(config)
     return LinearCost(
-        head_size * (4 * hidden + 3 * config.attention_bias),
+        head_size * ((2 + pairs) * hidden + (1 + pairs) * config.attention_bias),
         (rows + 1) * hidden + rows * config.feed_forward_bias,
-        hidden * (config.attention_bias + config.feed_forward_bias + 2 * (1 + config.norm_bias)),
+        hidden * (config.attention_bias + config.feed_forward_bias + norms * (1 + config.norm_bias))
+        + 2 * head_size * config.query_key_norm,
     )
+
+
+def _pairs_per_head(config: SparseCSEConfig) -> float:
+    """How many keys and values, each of both, there are for a head in the mean of the layers."""
+    heads = sum(map(len, config.key_value_heads or []))
+    return sum(len(set(sources)) for sources in config.key_value_heads) / heads if heads else 1
 
 
 def multiply_add_cost(config: SparseCSEConfig, average_length: int = AVERAGE_LENGTH) -> LinearCost:
     """Multiply-adds of the layers' matrix products per token of a sentence of that length.
 
-    A head has four projections, and for each token of the sentence, also where it does not see all, a product with its
-    key and one with its value.
+    A head has four projections, or its part of those of keys and values, and for each token of the sentence, also where
+    it does not see all, a product with its key and one with its value.
     """
-    hidden, head_size = config.hidden_size, config.attention_head_size
-    return LinearCost(4 * hidden * head_size + 2 * average_length * head_size, (2 + config.gated) * hidden)
+    projections, head_size = 2 + 2 * _pairs_per_head(config), config.attention_head_size
+    return LinearCost(
+        projections * config.hidden_size * head_size + 2 * average_length * head_size,
+        (2 + config.gated) * config.hidden_size,
+    )
 
 
 def removed_fraction(model: CostModel, before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]]) -> float:

@@ -107,7 +107,7 @@ def reconstruct(
     strength * m * |W' - W|^2 with m the mean of the diagonal of the centred Gram matrix of x. Where a family has no b,
     nothing is centred, and a half that has lost everything has nothing to fit. Least-squares reconstruction after
     structured pruning is Kwon et al. (2022)'s mask tuning and what followed it; the residual term is what makes it work
-    here.
+    here; it is left out where a norm stands between the projection and the residual sum.
 
     Args:
         pruned: the encoder to repair; float32 or float64, changed in place.
@@ -167,5 +167,7 @@ def _fit_half(
         return
     sums = _LeastSquares(own_block.dense)
     for own_x, own_h, x, r in zip(own_inputs, own_states, inputs, states, strict=True):
-        sums.add(own_x, block.dense(x) + (r - own_h))
+        wanted = block.dense(x)
+        # A norm that comes before the sum would take the residual's error with it, scaled.
+        sums.add(own_x, wanted if block.norm_before_sum else wanted + (r - own_h))
     sums.fit(strength)

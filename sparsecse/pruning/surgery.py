@@ -6,7 +6,7 @@ Pruning cuts the model that was scored; rewinding makes the same cut in an earli
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -24,6 +24,9 @@ def _smaller_config(config: SparseCSEConfig, mask: Mask) -> SparseCSEConfig:
     for name in ("rotary_bases", "attention_windows"):
         if values[name] is not None:
             values[name] = [values[name][layer] for layer in layers]
+    if config.key_value_heads is not None:
+        pairs = {layer: _kept_pairs(config.key_value_heads[layer], mask.heads[layer]) for layer in layers}
+        values["key_value_heads"] = [[kept.index(source) for source in sources] for sources, kept in pairs.values()]
     values["per_layer_config"] = {
         str(i): {"num_attention_heads": kept[layer][0], "intermediate_size": kept[layer][1]}
         for i, layer in enumerate(layers)
@@ -37,13 +40,23 @@ def _smaller_config(config: SparseCSEConfig, mask: Mask) -> SparseCSEConfig:
     return SparseCSEConfig(**values)
 
 
+def _kept_pairs(sources: Sequence[int], heads: torch.Tensor) -> tuple[list[int], list[int]]:
+    """Which key and value each head that stays looks at, and which of them so stay: those with a head left."""
+    left = [source for source, stays in zip(sources, heads.tolist(), strict=True) if stays]
+    return left, sorted(set(left))
+
+
 def _kept_layer(
-    state: Mapping[str, torch.Tensor], channels: torch.Tensor, neurons: torch.Tensor
+    state: Mapping[str, torch.Tensor], channels: torch.Tensor, shared: torch.Tensor, neurons: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """What stays of one layer's tensors; a projection that has lost everything keeps at most its output bias."""
-    rows = {f"attention.self.{name}": channels for name in ("query", "key", "value")}
+    """What stays of one layer's tensors; a projection that has lost everything keeps at most its output bias.
+
+    channels: true for the rows of queries that stay; shared: for those of keys and values; neurons: for neurons.
+    """
+    rows = {"attention.self.query": channels, "attention.self.key": shared, "attention.self.value": shared}
     rows |= {f"intermediate.{name}": neurons for name in ("dense", "value")}
-    before = {"attention.self.LayerNorm": channels, "intermediate.LayerNorm": neurons}
+    before = {f"attention.self.{name}": channels for name in ("LayerNorm", "query_norm", "key_norm")}
+    before |= {"intermediate.LayerNorm": neurons}
     columns = {"attention.output.dense": channels, "output.dense": neurons}
     kept = {}
     for name, tensor in state.items():
@@ -60,11 +73,16 @@ def _kept_layer(
 def _kept_state(model: SparseCSEModel, mask: Mask) -> dict[str, torch.Tensor]:
     full = model.state_dict()
     state = {name: tensor for name, tensor in full.items() if not name.startswith("encoder.layer.")}
+    size, groups = model.config.attention_head_size, model.config.key_value_heads
     for i, layer in enumerate(mask.kept_layers()):
         prefix = f"encoder.layer.{layer}."
         own = {name.removeprefix(prefix): tensor for name, tensor in full.items() if name.startswith(prefix)}
-        channels = mask.heads[layer].to(model.device).repeat_interleave(model.config.attention_head_size)
-        kept = _kept_layer(own, channels, mask.neurons[layer].to(model.device))
+        heads = pairs = mask.heads[layer]
+        if groups is not None:
+            _, stay = _kept_pairs(groups[layer], heads)
+            pairs = torch.tensor([pair in stay for pair in sorted(set(groups[layer]))], dtype=torch.bool)
+        channels, shared = (x.to(model.device).repeat_interleave(size) for x in (heads, pairs))
+        kept = _kept_layer(own, channels, shared, mask.neurons[layer].to(model.device))
         state |= {f"encoder.layer.{i}.{name}": tensor for name, tensor in kept.items()}
     return state
 

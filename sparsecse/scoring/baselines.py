@@ -31,8 +31,15 @@ def _weight_sums(encoder: Encoder, function: Callable[[Any], torch.Tensor]) -> S
         total = torch.zeros(0)
         if layer.attention.self is not None:
             attention = layer.attention.self
-            rows = [function(linear.weight).sum(dim=1) for linear in (attention.query, attention.key, attention.value)]
-            rows.append(function(layer.attention.output.dense.weight).sum(dim=0))
+            query, key, value = (
+                function(linear.weight).sum(dim=1) for linear in (attention.query, attention.key, attention.value)
+            )
+            if attention.sources is not None:  # each head has an equal part of what it shares
+                sources = torch.tensor(attention.sources, device=key.device)
+                key, value = (x.unflatten(0, (-1, size))[sources].flatten() for x in (key, value))
+                parts = sources.bincount()[sources].repeat_interleave(size)
+                key, value = key / parts, value / parts
+            rows = [query, key, value, function(layer.attention.output.dense.weight).sum(dim=0)]
             total = torch.stack(rows).sum(dim=0).unflatten(0, (-1, size)).sum(dim=1)
         heads.append(total)
         total = torch.zeros(0)

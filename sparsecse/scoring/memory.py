@@ -20,8 +20,9 @@ PASS = 2**29
 def bytes_per_token(model: SparseCSEModel) -> int:
     """What autograd keeps of a gated forward pass for each token, where weights need no gradient.
 
-    In a layer: query, key, value and context, what the non-linearity takes and gives (of gated neurons the other factor
-    and the product, too), and what both LayerNorms take; in training mode also the masks of the dropout before both.
+    In a layer: query, key, value and context, query and key again where they are normalised, what the non-linearity
+    takes and gives (of gated neurons the other factor and the product, too), and what the norms take; in training mode
+    also the masks of the dropout before both.
     """
     return _numbers_per_token(model) * model.dtype.itemsize
 
@@ -37,9 +38,10 @@ def tokens_per_pass(model: SparseCSEModel) -> int:
 def _numbers_per_token(model: SparseCSEModel) -> int:
     config = model.config
     masks = 2 if model.training else 0
-    neuron = 4 if config.gated else 2
+    norms = 4 if config.norm_outputs else 2
+    head, neuron = 6 if config.query_key_norm else 4, 4 if config.gated else 2
     return sum(
-        4 * heads * config.attention_head_size + neuron * neurons + (2 + masks) * config.hidden_size
+        head * heads * config.attention_head_size + neuron * neurons + (norms + masks) * config.hidden_size
         for heads, neurons in config.layer_sizes()
     )
 

@@ -33,6 +33,7 @@ def inspect_model(options: ModelOptions) -> dict[str, Any]:
         "attention_head_size": config.attention_head_size,
         "vocab_size": config.vocab_size,
         "layers": [{"heads": heads, "neurons": neurons} for heads, neurons in config.layer_sizes()],
+        "key_value_heads": config.key_value_heads and [len(set(sources)) for sources in config.key_value_heads],
         "parameters": count_parameters(encoder),
         "embedding_parameters": count_parameters(encoder.model.embeddings),
         "bytes_on_disk": weight_bytes(folder),

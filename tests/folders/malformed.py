@@ -181,6 +181,9 @@ MALFORMED = (
     *config("mpnet", max_position_embeddings=(2, 10**12), layer_norm_eps=(-1,)),
     *config("modernbert", num_attention_heads=(16, 3), intermediate_size=(25,), norm_bias=("x",), norm_eps=(-1,)),
     *config("modernbert", local_attention=(-1, "x"), layer_types=("x", ["full_attention"], [5, 6])),
+    *config("qwen3", num_key_value_heads=(0, 1, 3, 4, "x"), head_dim=(0, 8, "x"), rms_norm_eps=(-1,)),
+    *config("qwen3", rope_parameters=({"rope_type": "default", "rope_theta": 0},), attention_bias=("x",)),
+    *config("gemma3_text", query_pre_attn_scalar=(5,), attn_logit_softcapping=(5.0,), sliding_window=(-1, "x")),
     *config("modernbert", rope_parameters=({"full_attention": {"rope_type": "default", "rope_theta": 0}},)),
     # Weights.
     Malformed("truncated", {WEIGHTS: half}, r"/model\.safetensors cannot be read"),
@@ -314,6 +317,12 @@ MALFORMED = (
     ),
     # A pruned pack's own configuration.
     *config("pack", **dict.fromkeys(SIZES, (None, 3, 10**9))),
+    *config(
+        "pack", key_value_heads=(5, [[0, 0, 0]], [["0", 0, 0], [0]], [[0, 2, 2], [0]], [[1, 1, 1], [0]], [[0], [0]])
+    ),
+    *config("pack", key_value_heads=([[0, 0, 1], [0]],), causal=("x", True), norm=("x",), embedding_norm=(0, False)),
+    *config("pack", embedding_scale=(-1, "x"), norm_outputs=("x",)),
+    *config("pack", query_key_norm=("x",)),
     *config(
         "pack",
         num_hidden_layers=(1,),

@@ -54,6 +54,21 @@ YARN = {
     "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
+QWEN = {"num_key_value_heads": 2, "head_dim": 6}
+BEFORE_ROPE_PARAMETERS = {"rope_parameters": None, "layer_types": None, "rope_theta": 1000.0, "rope_scaling": None}
+LAST = Part("Pooling", {"word_embedding_dimension": HIDDEN, "pooling_mode_lasttoken": True, "include_prompt": True})
+LEFT = {TOKENIZER: {"padding_side": "left"}}
+LOCAL = {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]}
+QUERY = {MODEL: {"prompts": {"query": "the red ", "document": ""}, "default_prompt_name": "query"}}
+GEMMA = {"query_pre_attn_scalar": 6, "use_bidirectional_attention": True, "sliding_window": 6, **QWEN}
+GEMMA |= {"layer_types": ["sliding_attention", "full_attention"], "bos_token_id": None, "eos_token_id": None}
+WIDER = {"in_features": HIDDEN, "out_features": 24, "bias": False, "activation_function": IDENTITY}
+BACK = {**WIDER, "in_features": 24, "out_features": HIDDEN}
+TWO_DENSE = (
+    Part("Dense", WIDER, {"linear.weight": (24, HIDDEN)}),
+    Part("Dense", BACK, {"linear.weight": (HIDDEN, 24)}),
+)
+CAUSAL = {CONFIG: {"use_bidirectional_attention": False}}
 
 ROWS = (
     # Families and their tokenizers.
@@ -77,8 +92,21 @@ ROWS = (
     Row("modernbert, other angles", "modernbert", files={CONFIG: {"rope_parameters": YARN}}, refused="rope_type"),
     *(
         Row(model_type, files=of_type(model_type), refused=f"'{model_type}'.*supported families")
-        for model_type in ("nomic_bert", "qwen3", "gemma3_text", "deberta-v2")
+        for model_type in ("nomic_bert", "qwen2", "llama", "mistral", "deberta-v2")
     ),
+    Row("qwen3", "qwen3", "byte pairs", (LAST, NORMALIZE), sizes=QWEN, files={**LEFT, **QUERY}),
+    Row("qwen3, written before rope_parameters", "qwen3", sizes=QWEN, files={CONFIG: BEFORE_ROPE_PARAMETERS}),
+    Row("qwen3, no padding token", "qwen3", parts=(LAST,), sizes=QWEN, files={CONFIG: {"pad_token_id": None}}),
+    Row("qwen3, local layers", "qwen3", sizes=QWEN, files={CONFIG: LOCAL}, refused="layer_types.*must name full"),
+    Row(
+        "qwen3, other angles",
+        "qwen3",
+        sizes=QWEN,
+        files={CONFIG: {"rope_parameters": YARN["full_attention"]}},
+        refused="rope_type",
+    ),
+    Row("gemma3_text", "gemma3_text", parts=(MEAN, *TWO_DENSE, NORMALIZE), sizes=GEMMA, files=QUERY),
+    Row("gemma3_text, causal", "gemma3_text", sizes=GEMMA, files=CAUSAL, refused="use_bidirectional_attention False"),
     Row("decoder", files={CONFIG: {"is_decoder": True}}, refused="is_decoder"),
     Row("no padding token", files={CONFIG: {"pad_token_id": None}}),
     Row("no padding token to count from", "roberta", files={CONFIG: {"pad_token_id": None}}, refused="pad_token_id"),
