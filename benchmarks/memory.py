@@ -4,8 +4,9 @@ python benchmarks/memory.py [--sentences 10000,30000,100000] [--batch 8192] [--m
 
 The model is random and tiny (BERT, 2 layers, vectors of 32 numbers), so that what grows is seen beside what does not.
 Each row is a process of its own with one thread: its peak memory beyond what it held before, with the model and the
-sentences loaded; what scoring keeps of forward passes where there is room, 1 GiB at most, is left out. --check exits 1 where scoring takes more than `FLOATS` times a vector of each sentence that is added,
-or where the gradient of the batch in parts is another than the direct one by more than 1e-5 of its norm.
+sentences loaded; what scoring keeps of forward passes where there is room, 1 GiB at most, is left out. --check exits 1
+where scoring takes more than `FLOATS` times a vector of each sentence that is added, or where the gradient of the batch
+in parts is another than the direct one by more than 1e-5 of its norm.
 """
 
 from __future__ import annotations

@@ -51,8 +51,9 @@ class _Process(Protocol):
 class _Group:
     """This process's place among `size` processes.
 
-    store: what the group was made with. sharers: how many of them share this machine's processors out.
-    together: whether a call of `together` is running, and not `alone`. broken: whether one of them ended in an error.
+    store: what the group was made with. sharers: how many share out the threads of the leader.
+    called: whether a call of `together` is running; together: and not `alone` in it. broken: whether one ended in an
+    error. started: the processes that this one has started, from rank 1 on.
     """
 
     rank: int
@@ -268,7 +269,11 @@ def _start(port: int, number: int, processes: int) -> _Process:
         environment |= {name: os.environ[name] for name in ("GLOO_SOCKET_IFNAME",) if name in os.environ}
     # Standard output is the leader's alone.
     return subprocess.Popen(
-        [sys.executable, "-c", _FOLLOW], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", _FOLLOW],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is the leader's, too
     )
 
 
@@ -341,7 +346,7 @@ def leading() -> Iterator[None]:
 
 def follow() -> int:
     """Follow the leader to its end; returns an exit code, 1 where it or another process was lost."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the leader too, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader, which it reaches as well, ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         group = _join_launched()
