@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +133,15 @@ def apart(*arguments: object) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measured(sentences: list[int], batch: int, mini: int) -> list[dict[str, Any]]:
-    rows = [apart("score", count) for count in sentences]
-    gradients = []
-    for parts in (1, -(-batch // mini)):
-        rows.append(apart("batch", batch, parts))
-        gradients.append(torch.tensor(rows[-1].pop("gradient"), dtype=torch.float64))
-    rows[-1]["difference"] = float((gradients[1] - gradients[0]).norm() / gradients[0].norm())
-    return rows
+def measured(sentences: list[int], batch: int, mini: int) -> Iterator[dict[str, Any]]:
+    for count in sentences:
+        yield apart("score", count)
+    whole = apart("batch", batch, 1)
+    direct = torch.tensor(whole.pop("gradient"), dtype=torch.float64)
+    yield whole
+    cached = apart("batch", batch, -(-batch // mini))
+    gradient = torch.tensor(cached.pop("gradient"), dtype=torch.float64)
+    yield {**cached, "difference": float((gradient - direct).norm() / direct.norm())}
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
@@ -176,13 +178,11 @@ def main() -> int:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
     }
     print("  ".join(f"{key}: {value}" for key, value in about.items()))
-    rows = measured([int(count) for count in options.sentences.split(",")], options.batch, options.mini)
-    for row in rows:
-        print(
-            "  ".join(
-                f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
+    rows = []
+    for row in measured([int(count) for count in options.sentences.split(",")], options.batch, options.mini):
+        rows.append(row)
+        told = (f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+        print("  ".join(told), flush=True)
     if options.json:
         options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     missed = failures(rows) if options.check else []

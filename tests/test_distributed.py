@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -200,8 +201,23 @@ def scores_of(folder: Path) -> Scores:
     return Scores.load(folder / "score" / "scores.safetensors")
 
 
+def test_processes_that_are_started(capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    with distributed.workers(2):
+        assert distributed.together(distributed.collect, "share") == ["share", "share"]
+        assert distributed.size() == 1 and torch.get_num_threads() == threads
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(InputError, match="`nproc` 0 is less than 1"), distributed.workers(0):
+        pass
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(InputError, match="already one of several"), distributed.workers(2):
+        pass
+
+
 def test_a_command_that_starts_its_processes(
-    capfd, monkeypatch: pytest.MonkeyPatch, sentence_folder: Path, pairs_file: Path, tmp_path: Path
+    workers, capfd, sentence_folder: Path, pairs_file: Path, tmp_path: Path
 ) -> None:
     command = ["score", str(sentence_folder), "--data", str(pairs_file), "--precision", "float32", "--json"]
     assert main([*command, "--workdir", str(tmp_path / "one")]) == 0
@@ -210,11 +226,6 @@ def test_a_command_that_starts_its_processes(
     told = capfd.readouterr()
     assert json.loads(told.out)["stage"] == "score" and "Warning" not in told.err
     close(scores_of(tmp_path / "two"), scores_of(tmp_path / "one"))
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("MASTER_PORT", "1")
-    with pytest.raises(InputError, match="already one of several"), distributed.workers(2):
-        pass
 
 
 def test_a_command_under_torchrun(
@@ -224,7 +235,7 @@ def test_a_command_under_torchrun(
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{first}\n" for first, *_ in triplets))
     folders = [tmp_path / "one", tmp_path / "three"]
-    score = ["score", str(sentence_folder), "--data", str(pairs_file), "--precision", "float32"]
+    score = ["score", str(sentence_folder), "--data", str(pairs_file)]
     tune = ["finetune", "--data", str(text), "--steps", "3", "--train-batch-size", "7", "--precision", "float32"]
 
     def all_in(folder: Path) -> int:
@@ -239,13 +250,12 @@ def test_a_command_under_torchrun(
         return [process.wait() for process in started]
 
     assert all_in(folders[0]) == 0
+    shutil.copytree(folders[0], folders[1])
+    shutil.rmtree(folders[1] / "finetune")
     own = ["--workdir", str(folders[1]), "--quiet"]
-    assert in_group([*score, *own]) == [0, 0, 0]
-    assert main(["prune", "--sparsity", "0.3", *own]) == 0
     capfd.readouterr()
     assert in_group([*tune, *own]) == [0, 0, 0]
     assert capfd.readouterr().out == f"{folders[1] / 'finetune'}\n"
-    close(scores_of(folders[1]), scores_of(folders[0]))
     one, three = (json.loads((folder / "finetune" / "history.json").read_text()) for folder in folders)
     assert [entry["loss"] for entry in three[1:]] == pytest.approx([entry["loss"] for entry in one[1:]], rel=1e-4)
     assert in_group([*tune, *own, "--steps", "0", "--epochs", "-1"]) == [2, 0, 0]
