@@ -39,7 +39,7 @@ def prune(
             pruning,
             chosen,
             dev=named_dev(dev, reading),
-            text=None if text is None else RepairText(text, hold_out=dev is None),
+            text=None if text is None else RepairText(text),
             progress=progress,
         )
         if reused:

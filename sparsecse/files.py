@@ -41,12 +41,13 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-_LEFT = r"\.[0-9a-f]{8}\.tmp(\.old)?"
+_LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp(\.old)?", re.DOTALL)
 
 
-def is_left(path: Path, target: str) -> bool:
-    """Whether a path has a name that is given here to what becomes, or was, a file or folder `target` beside it."""
-    return re.fullmatch(rf"\.{re.escape(target)}{_LEFT}", path.name) is not None
+def left_from(path: Path) -> str | None:
+    """The file or folder whose content was written, or kept, beside it under a path's name; None for other names."""
+    found = _LEFT.fullmatch(path.name)
+    return found and found[1]
 
 
 @contextlib.contextmanager
@@ -75,7 +76,7 @@ def held(folder: Path) -> Iterator[bool | None]:
 def remove_abandoned(target: Path) -> None:
     """Delete the folders that killed processes left beside `target`; one that a living process fills stays."""
     for folder in target.parent.iterdir():
-        if is_left(folder, target.name) and folder.is_dir():
+        if left_from(folder) == target.name and folder.is_dir():
             with contextlib.suppress(OSError), held(folder) as abandoned:  # another process may have deleted it
                 if abandoned:
                     disk.remove(folder)
@@ -217,7 +218,7 @@ PROVENANCE_FILE = "sparsecse.json"
 EXPORTS_FILE = "export.json"
 """In a folder with exports: its `files` are those that `export` wrote."""
 STAGING = "export"
-"""Beside a model, under a name that `is_left` knows, is where `export` prepares its files."""
+"""Beside a model, under a name that `left_from` knows, is where `export` prepares its files."""
 
 
 def _places(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sparsecse.errors import InputError
-from sparsecse.files import EXPORTS_FILE, STAGING, file_hash, is_left, read_json
+from sparsecse.files import EXPORTS_FILE, STAGING, file_hash, left_from, read_json
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -80,4 +80,4 @@ def _is_own(path: Path, name: str, known: Mapping[str, set[str] | None]) -> bool
 
 def _is_left(name: str) -> bool:
     """Whether a killed export left this, at the top of the folder that it exported to."""
-    return is_left(Path(Path(name).parts[0]), STAGING)
+    return left_from(Path(Path(name).parts[0])) == STAGING

@@ -28,7 +28,7 @@ from typing import Any
 from sparsecse import disk
 from sparsecse.benchmarking.machine import machine, versions
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, discard, hash_once, read_json, text_hash, write_json
+from sparsecse.files import atomic_directory, discard, hash_once, held, left_from, read_json, text_hash, write_json
 from sparsecse.manifest import contents, foreign, in_words
 
 MODEL_STAGES = ("finetune", "rewind", "prune")
@@ -41,8 +41,6 @@ STAGES = ("train", "score", "latency", "choose", "layers", "prune", "rewind", "f
 _COMMANDS = dict.fromkeys(("latency", "choose", "layers"), "prune")
 _RECORD = "record.json"
 _RETIRED = ".retired"
-# What `files.atomic_directory` calls the folders that it fills, or has moved aside.
-_LEFTOVER = re.compile(rf"\.((?:{'|'.join(STAGES)})(?:\{_RETIRED})?|packed)\.[0-9a-f]{{8}}\.tmp(?:\.old)?")
 
 
 @functools.cache
@@ -184,30 +182,22 @@ class Workdir:
         """
         self.check_folders()
         try:
-            import fcntl
-        except ImportError:  # Windows has no flock; two runs in one directory are then the user's care.
-            yield
-            return
-        try:
             self.path.mkdir(parents=True, exist_ok=True)
-            stream = (self.path / ".lock").open("a")
         except OSError as error:
             raise InputError(f"`workdir` {self.path} cannot be written ({error.strerror}); give another one.") from None
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+        with held(self.path) as alone:
+            if alone is False:
                 raise InputError(
                     f"{self.path} is in use by another sparsecse process; wait for it or give another `workdir`."
-                ) from None
+                )
             self._remove_leftovers()
             yield
 
     def _remove_leftovers(self) -> None:
         """Delete half-written folders of killed runs; where a stage's own folder is gone they are kept, to be safe."""
         for folder in self.path.glob(".*.tmp*"):
-            ours = _LEFTOVER.fullmatch(folder.name)
-            if ours and self.folder(ours[1]).exists():
+            name = left_from(folder)
+            if name and name.removesuffix(_RETIRED) in (*STAGES, "packed") and self.folder(name).exists():
                 disk.remove(folder)
 
     def run_stage(

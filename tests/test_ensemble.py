@@ -9,6 +9,7 @@ from sparsecse import stages
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
+from sparsecse.evaluation.dev import HELD_OUT
 from sparsecse.pruning.ensemble import (
     GRID,
     Ensemble,
@@ -21,7 +22,7 @@ from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.reconstruction import reconstruct
 from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import contributions
-from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.stages.text import RepairText
 from sparsecse.training import TrainingSettings
 from sparsecse.workdir import Workdir
@@ -105,7 +106,7 @@ def test_prune_reconstructs_and_records_it(run):
     assert stages.prune(run, Recipe(sparsity=0.5, reconstruct=True))[1]
 
 
-def test_prune_fits_on_text_and_chooses_on_what_it_holds_out(run, tmp_path):
+def test_prune_fits_on_text_and_chooses_on_what_it_holds_out(run, pairs_file, tmp_path):
     words = ("cat", "dog", "mat", "hill", "house", "river")
     text = tmp_path / "text.txt"
     text.write_text("".join(f"the {a} and the {b} {c}\n" for a in words for b in words for c in words))
@@ -113,9 +114,11 @@ def test_prune_fits_on_text_and_chooses_on_what_it_holds_out(run, tmp_path):
     record, _ = stages.prune(run, recipe, text=RepairText(DataOptions(str(text))))
     assert set(record.info["reconstruction"]["dev"]) == {"similarity", "agreement"}
     assert record.settings["text"]["name"] == str(text) and "text" in record.inputs
-    assert stages.prune(run, recipe, text=RepairText(DataOptions(str(text))))[1]
-    apart, reused = stages.prune(run, recipe, text=RepairText(DataOptions(str(text)), hold_out=False))
-    assert not reused and set(apart.info["reconstruction"]["dev"]) == {"similarity"}
+    for names, wanted in (((HELD_OUT,), {"similarity", "agreement"}), ((str(pairs_file),), {"similarity"})):
+        again, reused = stages.prune(run, recipe, dev=DevOptions(names), text=RepairText(DataOptions(str(text))))
+        assert reused == (HELD_OUT in names) and set(again.info["reconstruction"]["dev"]) == wanted
+    with pytest.raises(InputError, match="give `train_data`"):
+        stages.prune(run, recipe, dev=DevOptions((HELD_OUT,)))
 
 
 def test_reconstruction_needs_scores(tmp_path, sentence_folder):

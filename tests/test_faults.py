@@ -162,7 +162,7 @@ def tree(folder: Path) -> Tree:
             content = json.loads(path.read_text())
             del content["created"], content["seconds"]
             found[name] = json.dumps(content)
-        elif path.is_file() and path.name != ".lock":
+        elif path.is_file():
             found[name] = file_hash(path)
         elif path.is_dir():
             found[name] = ""
@@ -307,10 +307,10 @@ def test_signals(job, tmp_path, first, second, code):
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert ("Interrupted; the same command goes on" in done.stderr) == (code > 0)
-    assert {path.name for path in run.path.iterdir() if not path.name.startswith(".score.")} == {".lock"}
+    assert {path.name for path in run.path.iterdir() if not path.name.startswith(".score.")} == set()
     assert len(list(run.path.glob(".score.*"))) == (code < 0)
     assert main(arguments) == 0
-    assert {path.name for path in run.path.iterdir()} == {".lock", "score"}
+    assert {path.name for path in run.path.iterdir()} == {"score"}
 
 
 @pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.nightly)])

@@ -289,4 +289,4 @@ def test_a_killed_repair_goes_on_and_ends_the_same(run, text_file, tmp_path):
         "finetune", "model/model.safetensors"
     )
     # Nothing of the killed attempt is left.
-    assert {path.name for path in run.path.iterdir()} == {".lock", "score", "prune", "finetune"}
+    assert {path.name for path in run.path.iterdir()} == {"score", "prune", "finetune"}

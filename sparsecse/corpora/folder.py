@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from sparsecse import disk
 from sparsecse.corpora.shards import RANGES_FILE, file_names, read_vectors, write_shard
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_file, file_hash, held, read_json, write_json
+from sparsecse.files import atomic_file, file_hash, held, left_from, read_json, write_json
 from sparsecse.manifest import foreign, in_words
 from sparsecse.progress import Progress, silent
 
 MANIFEST_FILE = "manifest.json"
-_LEFTOVER = re.compile(
-    r"\.(manifest\.json|ranges\.npy|vectors-\d{5,}\.(npy|parquet|arrow)|ids-\d{5,}\.jsonl)\.[0-9a-f]{8}\.tmp"
-)
+_OURS = re.compile(r"manifest\.json|ranges\.npy|vectors-\d{5,}\.(npy|parquet|arrow)|ids-\d{5,}\.jsonl")
 _FIELDS = {
     "model": dict,
     "settings": dict,
@@ -61,8 +60,8 @@ def claimed(path: Path) -> Iterator[Manifest | None]:
         if alone is False:
             raise InputError(f"{path} is being written by another process; wait for it, or give another folder.")
         for file in path.iterdir():
-            if _LEFTOVER.fullmatch(file.name):
-                file.unlink()
+            if _OURS.fullmatch(left_from(file) or ""):
+                disk.remove(file)
         if (path / MANIFEST_FILE).exists():
             yield read_manifest(path)
             return

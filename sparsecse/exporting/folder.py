@@ -69,7 +69,7 @@ def _write_companions(encoder: Encoder, directory: Path) -> None:
     """Everything of a saved model but its weights."""
     save_encoder(encoder, directory, stock=is_stock(encoder.model.config))
     for path in directory.glob("model*.safetensors*"):
-        path.unlink()
+        disk.remove(path)
 
 
 def _list(folder: Path, encoder: Encoder, files: Mapping[str, str], **more: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from sparsecse.encoders import Encoder, fingerprint
 from sparsecse.errors import InputError
-from sparsecse.evaluation.dev import DevSet, dev_fingerprint
+from sparsecse.evaluation.dev import HELD_OUT, DevSet, dev_fingerprint
 from sparsecse.files import file_hash, texts_hash
 from sparsecse.progress import Progress
 from sparsecse.pruning.costs import CostModel, closed_form
@@ -136,8 +136,13 @@ def choose(
         NoDevError: there is nothing to choose by (for the reconstruction only without `where_possible`).
     """
     recipe = decided.recipe
+    named, held_out = (None, text is not None) if dev is None else dev.without_held_out()
+    if held_out and text is None:
+        raise InputError(
+            f"`dev` {HELD_OUT} is measured on held-out training sentences; give `train_data`, or a text file as `dev`."
+        )
     if recipe.auto:
-        chosen, _ = choose_sparsity(workdir, recipe.tolerance, dev, progress=progress)
+        chosen, _ = choose_sparsity(workdir, recipe.tolerance, named, progress=progress)
         recipe = replace(recipe, sparsity=chosen.info["sparsity"], auto=False)
         decided.auto = {"tolerance": recipe.tolerance, **chosen.info}
         decided.inputs["choose/curve.json"] = workdir.output_hash("choose", "curve.json")
@@ -147,11 +152,11 @@ def choose(
             raise InputError("`reconstruct` follows the scored model; run `sparsecse score` first.")
         held = None
         if text is not None and recipe.reconstruct:
-            decided.text, held = text.load()
+            decided.text, held = text.load(dev=held_out)
             decided.inputs["text"] = texts_hash(decided.text)
             decided.settings["text"] = text.data.settings()
         try:
-            decided.dev = dev_sets(workdir, dev)
+            decided.dev = dev_sets(workdir, named)
         except NoDevError as error:
             if recipe.layers_compete or (held is None and not where_possible):
                 raise

@@ -11,9 +11,7 @@ from sparsecse.files import weight_bytes
 from sparsecse.packing import count_parameters
 from sparsecse.sources import ModelOptions
 from sparsecse.stages.options import resolve_model
-from sparsecse.workdir import Workdir
-
-_STAGES = ("train", "score", "latency", "prune", "rewind", "finetune", "eval", "pack", "bench")
+from sparsecse.workdir import STAGES, Workdir
 
 
 def inspect_model(options: ModelOptions) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def inspect_run(workdir: Workdir) -> dict[str, Any]:
     if not Workdir.is_one(workdir.path):
         raise InputError(f"{workdir.path} is no run directory; give one, or a model, or run `sparsecse score` first.")
     stages: dict[str, Any] = {}
-    for stage in _STAGES:
+    for stage in STAGES:
         record = workdir.record(stage)
         if record is not None:
             stages[stage] = {

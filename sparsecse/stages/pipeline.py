@@ -102,12 +102,11 @@ def run(
         )
     }
     starts("prune")
-    named, held_out = (None, True) if plan.dev is None else plan.dev.without_held_out()
     done["prune"] = prune(
         workdir,
         plan.recipe,
-        dev=named,
-        text=RepairText(plan.train_data, plan.training or TrainingSettings(), hold_out=held_out),
+        dev=plan.dev,
+        text=RepairText(plan.train_data, plan.training or TrainingSettings()),
         where_possible=True,
         trained_after=plan.training is not None,
         progress=progress,

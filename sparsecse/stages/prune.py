@@ -46,8 +46,8 @@ def prune(
     Args:
         model: the model to prune where nothing was scored, which is enough for layers and the vocabulary.
         dev: what the sparsity, the reconstruction and the layers are chosen on; see `dev.dev_sets`.
-        text: what the reconstruction is fitted on, instead of the first dev set's sentences; without `dev` a held-out
-            part of it is a dev set too.
+        text: what the reconstruction is fitted on, instead of the first dev set's sentences; without `dev`, or where
+            "agreement" is in it, a held-out part of the text is a dev set too.
         where_possible: leave out the reconstruction, with a note in the record, where there is nothing to choose by.
         trained_after: a repair by training follows; see `pruning.pipeline.carry_out`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sparsecse import disk
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_file, weight_bytes, write_text
 from sparsecse.manifest import in_words
@@ -106,7 +107,7 @@ def write_report(report: Report, out: Path, *, png: bool = True) -> list[Path]:
                 save_figure(report, draw, temporary)
             written.append(path)
         else:
-            path.unlink(missing_ok=True)
+            disk.remove(path)
     return written
 
 

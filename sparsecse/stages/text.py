@@ -16,17 +16,18 @@ class RepairText:
     """What text, and what will be trained on it.
 
     data: of the repair. training: its settings; by default one pass over all.
-    hold_out: whether some sentences are for choices; they are those that the repair holds out too.
     """
 
     data: DataOptions
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    hold_out: bool = True
 
-    def load(self) -> tuple[list[str], DevSet | None]:
-        """The sentences that some step of the repair takes, and the dev set that is held out, where there is one."""
+    def load(self, *, dev: bool) -> tuple[list[str], DevSet | None]:
+        """The sentences that some step of the repair takes, and the dev set that is held out, where there is one.
+
+        dev: whether some sentences are for choices; they are those that the repair holds out too.
+        """
         examples, scores = training_data(self.data, set(self.training.objective))
         held = None
-        if self.hold_out and scores is None:
+        if dev and scores is None:
             examples, held = hold_out(examples, self.training.seed)
         return trained_on(examples, self.training), held
