@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -79,8 +78,16 @@ def made_up(count: int) -> list[str]:
     return list(dict.fromkeys(drawn))[:count]
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+def resident_mb(line: str) -> float:
+    """`VmRSS`, what the process holds, or `VmHWM`, the most since the last `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{line}:")[2].split()[0]) / 1024
+
+
+def forget_peak() -> float:
+    """Begin a new peak at what the process holds, which is returned."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_mb("VmRSS")
 
 
 def measure_score(count: int) -> dict[str, Any]:
@@ -90,13 +97,13 @@ def measure_score(count: int) -> dict[str, Any]:
     pairs = PairSet("made up", "all", tuple(texts[:half]), tuple(texts[half:]), scores, None, "made up")
     memory.KEPT = 0  # forward passes that are kept for their backward passes: up to 1 GiB of any memory there is
     contributions(encoder, PairSet("few", "all", ("w1", "w2"), ("w3", "w4"), (5.0, 0.0), None, "few"))
-    before, start = peak_mb(), time.perf_counter()
+    before, start = forget_peak(), time.perf_counter()
     contributions(encoder, pairs, precision="float32")
     return {
         "what": "score",
         "sentences": count,
         "seconds": time.perf_counter() - start,
-        "added_mb": peak_mb() - before,
+        "added_mb": resident_mb("VmHWM") - before,
         "vectors_mb": count * WIDTH * 4 / 2**20,
     }
 
@@ -110,7 +117,7 @@ def measure_batch(batch: int, parts: int) -> dict[str, Any]:
     loss(examples[:64]).backward()
     loss.zero_grad()
     loss.parts = parts
-    before, start = peak_mb(), time.perf_counter()
+    before, start = forget_peak(), time.perf_counter()
     value = loss(examples)
     value.backward()
     gradients = [p.grad.flatten() for p in encoder.parameters() if p.grad is not None]
@@ -119,7 +126,7 @@ def measure_batch(batch: int, parts: int) -> dict[str, Any]:
         "batch": batch,
         "parts": parts,
         "seconds": time.perf_counter() - start,
-        "added_mb": peak_mb() - before,
+        "added_mb": resident_mb("VmHWM") - before,
         "loss": value.item(),
         "gradient": torch.cat(gradients).tolist(),
     }

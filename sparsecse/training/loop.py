@@ -423,6 +423,9 @@ def train(
     weights as an uninterrupted one on the same machine. A loss that is no finite number ends the run: with the best
     weights so far and a warning, or, where no later ones than the start's were measured, with them and an error.
 
+    Within `distributed.workers` the sentences of a batch, and those that the teacher embeds, are shared out among the
+    processes. The result is the same to rounding, but for dropout masks, which are others.
+
     Args:
         encoder: the model to train; is in evaluation mode afterwards.
         examples: tuples of one to three sentences, all of one length.
@@ -442,10 +445,21 @@ def train(
     if not examples:
         raise InputError("There is no training example; give a data set with at least one sentence.")
     teachers = [teacher] if isinstance(teacher, Encoder) else teacher or ()
-    aids = {"checkpoint": checkpoint, "keep": keep, "progress": progress, "teacher_progress": teacher_progress}
-    return distributed.together(
-        _train, encoder, examples, settings, scores, teachers=teachers, dev=dev, note=note, **aids
-    )
+    led = _Led(teachers, dev, note, checkpoint, keep, progress, teacher_progress)
+    return distributed.together(_train, encoder, examples, settings, scores, led=led)
+
+
+@dataclass(frozen=True)
+class _Led:
+    """The arguments of `train` that one process has, where several compute together."""
+
+    teachers: Sequence[Encoder] = ()
+    dev: Dev | None = None
+    note: Callable[[str], None] | None = None
+    checkpoint: Path | None = None
+    keep: Callable[[int, Encoder], None] | None = None
+    progress: Callable[[StepReport], None] | None = None
+    teacher_progress: Callable[[int, int], None] | None = None
 
 
 def _train(
@@ -453,34 +467,27 @@ def _train(
     examples: Sequence[Example],
     settings: TrainingSettings,
     scores: Sequence[float] | None,
-    *,
-    teachers: Sequence[Encoder] = (),
-    dev: Dev | None = None,
-    checkpoint: Path | None = None,
-    keep: Callable[[int, Encoder], None] | None = None,
-    progress: Callable[[StepReport], None] | None = None,
-    teacher_progress: Callable[[int, int], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    led: _Led = _Led(),
 ) -> TrainingResult:
     began = time.monotonic()
 
     def warn(said: str) -> None:
-        if note is None:
+        if led.note is None:
             warnings.warn(said, stacklevel=5)
         else:
-            note(f"Warning: {said}")
+            led.note(f"Warning: {said}")
 
     encoder.to(distributed.device(encoder.device))
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     # What a teacher says of a sentence is known: there noise only blurs it.
     dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
     with with_dropout(encoder, dropout):
-        trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint, warn)
+        trainer = _Trainer(encoder, examples, settings, scores, led.teachers, led.checkpoint, warn)
         if not trainer.resume():
             start = time.monotonic()
-            trainer.measure(dev)
-            trainer.plan(began, time.monotonic() - start, note)
-        trainer.embed(teacher_progress)
+            trainer.measure(led.dev)
+            trainer.plan(began, time.monotonic() - start, led.note)
+        trainer.embed(led.teacher_progress)
         state = trainer.state
         while not trainer.finished():
             trainer.loss.train()
@@ -495,14 +502,14 @@ def _train(
                 warn(f"{reason}; training ends there, with the weights of step {state.best_step}.")
                 break
             trainer.loss.eval()
-            if keep is not None and state.step in settings.keep_steps:
-                keep(state.step, encoder)
+            if led.keep is not None and state.step in settings.keep_steps:
+                led.keep(state.step, encoder)
             figures = None
             if state.step % settings.eval_every == 0 or state.step == trainer.total:
-                figures = trainer.measure(dev)
+                figures = trainer.measure(led.dev)
                 trainer.save()
-            if progress is not None:
+            if led.progress is not None:
                 steps = state.step if trainer.finished() else trainer.total
-                progress(StepReport(state.step, steps, loss, figures, state.best_step))
+                led.progress(StepReport(state.step, steps, loss, figures, state.best_step))
     trainer.restore_best()
     return TrainingResult(state.step, trainer.total, state.best_step, state.best, state.history)
