@@ -5,7 +5,7 @@ python benchmarks/memory.py [--sentences 10000,30000,100000] [--batch 8192] [--m
 The model is random and tiny (BERT, 2 layers, vectors of 32 numbers), so that what grows is seen beside what does not.
 Each row is a process of its own with one thread: its peak memory beyond what it held before, with the model and the
 sentences loaded; what scoring keeps of forward passes where there is room, 1 GiB at most, is left out. --check exits 1
-where scoring takes more than `FLOATS` times a vector of each sentence that is added, or where the gradient of the batch
+where scoring takes more than `VECTORS` and `BYTES` for each sentence that is added, or where the gradient of the batch
 in parts is another than the direct one by more than 1e-5 of its norm.
 """
 
@@ -39,7 +39,8 @@ from sparsecse.training import TrainingSettings
 from sparsecse.training.losses import BatchLoss
 
 WIDTH, WORDS, LENGTH = 32, 2000, 12
-FLOATS = 10
+# Of each sentence: vectors that scoring may hold at its peak, and bytes of ids, text and rows.
+VECTORS, BYTES = 10, 1024
 DIFFERENCE = 1e-5
 
 
@@ -155,9 +156,9 @@ def failures(rows: list[dict[str, Any]]) -> list[str]:
     missed = []
     scores = [row for row in rows if row["what"] == "score"]
     for fewer, more in itertools.pairwise(scores):
-        grown = (more["added_mb"] - fewer["added_mb"]) / (more["vectors_mb"] - fewer["vectors_mb"])
-        if grown > FLOATS:
-            missed.append(f"from {fewer['sentences']} to {more['sentences']} sentences {grown:.1f} vectors each")
+        grown = (more["added_mb"] - fewer["added_mb"]) * 2**20 / (more["sentences"] - fewer["sentences"])
+        if grown > VECTORS * 4 * WIDTH + BYTES:
+            missed.append(f"from {fewer['sentences']} to {more['sentences']} sentences {grown:.0f} bytes each")
     if rows[-1]["difference"] > DIFFERENCE:
         missed.append(f"the gradient in parts differs by {rows[-1]['difference']:.1e}")
     return missed
