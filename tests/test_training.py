@@ -327,7 +327,7 @@ def test_mini_batches_have_the_loss_of_the_batch(bert, triplets, monkeypatch):
         history = train(encoder, triplets, dataclasses.replace(chosen, mini_batch_size=mini)).history
         found.append([*(entry["loss"] for entry in history[1:]), *encoder.encode("the cat sat").tolist()])
     assert found[1] == pytest.approx(found[0], rel=1e-5, abs=1e-5)
-    assert max(taken) == 8 and len(taken) == 3 * 2 * 4  # of 30 texts, four parts, each twice
+    assert max(taken) == 8 and len(taken) == 3 * 2 * 4 + 1  # of 30 texts, four parts, each twice; and `encode`
     with pytest.raises(InputError, match="`mini_batch_size` -1 is not 0"):
         settings(mini_batch_size=-1)
 
