@@ -30,9 +30,10 @@ from sparsecse.cli import (
     run,
     score,
     study,
+    sweep,
     train,
 )
-from sparsecse.cli.groups import OPTIONS
+from sparsecse.cli.groups import OPTIONS, UsageError
 from sparsecse.cli.help import LookedUp
 from sparsecse.cli.options import Quiet
 from sparsecse.cli.output import (
@@ -50,9 +51,6 @@ from sparsecse.version import __version__
 
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
-
-# Typer brings its own copy of click in newer versions; this is the base of its usage errors in all of them.
-_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 def _with_quiet(command: Callable[..., None]) -> Callable[..., None]:
@@ -96,6 +94,7 @@ for command, name in (
     (export.export, "export"),
     (push.push, "push"),
     (study.study, "study"),
+    (sweep.sweep, "sweep"),
 ):
     app.command(name, cls=LookedUp)(_with_quiet(command))
 
@@ -141,7 +140,7 @@ def _quiet_libraries() -> None:
 
 
 def main(arguments: Sequence[str] | None = None, *, commands: typer.Typer = app, program: str = "sparsecse") -> int:
-    """Run the command line; returns 0, 1 (a check failed), 2 (bad usage or input), 130 (Ctrl-C) or 143 (terminated).
+    """Run the command line; returns 0, 1 (check or cell failed), 2 (bad usage or input), 130 (Ctrl-C) or 143 (TERM).
 
     Of the processes that torchrun or accelerate starts, the first one runs it, and the others compute with it.
     """
@@ -162,7 +161,7 @@ def main(arguments: Sequence[str] | None = None, *, commands: typer.Typer = app,
 def _answer(commands: typer.Typer, arguments: Sequence[str] | None, program: str) -> int:
     try:
         return _call(commands, arguments, program)
-    except _UsageError as error:
+    except UsageError as error:
         error.show()
         return error.exit_code
     except BrokenPipeError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,8 @@ from xml.etree import ElementTree
 
 from sparsecse.checking import Verdict
 from sparsecse.errors import InputError, meant
-from sparsecse.files import write_text
+from sparsecse.files import read_toml, write_text
 from sparsecse.reading import shown, whole_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _SUITE = "sparsecse check"
 
@@ -33,10 +27,7 @@ def read_options(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         InputError: no TOML, an unknown key, or a value of another kind.
     """
-    try:
-        content = tomllib.loads(whole_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not valid TOML ({error}); mend it there.") from None
+    content = read_toml(path)
     for name in content:
         if name not in names:
             raise InputError(

@@ -178,8 +178,7 @@ def evaluate(
         with session(workdir) as run:
             run.newest_model()  # says what to run where there is none
             note_prompts(stages.dense_options(run), besides=_RETRIEVAL)
-            record, _ = stages.evaluate_run(
-                run,
+            asked = stages.EvaluationSettings(
                 tasks,
                 data_dir=reading.data_dir,
                 positive_minimum=objective.positive_minimum,
@@ -190,11 +189,9 @@ def evaluate(
                 documents=_documents_model(run, documents, loading.truncate_dim),
                 query_prompt=query_prompt,
                 document_prompt=document_prompt,
-                agreement_text=text,
-                aligned=aligned,
                 truncate_dim=loading.truncate_dim,
-                progress=progress,
             )
+            record, _ = stages.evaluate_run(run, asked, agreement_text=text, aligned=aligned, progress=progress)
             if mteb_dir and found:
                 source = stages.dense_options(run).name
                 for name, loaded, label in (

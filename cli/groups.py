@@ -14,6 +14,9 @@ import typer
 from sparsecse.errors import InputError, as_options
 from sparsecse.settings import Setting
 
+# Typer brings its own copy of click in newer versions; this is the base of its usage errors in all of them.
+UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
 _PANELS = {"loading": "model", "reading": "data"}
 OPTIONS: dict[str, str] = {}
 """The option of each settings field of all commands; of two fields of one name, the one that is spelled like it."""
@@ -108,6 +111,9 @@ def takes(**groups: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     The command is called with the settings that the options make. Where two settings have the same option (`--seed`),
     the command has it once and both get its value. An `InputError` of theirs names the options.
 
+    What makes the settings of the options is the command's `settle`: {parameter: value} of the options to that of the
+    function below.
+
     Args:
         groups: for each parameter the settings whose values are this command's defaults, or `Only` some of them.
     """
@@ -122,8 +128,7 @@ def takes(**groups: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     shared = {option.name: option.parameter(taken, spelled) for option in reversed(every)}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def with_options(**given: Any) -> None:
+        def settle(given: dict[str, Any]) -> dict[str, Any]:
             texts = {name: given.pop(name) for name in shared}
             for name, options in found.items():
                 defaults = groups[name].defaults if isinstance(groups[name], Only) else groups[name]
@@ -132,7 +137,11 @@ def takes(**groups: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
                 except InputError as error:
                     own = {one.path[-1]: one.spellings[0] for one in options}
                     raise InputError(as_options(str(error), own)) from None
-            command(**given)
+            return given
+
+        @functools.wraps(command)
+        def with_options(**given: Any) -> None:
+            command(**settle(given))
 
         signature = inspect.signature(command, eval_str=True)
         parameters: list[inspect.Parameter] = []
@@ -143,6 +152,7 @@ def takes(**groups: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
                 continue
             parameters += [left.pop(one.name) for one in found[parameter.name] if one.name in left]
         with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        with_options.settle = settle  # type: ignore[attr-defined]
         return with_options
 
     return decorate

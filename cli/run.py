@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import RenderableType
@@ -26,6 +26,10 @@ from sparsecse.pruning.recipe import Recipe
 from sparsecse.scoring.settings import ScoringSettings
 from sparsecse.sources import DataOptions, ModelOptions
 from sparsecse.training.settings import TrainingSettings
+from sparsecse.workdir import Workdir
+
+if TYPE_CHECKING:
+    from sparsecse.stages import Plan
 
 RewindTo = Annotated[
     str | None,
@@ -108,24 +112,30 @@ def run(
         page = stages.report_path(run_directory)
         stages.check_report(page)
 
-        pairs = replace(reading, name=data)
-        chosen = named_model(run_directory, model, loading)
-        note_prompts(chosen)
-        plan = stages.Plan(
-            model=chosen,
-            data=pairs,
-            train_data=named_data(train_data, reading) or pairs,
-            recipe=pruning,
-            dev=named_dev(dev, reading),
-            teachers=[ModelOptions(name) for name in teacher or ()],
-            dtype=dtype,
-            tasks=tasks or ("demo" if data == "demo" else "sts"),
-            training=training if repair else None,
+        plan = plan_of(
+            run_directory,
+            model=model,
+            data=data,
+            reading=reading,
+            train_data=train_data,
+            tasks=tasks,
             method=method,
             scoring=scoring,
+            pruning=pruning,
+            dev=dev,
             rewind_to=rewind_to,
-            out=out,
+            repair=repair,
+            training=training,
+            teacher=teacher,
             aligned=aligned,
+            loading=loading,
+        )
+        note_prompts(plan.model)
+        plan = replace(
+            plan,
+            packs=True,
+            dtype=dtype,
+            out=out,
             bench_sentences=256 if bench else 0,
             bench={"threads": threads, "orders": ("given",), "rounds": 3},
         )
@@ -172,6 +182,47 @@ def run(
         if json:
             for line in places:
                 note(line)
+
+
+def plan_of(
+    run: Workdir,
+    *,
+    model: str,
+    data: str,
+    reading: DataOptions,
+    train_data: str | None,
+    tasks: str | None,
+    method: str,
+    scoring: ScoringSettings,
+    pruning: Recipe,
+    dev: list[str] | None,
+    rewind_to: str | None,
+    repair: bool,
+    training: TrainingSettings,
+    teacher: list[str] | None,
+    aligned: bool,
+    loading: ModelOptions,
+) -> Plan:
+    """What options ask for, without pack and benchmark."""
+    from sparsecse.stages import Plan
+
+    pairs = replace(reading, name=data)
+    return Plan(
+        model=named_model(run, model, loading),
+        data=pairs,
+        train_data=named_data(train_data, reading) or pairs,
+        recipe=pruning,
+        dev=named_dev(dev, reading),
+        teachers=[ModelOptions(name) for name in teacher or ()],
+        tasks=tasks or ("demo" if data == "demo" else "sts"),
+        training=training if repair else None,
+        method=method,
+        scoring=scoring,
+        rewind_to=rewind_to,
+        aligned=aligned,
+        packs=False,
+        bench_sentences=0,
+    )
 
 
 def _near(path: Path) -> Path:

@@ -39,6 +39,17 @@ def rows_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     return table
 
 
+def settings_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], settings: int) -> Table:
+    """A table whose first columns are so many settings, in lines of their own where they are long, then figures."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(header):
+        figure = number >= settings
+        table.add_column(name, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def score_table(scores: Scores) -> Table:
     """Per layer: how many of its heads and neurons are among the lowest 1, 5, 10, 20 and 50 % of all."""
     percents = [f"{sparsity:.0%}" for sparsity in SPARSITIES]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sparsecse import disk
+from sparsecse.errors import InputError
 from sparsecse.reading import parse_json, whole_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 try:
     import fcntl
@@ -51,10 +58,11 @@ def left_from(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[bool | None]:
+def held(folder: Path, *, wait: bool = False) -> Iterator[bool | None]:
     """Hold a folder that exists for this process: yields True, or False where another process has it.
 
     None where the system, or a network file system, has no such locks; that is then the user's care.
+    wait: until another process lets it go.
     """
     if fcntl is None:
         yield None
@@ -62,7 +70,7 @@ def held(folder: Path) -> Iterator[bool | None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             alone: bool | None = True
         except BlockingIOError:
             alone = False
@@ -191,6 +199,14 @@ def write_json(target: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file, with or without a byte-order mark; a missing or broken one raises `InputError`."""
     return parse_json(whole_text(path), str(path), "restore it or write it again")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; a missing or broken one raises `InputError`."""
+    try:
+        return tomllib.loads(whole_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not valid TOML ({error}); mend it there.") from None
 
 
 def weight_bytes(folder: Path) -> int | None:

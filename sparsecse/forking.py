@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import multiprocessing
 import os
+import signal
 import sys
 import threading
 import types
@@ -68,6 +70,18 @@ def apart(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R
     """Call a function on a thread of its own, whose team ends with it, so that no team is left for a fork to break."""
     with ThreadPoolExecutor(1, "sparsecse") as pool:
         return pool.submit(function, *args, **kwargs).result()
+
+
+def follow_parent() -> None:
+    """Let this spawned process leave Ctrl-C to its parent, and end when that ends, killed or not."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the parent too, which ends this process
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent.join,), daemon=True).start()
+
+
+def _end_with(wait: Callable[[], None]) -> None:
+    wait()
+    os._exit(1)
 
 
 @contextlib.contextmanager

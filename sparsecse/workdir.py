@@ -19,6 +19,7 @@ import datetime
 import functools
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -34,11 +35,14 @@ from sparsecse.manifest import contents, foreign, in_words
 MODEL_STAGES = ("finetune", "rewind", "prune")
 """Stages that end with a smaller model, the last in the chain first."""
 
-STAGES = ("train", "score", "latency", "choose", "layers", "prune", "rewind", "finetune", "eval", "pack", "bench")
+STAGES = (
+    *("train", "score", "latency", "choose", "layers", "prune", "rewind", "finetune"),
+    *("eval-dense", "eval", "pack", "bench"),
+)
 """Every stage, and the name of its folder."""
 
 # Of the stages that have none of their own.
-_COMMANDS = dict.fromkeys(("latency", "choose", "layers"), "prune")
+_COMMANDS = {**dict.fromkeys(("latency", "choose", "layers"), "prune"), "eval-dense": "eval"}
 _RECORD = "record.json"
 _RETIRED = ".retired"
 
@@ -174,8 +178,10 @@ class Workdir:
             )
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
         """Hold the directory for one process; a second one is refused with a sentence instead of racing.
+
+        wait: until another process has let it go.
 
         Raises:
             InputError: another process holds it, it cannot be written, or see `check_folders`.
@@ -185,7 +191,7 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"`workdir` {self.path} cannot be written ({error.strerror}); give another one.") from None
-        with held(self.path) as alone:
+        with held(self.path, wait=wait) as alone:
             if alone is False:
                 raise InputError(
                     f"{self.path} is in use by another sparsecse process; wait for it or give another `workdir`."
@@ -252,6 +258,21 @@ class Workdir:
             self._check_own(stage)  # what was put there during the work
         self._remove_leftovers()
         return record, False
+
+    def adopt(self, stage: str, source: Workdir) -> None:
+        """Take a finished stage of another run directory as one's own, as a copy, unless this one has the same.
+
+        Raises:
+            InputError: the other one has not finished the stage, or it was damaged since; or see `run_stage`.
+        """
+        source.check(stage)
+        theirs, own = source.need(stage), self.record(stage)
+        if own == theirs and not self.changed(stage):
+            return
+        self.check_folders()
+        self._check_own(stage)
+        with atomic_directory(self.folder(stage)) as folder:
+            shutil.copytree(source.folder(stage), folder, dirs_exist_ok=True)
 
     def partial(self, stage: str, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> Path:
         """A folder for what an interrupted stage resumes from; it belongs to exactly these inputs and settings."""

@@ -60,7 +60,7 @@ def test_the_stages_one_by_one(scored, sentences, tmp_path):
     code, out, _ = scored("eval", "packed", "--tasks", "demo-test", "--json")
     assert code == 0 and json.loads(out)["average"] == pytest.approx(result["average"], abs=1e-6)
     code, out, _ = scored("inspect", "--json")
-    assert set(json.loads(out)["stages"]) == {"score", "prune", "finetune", "eval", "pack"}
+    assert set(json.loads(out)["stages"]) == {"score", "prune", "finetune", "eval-dense", "eval", "pack"}
     code, out, _ = scored("inspect", "packed", "--json")
     facts = json.loads(out)
     assert facts["truncate_dim"] == 20

@@ -38,9 +38,9 @@ def test_the_vocabulary_alone_needs_no_scores(tmp_path, sentence_folder, corpus,
     covered = sentences[:2]
     torch.testing.assert_close(smaller.encode(covered), dense.encode(covered), atol=1e-6, rtol=1e-6)
     assert smaller.tokenizer.unk_token_id not in smaller.tokenize(["the red river"])[0]
-    evaluated, _ = stages.evaluate_run(Workdir(run), "demo-test")
+    evaluated, _ = stages.evaluate_run(Workdir(run), stages.EvaluationSettings("demo-test"))
     assert evaluated.info["stage"] == "prune"
-    assert set(stages.inspect_run(Workdir(run))["stages"]) == {"prune", "pack", "eval"}
+    assert set(stages.inspect_run(Workdir(run))["stages"]) == {"prune", "pack", "eval-dense", "eval"}
 
 
 def test_everything_at_once_and_rewound(tmp_path, sentence_folder, pairs_file, corpus, sentences):

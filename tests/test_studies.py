@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from studies import STUDIES
 from studies.budgets import together
 
+from sparsecse.cells.cells import Cell
 from sparsecse.cli.app import main
 from sparsecse.datasets import RetrievalSet
 from sparsecse.encoders import load_encoder, save_encoder
@@ -25,7 +26,7 @@ from sparsecse.studies.intervals import paired_interval
 from sparsecse.studies.oracle import correlations
 from sparsecse.studies.others import Other
 from sparsecse.studies.setup import Setup, StudySettings
-from sparsecse.studies.study import Cell, Study, run_study, write_report
+from sparsecse.studies.study import Study, run_study, write_report
 from sparsecse.training import TrainingSettings
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sparsecse.cells.cells import Cell
 from sparsecse.pruning.costs import multiply_add_cost, removed_fraction, select_by_cost
 from sparsecse.pruning.masks import Budget, Mask, lowest, select
 from sparsecse.pruning.surgery import prune
@@ -18,7 +19,7 @@ from sparsecse.scoring.gradients import accumulate_one
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Results, Study
 
 SPARSITIES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
 REFERENCE = "equal shares"

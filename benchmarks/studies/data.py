@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
+from sparsecse.cells.cells import Cell
 from sparsecse.datasets import DropoutViews, PairSet, SetNotFoundError, load_pairs, views_of
 from sparsecse.scoring import Scores
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Results, Study
 
 SPARSITIES = (0.1, 0.2, 0.5)
 SEEDS = 2

@@ -8,13 +8,14 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from sparsecse.cells.cells import Cell
 from sparsecse.datasets import SetNotFoundError, load_pairs
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Results, Study
 from sparsecse.training import TrainingSettings, train
 
 OBJECTIVES = ("unsup", "moco", "byol")

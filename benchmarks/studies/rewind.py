@@ -7,11 +7,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from sparsecse.cells.cells import Cell
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.pruning.surgery import prune
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Results, Study
 from sparsecse.training import TrainingSettings, train
 
 SPARSITIES = (0.1, 0.3)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from sparsecse.cells.cells import Cell
 from sparsecse.datasets import PairSet
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Results, Study
 
 SPARSITIES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 AT = 0.2  # where the change is related to the traits, or at the sparsity nearest to it

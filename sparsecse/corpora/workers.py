@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import pickle
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +15,7 @@ import torch
 
 from sparsecse.corpora.blocks import Submit, TokenIds
 from sparsecse.errors import InputError
-from sparsecse.forking import unnamed_script
+from sparsecse.forking import follow_parent, unnamed_script
 from sparsecse.runtime import Runtime
 
 # Of a worker process.
@@ -27,17 +24,9 @@ _runtime: Runtime | None = None
 
 def _begin(pickled: bytes, threads: int) -> None:
     global _runtime
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
-    if parent := multiprocessing.parent_process():
-        threading.Thread(target=_end_with, args=(parent.join,), daemon=True).start()
+    follow_parent()
     torch.set_num_threads(threads)
     _runtime = pickle.loads(pickled)
-
-
-def _end_with(wait: Callable[[], None]) -> None:
-    """A pool's process would wait for ever for a parent that was killed."""
-    wait()
-    os._exit(1)
 
 
 def _encode(token_ids: TokenIds) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sparsecse.files import atomic_file
 from sparsecse.reporting.charts import SHADES, around, shades
 from sparsecse.reporting.facts import Report
 from sparsecse.reporting.quality import agreement_rows
@@ -22,22 +24,35 @@ def can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def save_figure(report: Report, draw: Callable[[Report, Any], None], path: Path) -> None:
-    """Draw one of `FIGURES` into a PNG file, whose header names it as ours."""
+@contextlib.contextmanager
+def png(path: Path, size: tuple[float, float], dpi: int, maker: str) -> Iterator[Any]:
+    """Yield an empty figure of matplotlib, of so many inches, that is then written as a PNG file.
+
+    maker: the command, which the file's header names.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(7, 4.5), layout="constrained")
-    draw(report, figure)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150, format="png", metadata={"Software": "sparsecse report"})
-    plt.close(figure)
+    figure = plt.figure(figsize=size, layout="constrained")
+    try:
+        yield figure
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, format="png", metadata={"Software": maker})
+    finally:
+        plt.close(figure)
 
 
-def _label(text: str) -> str:
+def save_figure(report: Report, draw: Callable[[Report, Any], None], path: Path) -> None:
+    """Draw one of `FIGURES` into a PNG file, whose header names it as ours."""
+    with png(path, (7, 4.5), 150, "sparsecse report") as figure:
+        draw(report, figure)
+        for axes in figure.axes:
+            axes.spines[["top", "right"]].set_visible(False)
+
+
+def plain(text: str) -> str:
     """A name as plain text: a dollar would begin a formula."""
     return text.replace("$", r"\$")
 
@@ -48,7 +63,7 @@ def _quality(report: Report, figure: Any) -> None:
     values = [row.difference or 0.0 for row in rows]
     axes.barh(range(len(rows)), values, color=[_LOSS if value < 0 else _PRUNED for value in values])
     axes.bar_label(axes.containers[0], [row.change_text for row in rows], padding=3)
-    axes.set_yticks(range(len(rows)), [_label(row.name) for row in rows])
+    axes.set_yticks(range(len(rows)), [plain(row.name) for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(1.25 * min(-1.0, *values), 1.25 * max(1.0, *values))
     axes.axvline(0, color="black", linewidth=0.8)
@@ -66,7 +81,7 @@ def _plane(report: Report, figure: Any) -> None:
     axes.set_xlim(around([dense[0], pruned[0]]))
     axes.set_ylim(around([dense[1], pruned[1]]))
     axes.grid(alpha=0.3)
-    axes.set_xlabel(f"alignment on {_label(report.plane.task)} (less is better)")
+    axes.set_xlabel(f"alignment on {plain(report.plane.task)} (less is better)")
     axes.set_ylabel("uniformity (less is better)")
 
 
@@ -76,7 +91,7 @@ def _agreement(report: Report, figure: Any) -> None:
     axes.barh(range(len(rows)), [value for _, value, _ in rows], color=_PRUNED, height=0.5)
     axes.bar_label(axes.containers[0], [f"{value:.4f}" for _, value, _ in rows], padding=3)
     axes.plot([chance for *_, chance in rows], range(len(rows)), "|", color="black", markersize=16, label="by chance")
-    axes.set_yticks(range(len(rows)), [_label(name).replace(", looked for", ",\nlooked for") for name, *_ in rows])
+    axes.set_yticks(range(len(rows)), [plain(name).replace(", looked for", ",\nlooked for") for name, *_ in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
@@ -88,7 +103,7 @@ def _curve(report: Report, figure: Any) -> None:
         for number, line in enumerate(curve.lines):
             x, y, low, high = zip(*line.points, strict=True)
             colour = _LINES[number % 4]
-            axes.plot(x, y, marker=_MARKERS[number % 4], color=colour, label=_label(line.name), markersize=4)
+            axes.plot(x, y, marker=_MARKERS[number % 4], color=colour, label=plain(line.name), markersize=4)
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         if curve.chosen is not None:
             axes.axvline(curve.chosen, color=_DENSE, linestyle="--", linewidth=1.2, label="taken")
@@ -97,7 +112,7 @@ def _curve(report: Report, figure: Any) -> None:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
-        axes.set_title(_label(curve.title), fontsize="medium")
+        axes.set_title(plain(curve.title), fontsize="medium")
         axes.set_xlabel("removed, %")
     every[0].set_ylabel("points above or below dense")
 
@@ -156,11 +171,11 @@ def _latency(report: Report, figure: Any) -> None:
             axes.plot([row["p50_ms"], row["p95_ms"]], [number, number], color="black", linewidth=1)
             end = max(row["p95_ms"], row["p50_ms"])
             axes.annotate(f"{row['p50_ms']:.2f}", (end, number), (5, 0), textcoords="offset points", va="center")
-        axes.set_yticks(range(len(timed)), [_label(label) for label, _ in timed])
+        axes.set_yticks(range(len(timed)), [plain(label) for label, _ in timed])
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.set_xlim(left=0)
-        axes.set_title(_label(group), fontsize="medium", loc="left")
+        axes.set_title(plain(group), fontsize="medium", loc="left")
     every[-1].set_xlabel("ms a batch: bar to the median, line to the 95th percentile")
 
 

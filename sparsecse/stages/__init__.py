@@ -3,7 +3,7 @@
 from sparsecse.stages.bench import bench_models, bench_run
 from sparsecse.stages.check import CheckData, check_model
 from sparsecse.stages.choose import choose
-from sparsecse.stages.evaluate import evaluate_run
+from sparsecse.stages.evaluate import EvaluationSettings, evaluate_dense, evaluate_run
 from sparsecse.stages.inspect import inspect_model, inspect_run
 from sparsecse.stages.models import dense_hash, dense_options, load_dense, load_model
 from sparsecse.stages.mteb import check_mteb, mteb_model, write_mteb
@@ -19,6 +19,7 @@ __all__ = [
     "MASK_FILE",
     "SCORES_FILE",
     "CheckData",
+    "EvaluationSettings",
     "Plan",
     "bench_models",
     "bench_run",
@@ -28,6 +29,7 @@ __all__ = [
     "choose",
     "dense_hash",
     "dense_options",
+    "evaluate_dense",
     "evaluate_run",
     "finetune",
     "gather_report",

@@ -9,7 +9,6 @@ from typing import Any
 
 from sparsecse.datasets import load_sentences
 from sparsecse.errors import InputError
-from sparsecse.evaluation import load_tasks
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.masks import Budget
 from sparsecse.pruning.recipe import Recipe
@@ -17,7 +16,7 @@ from sparsecse.scoring import ScoringSettings
 from sparsecse.sources import DataOptions, DevOptions, ModelOptions
 from sparsecse.stages.agreement import run_text
 from sparsecse.stages.bench import bench_run
-from sparsecse.stages.evaluate import check_aligned, evaluate_run
+from sparsecse.stages.evaluate import EvaluationSettings, check_aligned, evaluate_run
 from sparsecse.stages.pack import check_out, pack
 from sparsecse.stages.prune import prune, rewind
 from sparsecse.stages.score import score
@@ -36,6 +35,7 @@ class Plan:
     rewind_to: a checkpoint, or None to keep the scored model's weights.
     training: settings of the repair, or None for no repair.
     aligned: the model is for an index of the dense one's vectors: no other teacher, and `eval` searches such an index.
+    packs: whether the result is packed, into `out`.
     bench_sentences: how many of the training sentences are timed; 0 for no benchmark.
     """
 
@@ -53,15 +53,35 @@ class Plan:
     rewind_to: str | None = None
     out: Path | None = None
     aligned: bool = False
+    packs: bool = True
     bench_sentences: int = 256
     bench: Mapping[str, Any] = field(default_factory=dict)
 
     def stages(self) -> list[str]:
         """The stages that this plan has, in their order."""
         optional = {"rewind": self.rewind_to is not None, "finetune": self.training is not None}
-        optional["bench"] = self.bench_sentences > 0
+        optional |= {"pack": self.packs, "bench": self.bench_sentences > 0}
         every = ("score", "prune", "rewind", "finetune", "eval", "pack", "bench")
         return [stage for stage in every if optional.get(stage, True)]
+
+    @property
+    def evaluation(self) -> EvaluationSettings:
+        """How both models are evaluated."""
+        minimum = self.scoring.objective.positive_minimum
+        return EvaluationSettings(self.tasks, data_dir=self.data.data_dir, positive_minimum=minimum)
+
+    def check(self) -> None:
+        """Refuse before the first stage what a later one would refuse after hours."""
+        if self.aligned and any(one.name != DENSE for one in self.teachers):
+            raise InputError(
+                f"`aligned` keeps the vectors in the dense model's space; leave `teacher` out, or give {DENSE}."
+            )
+        if self.recipe.removes_nothing:
+            Budget.of(())  # says which options there are
+        check_aligned(self.evaluation.load(), self.aligned)
+        named = None if self.dev is None else self.dev.without_held_out()[0]
+        if named is not None:
+            named.load()
 
 
 def run(
@@ -83,8 +103,9 @@ def run(
     A rewind or repair of an earlier plan that this one does not have must not be taken for the newest model: it is
     moved aside (`Workdir.retire`).
     """
-    _refuse(workdir, plan)
-    data_dir = plan.data.data_dir
+    workdir.check_folders()
+    check_out(workdir, plan.out)
+    plan.check()
     order = plan.stages()
 
     def starts(stage: str) -> None:
@@ -132,38 +153,20 @@ def run(
             note=note,
         )
         held_out = done["finetune"][0].settings["held_out"]
-    minimum = plan.scoring.objective.positive_minimum
     starts("eval")
     done["eval"] = evaluate_run(
         workdir,
-        plan.tasks,
-        data_dir=data_dir,
-        positive_minimum=minimum,
+        plan.evaluation,
         agreement_text=run_text(workdir, plan.train_data, plan.training, held_out=held_out),
         aligned=plan.aligned,
         progress=progress,
     )
-    starts("pack")
-    done["pack"] = pack(workdir, plan.out, dtype=plan.dtype)
+    if plan.packs:
+        starts("pack")
+        done["pack"] = pack(workdir, plan.out, dtype=plan.dtype)
     if plan.bench_sentences:
         starts("bench")
         data = plan.train_data
         sentences = load_sentences(data.name, columns=data.columns, split=data.split, data_dir=data.data_dir)
         done["bench"] = bench_run(workdir, sentences[: plan.bench_sentences], progress=progress, **plan.bench)
     return done
-
-
-def _refuse(workdir: Workdir, plan: Plan) -> None:
-    """Refuse before the first stage what a later one would refuse after hours."""
-    workdir.check_folders()
-    check_out(workdir, plan.out)
-    if plan.aligned and any(one.name != DENSE for one in plan.teachers):
-        raise InputError(
-            f"`aligned` keeps the vectors in the dense model's space; leave `teacher` out, or give {DENSE}."
-        )
-    if plan.recipe.removes_nothing:
-        Budget.of(())  # says which options there are
-    check_aligned(load_tasks(plan.tasks, data_dir=plan.data.data_dir), plan.aligned)
-    named = None if plan.dev is None else plan.dev.without_held_out()[0]
-    if named is not None:
-        named.load()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparsecse import disk
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_file, weight_bytes, write_text
+from sparsecse.files import weight_bytes, write_text
 from sparsecse.manifest import in_words
 from sparsecse.reporting.curves import dev_curve
 from sparsecse.reporting.facts import PERCENT, Curve, Cut, Report, Row, StageFacts
@@ -103,8 +103,7 @@ def write_report(report: Report, out: Path, *, png: bool = True) -> list[Path]:
     for name, (wanted, draw) in FIGURES.items():
         path = _figure_path(out, name)
         if png and wanted(report) and can_draw():
-            with atomic_file(path) as temporary:
-                save_figure(report, draw, temporary)
+            save_figure(report, draw, path)
             written.append(path)
         else:
             disk.remove(path)

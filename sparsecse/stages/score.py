@@ -51,12 +51,7 @@ def score(
     pairs = scored_set(data, scoring)
     views = isinstance(pairs, DropoutViews)
     inputs = {"model": model_hash, "data": pairs.fingerprint()}
-    settings: dict[str, Any] = {"model": model.settings(), "method": method, "data": data.settings()}
-    settings |= {name: value for name, value in asdict(scoring).items() if name in chosen.uses}
-    if views:
-        # The batch size too, as it decides the masks.
-        own = {"positives": "dropout", "dropout": scoring.dropout, "limit": scoring.limit}
-        settings |= own | {"seed": scoring.seed, "batch_size": scoring.batch_size}
+    settings = score_settings(model, data, pairs, method, scoring)
 
     def work(folder: Path) -> Mapping[str, Any]:
         info: dict[str, Any] = {"data": pairs.source, "sentences" if views else "pairs": len(pairs)}
@@ -77,6 +72,20 @@ def score(
     if chosen.resumes:  # another method's hours are not this one's to drop
         workdir.drop_partials("score")
     return record, reused
+
+
+def score_settings(
+    model: ModelOptions, data: DataOptions, pairs: PairSet, method: str, scoring: ScoringSettings
+) -> dict[str, Any]:
+    """What the scores of `pairs`, the set that `data` names, depend on; two plans with the same share them."""
+    settings: dict[str, Any] = {"model": model.settings(), "method": method, "data": data.settings()}
+    uses = scoring_method(method).uses
+    settings |= {name: value for name, value in asdict(scoring).items() if name in uses}
+    if isinstance(pairs, DropoutViews):
+        # The batch size too, as it decides the masks.
+        own = {"positives": "dropout", "dropout": scoring.dropout, "limit": scoring.limit}
+        settings |= own | {"seed": scoring.seed, "batch_size": scoring.batch_size}
+    return settings
 
 
 def load_scores(workdir: Workdir) -> Scores:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from statistics import mean
 from typing import Any
 
+from sparsecse.cells.cells import Cell
 from sparsecse.encoders import Encoder
 from sparsecse.evaluation import SentenceEncoder
 from sparsecse.pruning.layers import best_layers, search_layers
@@ -23,7 +24,7 @@ from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.others import Other, weight_size
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Results, Study
 
 SPARSITIES = (0.1, 0.17, 0.3, 0.5, 0.65, 0.8)
 DEEPEST = 5.0  # points of Spearman below the dense model that are drawn

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from sparsecse.cells.cells import Cell
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Results, Study
 
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SPARSITIES = (0.05, 0.1, 0.2, 0.3, 0.5)

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
+from sparsecse.cells.cells import Cell
 from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import METHODS, Structure, neuron_groups, single_heads
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Results, Study
 
 GROUP_SIZE = 64
 SIGNED = "taylor-signed"  # its scores are promises in the units of L

@@ -7,10 +7,11 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from sparsecse.cells.cells import Cell
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study
+from sparsecse.studies.study import Results, Study
 
 SPARSITIES = (0.1, 0.2, 0.5, 0.8)
 METHODS = ("taylor", "taylor-batch", "fisher", "activation", "magnitude", "l1", "random", "reversed")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sparsecse.cells.cells import Cell
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.guard import SIMILARITY, TOLERANCE, Guard
@@ -17,7 +18,7 @@ from sparsecse.reporting.facts import Curve, Line
 from sparsecse.studies.drawing import finish_axes
 from sparsecse.studies.intervals import interval_text
 from sparsecse.studies.setup import Setup
-from sparsecse.studies.study import Cell, Results, Study, read_study
+from sparsecse.studies.study import Results, Study, read_study
 
 SPARSITIES = (0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RECONSTRUCTED_FROM = 0.25  # lighter cuts have nothing to make up for

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import datetime
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sparsecse.benchmarking.machine import machine, versions
+from sparsecse.cells.cells import Cell, check_identity, measure_cells
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_file, read_json, write_json, write_text
-from sparsecse.reporting.plots import can_draw
+from sparsecse.files import read_json, write_json, write_text
+from sparsecse.reporting.plots import can_draw, png
 
 Results = Mapping[str, Mapping[str, Any]]
 """Cell key -> what was measured."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One measurement. key: unique in its study, and enough to say what was measured; run: measures it."""
-
-    key: str
-    run: Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +45,22 @@ def read_study(path: Path) -> dict[str, Any]:
     return content
 
 
+class _File:
+    """The ledger of a study: its JSON file, written after each cell."""
+
+    def __init__(self, path: Path, content: dict[str, Any]):
+        self._path = path
+        self._content = content
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._content["results"]
+
+    def keep(self, key: str, result: dict[str, Any]) -> None:
+        self._content["results"][key] = result
+        self._content["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        write_json(self._path, self._content)
+
+
 def run_study(
     name: str,
     study: Study,
@@ -62,6 +70,8 @@ def run_study(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure the cells that `<out>/<name>.json` does not have yet, writing the file after each.
+
+    They close over the setup, whose model and scores are in memory, and so are measured in this process.
 
     Args:
         name: the study's, in its registry.
@@ -79,25 +89,10 @@ def run_study(
     identity = json.loads(json.dumps(setup.identity()))  # as the file has it: lists for tuples
     content: dict[str, Any] = {"study": name, "title": study.title, **identity, "results": {}}
     if path.exists():
-        before = read_study(path)
-        for what, value in identity.items():
-            if before.get(what) != value:
-                raise InputError(
-                    f"{path} was measured with another {what}; give the settings that it records, or another `out`."
-                )
-        content = before
+        content = read_study(path)
+        check_identity(path, content, identity)
     content |= {"machine": machine(), "versions": versions(("numpy", "scipy"))}
-    cells = study.cells(setup)
-    for number, cell in enumerate(cells):
-        if cell.key in content["results"]:
-            continue
-        progress(number, len(cells))
-        start = time.monotonic()
-        measured = cell.run()
-        content["results"][cell.key] = {**measured, "seconds": round(time.monotonic() - start, 1)}
-        content["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        write_json(path, content)
-    progress(len(cells), len(cells))
+    measure_cells(study.cells(setup), _File(path, content), progress=progress)
     return read_study(path)  # the same whether cells were measured now or before
 
 
@@ -125,16 +120,9 @@ def write_report(study: Study, content: Mapping[str, Any], out: Path, *, name: s
     write_text(written[0], "\n".join(lines) + "\n")
     if not can_draw():
         return written
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    study.draw(results, axes)
-    axes.set_title(study.title, fontsize=10)
     written.append(out / f"{name}.png")
-    with atomic_file(written[1]) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
+    with png(written[1], (8, 5), 120, "sparsecse study") as figure:
+        axes = figure.subplots()
+        study.draw(results, axes)
+        axes.set_title(study.title, fontsize=10)
     return written
