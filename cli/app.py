@@ -45,6 +45,7 @@ from sparsecse.cli.output import (
     writing_output,
 )
 from sparsecse.cli.session import COMMAND, DEBUG, command_line
+from sparsecse.distributed import follow, follows, leading
 from sparsecse.errors import InputError, as_options
 from sparsecse.version import __version__
 
@@ -139,8 +140,13 @@ def _quiet_libraries() -> None:
 
 
 def main(arguments: Sequence[str] | None = None, *, commands: typer.Typer = app, program: str = "sparsecse") -> int:
-    """Run the command line; returns 0, 1 (check or cell failed), 2 (bad usage or input), 130 (Ctrl-C) or 143 (TERM)."""
+    """Run the command line; returns 0, 1 (check or cell failed), 2 (bad usage or input), 130 (Ctrl-C) or 143 (TERM).
+
+    Of the processes that torchrun or accelerate starts, the first one runs it, and the others compute with it.
+    """
     _quiet_libraries()
+    if follows():
+        return follow()
     try:
         with command_output():
             return _answer(commands, arguments, program)
@@ -171,7 +177,8 @@ def _answer(commands: typer.Typer, arguments: Sequence[str] | None, program: str
 def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) -> int:
     COMMAND.set(command_line(program, sys.argv[1:] if arguments is None else arguments))
     try:
-        result = commands(args=arguments, prog_name=program, standalone_mode=False)
+        with leading():
+            result = commands(args=arguments, prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except typer.Exit as exit_:
         code = exit_.exit_code

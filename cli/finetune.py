@@ -21,6 +21,7 @@ def finetune(
     dev: options.Dev = None,
     teacher: options.Teacher = None,
     threads: options.Threads = None,
+    nproc: options.Processes = 1,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
@@ -30,7 +31,7 @@ def finetune(
     largest mean gain over all kinds are kept, the weights before the repair included. Without --dev, agreement
     with the dense model on held-out training sentences is one of the kinds.
     """
-    with session(workdir, threads) as run:
+    with session(workdir, threads, nproc) as run:
         from sparsecse import stages
 
         done = stages.finetune(run, replace(reading, name=data), training, **aids("Fine-tuning", reading, dev, teacher))

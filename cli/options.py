@@ -81,6 +81,15 @@ Threads = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--nproc",
+        min=1,
+        help="Processes of this machine that share the passes over data and the threads.",
+        rich_help_panel=_RUN,
+    ),
+]
 Tasks = Annotated[
     str,
     typer.Option(

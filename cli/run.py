@@ -85,6 +85,7 @@ def run(
     aligned: options.Aligned = False,
     loading: ModelOptions,
     threads: options.Threads = None,
+    nproc: options.Processes = 1,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
@@ -93,7 +94,7 @@ def run(
     Without --dev and gold scores in --data, choices are made by agreement with the dense model on held-out
     sentences.
     """
-    with session(workdir) as run_directory:
+    with session(workdir, nproc=nproc) as run_directory:
         note(f"Loading {model}")  # first: importing torch and transformers takes seconds
         set_threads(threads)
         from sparsecse import stages

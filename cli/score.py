@@ -22,6 +22,7 @@ def score(
     scoring: ScoringSettings,
     loading: ModelOptions,
     threads: options.Threads = None,
+    nproc: options.Processes = 1,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
@@ -31,7 +32,7 @@ def score(
 
     Without MODEL, the model that `sparsecse train` left in the run directory is scored.
     """
-    with session(workdir, threads) as run:
+    with session(workdir, threads, nproc) as run:
         from sparsecse import stages
         from sparsecse.cli.tables import score_table
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsecse.cli.output import note
+from sparsecse.distributed import workers
 from sparsecse.errors import InputError
 from sparsecse.processors import cgroup_quota, check_threads, default_threads
 from sparsecse.settings import split_list
@@ -41,10 +42,13 @@ def set_threads(threads: int | None) -> None:
 
 
 @contextlib.contextmanager
-def session(workdir: Path, threads: int | None = None) -> Iterator[Workdir]:
-    """The run directory, held by this process alone."""
+def session(workdir: Path, threads: int | None = None, nproc: int = 1) -> Iterator[Workdir]:
+    """The run directory, held by this process alone.
+
+    nproc: processes that compute together, of which this one alone reads and writes.
+    """
     run = Workdir(workdir, COMMAND.get())
-    with run.lock():
+    with run.lock(), workers(nproc):  # which import what they need in the meantime
         set_threads(threads)
         yield run
 

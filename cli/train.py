@@ -69,6 +69,7 @@ def train(
     teacher: options.Teacher = None,
     loading: ModelOptions,
     threads: options.Threads = None,
+    nproc: options.Processes = 1,
     workdir: options.Workdir = DEFAULT_WORKDIR,
     json: options.Json = False,
 ) -> None:
@@ -76,7 +77,7 @@ def train(
 
     The defaults are SimCSE's for BERT-base. With --dev the weights that are best on it are kept, else the last.
     """
-    with session(workdir, threads) as run:
+    with session(workdir, threads, nproc) as run:
         from sparsecse import stages
 
         if training.patience and not dev:

@@ -5,10 +5,16 @@ Uniformity, the other half of the score's objective, is a fused kernel: `sparsec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+
+from sparsecse.kernels import row_logsumexp
+
+# Logits that are held. `kernels.row_logsumexp` does without them, and is slower up to some 2,000 rows (twice at 64).
+_HELD = 2048**2
 
 
 def matryoshka(loss: Callable[..., torch.Tensor], widths: Sequence[int], *vectors: torch.Tensor) -> torch.Tensor:
@@ -47,20 +53,21 @@ def info_nce(
         negatives: [batch, d], one hard negative per anchor; every anchor sees all of them.
         queue: [any number, d], more negatives for every anchor, of any norm (MoCo, He et al. 2020, eq. 1).
         hard_negative_weight: added to the logit of an anchor's own hard negative (SimCSE's option of that name).
-
-    The logits are held, all of them: `kernels.row_logsumexp` does without, but is slower up to some 2,000 rows (twice
-    at 64), and a batch goes through the encoder in one piece, so that it is smaller than that.
     """
-    anchors = F.normalize(anchors, dim=-1)
-    logits = anchors @ F.normalize(positives, dim=-1).T / temperature
-    targets = torch.arange(len(anchors), device=anchors.device)
-    if negatives is not None:
-        hard = anchors @ F.normalize(negatives, dim=-1).T / temperature
-        hard = hard + hard_negative_weight * torch.eye(len(anchors), device=anchors.device)
-        logits = torch.cat([logits, hard], dim=1)
-    if queue is not None:
-        logits = torch.cat([logits, anchors @ F.normalize(queue, dim=-1).T / temperature], dim=1)
-    return F.cross_entropy(logits, targets)
+    anchors, positives = F.normalize(anchors, dim=-1), F.normalize(positives, dim=-1)
+    hard = None if negatives is None else F.normalize(negatives, dim=-1)
+    queued = [] if queue is None else [F.normalize(queue, dim=-1)]
+    candidates = torch.cat([positives, *([] if hard is None else [hard]), *queued])
+    if len(anchors) * len(candidates) > _HELD:
+        scores = row_logsumexp(anchors, candidates, 1 / temperature)
+        if hard is not None and hard_negative_weight:
+            own = (anchors * hard).sum(dim=-1) / temperature
+            scores = scores + torch.log1p(math.expm1(hard_negative_weight) * (own - scores).exp())
+        return (scores - (anchors * positives).sum(dim=-1) / temperature).mean()
+    logits = anchors @ candidates.T / temperature
+    if hard is not None and hard_negative_weight:
+        logits.diagonal(len(anchors)).add_(hard_negative_weight)
+    return F.cross_entropy(logits, torch.arange(len(anchors), device=anchors.device))
 
 
 def bootstrap(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sparsecse import objectives
 from sparsecse.objectives import alignment, bootstrap, cosent, distillation, info_nce, matryoshka
 
 
@@ -39,6 +40,18 @@ def test_info_nce_by_hand():
     expected = -F.log_softmax(logits, dim=1).diagonal().mean()
     loss = info_nce(anchors, positives, negatives, temperature=0.05, hard_negative_weight=2.0)
     torch.testing.assert_close(loss, expected)
+
+
+def test_info_nce_without_held_logits(monkeypatch):
+    anchors, positives, negatives, queue = vectors(4, 5, 4)
+    for more in ({}, {"negatives": negatives, "queue": queue, "hard_negative_weight": 2.0}, {"negatives": negatives}):
+        found = []
+        for held in (1000, 0):
+            monkeypatch.setattr(objectives, "_HELD", held)
+            loss = info_nce(anchors, positives, temperature=0.5, **more)
+            taken = [anchors, positives, *(one for one in more.values() if isinstance(one, torch.Tensor))]
+            found.append((loss.detach(), torch.autograd.grad(loss, taken)))
+        torch.testing.assert_close(found[1], found[0])
 
 
 def test_a_loss_at_several_widths_is_the_sum_over_them():

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from conftest import WORDS, write_checkpoint
 
-from sparsecse.encoders import load_encoder
+from sparsecse import objectives
+from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.objectives import bootstrap, cosent, distillation, info_nce
@@ -313,6 +314,22 @@ def test_the_loss_falls_on_sentences(checkpoints, examples, objective):
     losses = [entry["loss"] for entry in result.history[1:]]
     assert losses[-1] < 0.9 * losses[0]
     assert result.steps == 40 and not encoder.training
+
+
+def test_mini_batches_have_the_loss_of_the_batch(bert, triplets, monkeypatch):
+    chosen = settings(objective={"sup": 1.0}, batch_size=10, dropout=0.0, precision="float32", max_steps=3)
+    found, taken, forward = [], [], Encoder.forward_packed
+    monkeypatch.setattr(Encoder, "forward_packed", lambda own, batch: taken.append(len(batch)) or forward(own, batch))
+    for mini, held in ((0, objectives._HELD), (3, 0)):  # whole batches with held logits; neither
+        encoder = bert.copy()
+        monkeypatch.setattr(objectives, "_HELD", held)
+        taken.clear()
+        history = train(encoder, triplets, dataclasses.replace(chosen, mini_batch_size=mini)).history
+        found.append([*(entry["loss"] for entry in history[1:]), *encoder.encode("the cat sat").tolist()])
+    assert found[1] == pytest.approx(found[0], rel=1e-5, abs=1e-5)
+    assert max(taken) == 8 and len(taken) == 3 * 2 * 4 + 1  # of 30 texts, four parts, each twice; and `encode`
+    with pytest.raises(InputError, match="`mini_batch_size` -1 is not 0"):
+        settings(mini_batch_size=-1)
 
 
 @pytest.mark.parametrize("columns", [2, 3])

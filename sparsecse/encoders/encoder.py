@@ -178,27 +178,14 @@ class Encoder(nn.Module):
         return PackedBatch(*(x.to(self.device) for x in (input_ids, position_ids, cu_lengths)))
 
     def batches(
-        self, token_ids: Sequence[Sequence[int]], batch_size: int, most_tokens: int | None = None
+        self, token_ids: Sequence[Sequence[int]], batch_size: int
     ) -> Iterator[tuple[torch.Tensor, PackedBatch]]:
         """Packed batches, longest sentences first, each with its sentences' positions in `token_ids`.
 
-        A batch holds at most as many tokens as `batch_size` sentences of average length, and at most `most_tokens`, or
-        a single sentence.
+        A batch holds at most as many tokens as `batch_size` sentences of average length, or a single sentence.
         """
-        lengths = [len(ids) for ids in token_ids]
-        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        budget = -(-batch_size * sum(lengths) // max(1, len(lengths)))
-        budget = budget if most_tokens is None else min(budget, most_tokens)
-        rows: list[int] = []
-        tokens = 0
-        for row in order:
-            if rows and tokens + lengths[row] > budget:
-                yield torch.tensor(rows), self.pack([token_ids[row] for row in rows])
-                rows, tokens = [], 0
-            rows.append(row)
-            tokens += lengths[row]
-        if rows:
-            yield torch.tensor(rows), self.pack([token_ids[row] for row in rows])
+        for rows in batch_rows(np.array([len(ids) for ids in token_ids]), batch_size):
+            yield torch.from_numpy(rows), self.pack([token_ids[row] for row in rows])
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Whole sentence vectors [batch, dimension] of padded token ids [batch, length]."""
@@ -316,3 +303,23 @@ class Encoder(nn.Module):
         if single:
             vectors = vectors[0]
         return vectors.cpu().numpy() if convert_to_numpy and not convert_to_tensor else vectors
+
+
+def batch_rows(lengths: np.ndarray, batch_size: int, most_tokens: int | None = None) -> list[np.ndarray]:
+    """The rows of each batch, longest sentences first.
+
+    A batch holds at most as many tokens as `batch_size` sentences of average length, and at most `most_tokens`, or a
+    single sentence.
+
+    lengths: [sentences], tokens of each.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    budget = -(-batch_size * int(lengths.sum()) // max(1, len(lengths)))
+    budget = budget if most_tokens is None else min(budget, most_tokens)
+    starts, tokens = [0], 0
+    for place, length in enumerate(lengths[order].tolist()):
+        if tokens and tokens + length > budget:
+            starts.append(place)
+            tokens = 0
+        tokens += length
+    return np.split(order, starts[1:]) if len(order) else []

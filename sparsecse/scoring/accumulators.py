@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from sparsecse import distributed
 from sparsecse.encoders import Encoder
 
 
@@ -16,16 +17,19 @@ class Mean:
         """function: elementwise, such as `torch.abs`."""
         self._function = function
         self._sums = [torch.zeros(n, dtype=torch.float64, device=encoder.device) for n in _gate_sizes(encoder)]
-        self._count = 0
+        self._count = torch.zeros((), dtype=torch.float64)
 
     def add(self, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> None:
         self._count += len(rows)
         for total, gradient in zip(self._sums, gradients, strict=True):
             total += self._function(gradient).sum(dim=0, dtype=torch.float64)
 
+    def add_up(self) -> None:
+        distributed.add_up([*self._sums, self._count])
+
     def result(self) -> list[torch.Tensor]:
         """[structures] of each layer's heads, then of each layer's neurons."""
-        return [total / max(1, self._count) for total in self._sums]
+        return [total / max(1.0, float(self._count)) for total in self._sums]
 
 
 class BatchSums:
@@ -44,6 +48,9 @@ class BatchSums:
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.index_add_(0, self._batch_of[rows], gradient.double())
 
+    def add_up(self) -> None:
+        distributed.add_up(self._sums)
+
     def result(self) -> list[torch.Tensor]:
         """[batches, structures] of each layer's heads, then of each layer's neurons."""
         return self._sums
@@ -57,7 +64,7 @@ class BlockFisher:
 
     def __init__(self, encoder: Encoder):
         self._sums = [torch.zeros(n, n, device=encoder.device) for n in _gate_sizes(encoder)]
-        self._count = 0
+        self._count = torch.zeros((), dtype=torch.float64)
 
     def add(self, rows: torch.Tensor, gradients: Sequence[torch.Tensor]) -> None:
         self._count += len(rows)
@@ -65,9 +72,12 @@ class BlockFisher:
             own = gradient.float()
             total.addmm_(own.T, own)
 
+    def add_up(self) -> None:
+        distributed.add_up([*self._sums, self._count])
+
     def result(self) -> list[torch.Tensor]:
         """[structures, structures] of each layer's heads, then of each layer's neurons."""
-        return [total / max(1, self._count) for total in self._sums]
+        return [total / max(1.0, float(self._count)) for total in self._sums]
 
 
 def _gate_sizes(encoder: Encoder) -> list[int]:

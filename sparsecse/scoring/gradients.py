@@ -11,10 +11,13 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from sparsecse import distributed
 from sparsecse.datasets import DropoutViews, PairSet
 from sparsecse.encoders import Encoder, PackedBatch
 from sparsecse.encoders.dropout import own_dropout, seeded_masks, with_dropout
+from sparsecse.encoders.encoder import batch_rows
 from sparsecse.encoders.gates import Gates, gated
+from sparsecse.encoders.tokens import TokenIds
 from sparsecse.errors import InputError
 from sparsecse.kernels import uniformity
 from sparsecse.objectives import alignment
@@ -35,6 +38,9 @@ class Accumulator(Protocol):
             rows: [sentences], their positions in `PairSet.sentences()`.
             gradients: [sentences, structures], float32 or more, of each layer's heads, then of each layer's neurons.
         """
+
+    def add_up(self) -> None:
+        """Add what its copies in the other processes took in, where several compute together."""
 
 
 def objective_value(
@@ -113,6 +119,9 @@ def accumulate(
     sentences pass forward twice. What a sentence's gradients are does not depend on `batch_size` and memory, up to
     rounding.
 
+    Within `distributed.workers` the batches are dealt out to the processes, each of which gives the gradients to copies
+    of the accumulators. The vectors of all are exchanged once, so that the objective is that of the whole set.
+
     `DropoutViews` pass with dropout, its masks seeded batch by batch, so that a second pass sees those of the first:
     memory does not matter then either, while `batch_size` decides which masks a view gets.
 
@@ -128,47 +137,83 @@ def accumulate(
     Returns:
         for each objective its value and its parts: alignment, uniformity and objective.
     """
+    return distributed.together(
+        _accumulate,
+        encoder,
+        pairs,
+        wanted,
+        batch_size,
+        resolved_precision(encoder, precision),  # which another machine might resolve in another way
+        progress=progress,
+    )
+
+
+def _accumulate(
+    encoder: Encoder,
+    pairs: PairSet,
+    wanted: Mapping[Objective, Sequence[Accumulator]],
+    batch_size: int,
+    precision: str,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Objective, dict[str, float]]:
+    encoder.to(distributed.device(encoder.device))
     sentences = pairs.sentences()
     positives = {o: torch.tensor(pairs.positives(o.positive_minimum), device=encoder.device) for o in wanted}
-    token_ids = encoder.tokenize(sentences)
+    token_ids = TokenIds.of(encoder, sentences)
 
     def report(done: int) -> None:
         if progress is not None:
             progress(done, 2 * len(sentences))
 
-    vectors = torch.empty(len(sentences), encoder.dimension, device=encoder.device)
+    vectors = torch.zeros(len(sentences), encoder.dimension, device=encoder.device)
     views = pairs if isinstance(pairs, DropoutViews) else None
-    with frozen_encoder(encoder, resolved_precision(encoder, precision)) as frozen, _masks(frozen, views) as masks:
+    with frozen_encoder(encoder, precision) as frozen, _masks(frozen, views) as masks:
+        batches = batch_rows(token_ids.lengths, batch_size, memory.tokens_per_pass(frozen.model))
+        numbers = distributed.own(range(len(batches)))
+        whole = sum(len(batches[number]) for number in numbers)
+
+        def packed(number: int) -> tuple[torch.Tensor, PackedBatch]:
+            rows = batches[number]
+            return torch.from_numpy(rows).to(encoder.device), frozen.pack(token_ids.lists(rows))
+
+        # What is not kept is packed again: ids as tensors are some sixteen bytes a token.
         kept: list[_Pass] = []
-        others: list[tuple[int, torch.Tensor, PackedBatch]] = []
+        others: list[int] = []
         done = 0
-        space = memory.room(encoder.device) // memory.bytes_per_token(frozen.model)
-        batches = frozen.batches(token_ids, batch_size, memory.tokens_per_pass(frozen.model))
-        for number, (rows, batch) in enumerate(batches):
+        room = memory.room(encoder.device) // distributed.size()
+        space = room // memory.bytes_per_token(frozen.model)
+        for number in numbers:
+            rows, batch = packed(number)
             space -= len(batch.input_ids)
             with masks(number), torch.set_grad_enabled(space >= 0):
                 if space >= 0:
                     kept.append(_Pass.forward(frozen, rows, batch))
-                    vectors[kept[-1].rows] = kept[-1].output.detach().float()
+                    vectors[rows] = kept[-1].output.detach().float()
                 else:
-                    others.append((number, rows, batch))
-                    vectors[rows.to(encoder.device)] = frozen.forward_packed(batch).float()
+                    others.append(number)
+                    vectors[rows] = frozen.forward_packed(batch).float()
             done += len(batch)
-            report(done)
+            report(len(sentences) * done // whole)
+        distributed.add_up([vectors])
 
         def again() -> Iterator[_Pass]:
-            for number, rows, batch in others:
+            for number in others:
+                rows, batch = packed(number)
                 with masks(number):
                     one = _Pass.forward(frozen, rows, batch)
                 yield one
 
         found = {o: upstream_gradient(vectors, positives[o], o, views=views is not None) for o in wanted}
         upstream = [(found[o][0], accumulators) for o, accumulators in wanted.items()]
-        done = len(sentences)
+        done = 0
         for one in itertools.chain(_taken_out(kept), again()):
             one.backward(upstream)
             done += len(one.rows)
-            report(done)
+            report(len(sentences) * (whole + done) // whole)
+    for accumulators in wanted.values():
+        for accumulator in accumulators:
+            accumulator.add_up()
     return {o: values for o, (_, values) in found.items()}
 
 
@@ -206,7 +251,7 @@ class _Pass:
     def forward(cls, encoder: Encoder, rows: torch.Tensor, batch: PackedBatch) -> _Pass:
         gates = Gates.ones(encoder.model, batch=len(batch))
         with gated(encoder.model, gates, batch.cu_lengths):
-            return cls(rows.to(encoder.device), gates, encoder.forward_packed(batch))
+            return cls(rows, gates, encoder.forward_packed(batch))
 
     def backward(self, upstream: Sequence[tuple[torch.Tensor, Sequence[Accumulator]]]) -> None:
         """One backward pass per upstream gradient [N, d], to its accumulators; frees what the forward pass kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import math
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from sparsecse import distributed
 from sparsecse.encoders import Encoder
 from sparsecse.encoders.dropout import with_dropout
 from sparsecse.errors import InputError
@@ -126,18 +128,24 @@ class _Trainer:
         checkpoint: Path | None,
         warn: Callable[[str], None],
     ):
+        """In a process that follows there are no teachers and no checkpoint: those are the leader's."""
         torch.manual_seed(settings.seed)
         self.encoder, self.examples, self.settings = encoder, examples, settings
+        self.leads = distributed.rank() == 0
         self.scores = None if scores is None else torch.tensor(scores, dtype=torch.float32)
-        self.teacher = Teacher(teachers, encoder, settings) if teachers and "distill" in settings.objective else None
+        taught = "distill" in settings.objective and (teachers or not self.leads)
+        self.teacher = Teacher(teachers, encoder, settings) if taught else None
         self.loss = BatchLoss(encoder, settings, self.teacher)
         self.loss.check(examples, scores)
         self.batch_size = min(settings.batch_size, len(examples))
+        # Of a batch, in a process.
+        self.share = -(-self.batch_size // distributed.size())
+        self.loss.parts = -(-self.share // (settings.mini_batch_size or self.share))
         self.total = settings.steps(len(examples))
         self.checkpoint = checkpoint
         self.warn = warn
         self.state = _State()
-        self.best_weights = _copy_state(encoder)
+        self.best_weights = _copy_state(encoder) if self.leads else {}
         trained = [p for p in self.loss.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.dim() > 1]
         other = [p for p in trained if p.dim() <= 1]
@@ -146,16 +154,17 @@ class _Trainer:
             {"params": other, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        if not self.leads:  # the layers over the vectors begin alike, and dropout masks differ
+            torch.manual_seed((settings.seed * 1_000_003 + distributed.rank()) % 2**63)
 
-    def resume(self) -> bool:
-        """Continue from the checkpoint where there is one."""
+    def _saved(self) -> dict[str, Any] | None:
         if self.checkpoint is None or not self.checkpoint.exists():
-            return False
+            return None
         try:
             with zipfile.ZipFile(self.checkpoint) as archive:  # whose sums torch.load does not look at
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
-            saved = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            return torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         except (
             RuntimeError,
             OSError,
@@ -168,16 +177,25 @@ class _Trainer:
             raise InputError(
                 f"{self.checkpoint} cannot be read ({type(error).__name__}); delete it to start anew."
             ) from None
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint where there is one."""
+        saved = distributed.broadcast(self._saved())
+        if saved is None:
+            return False
         self.loss.load_state_dict(saved["loss"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = _State(**saved["state"])
         self.total = saved["total"]
         self.loss.parts = saved["parts"]
         self.best_weights = saved["best"]
-        torch.set_rng_state(saved["rng"])
+        # One of fewer processes has no state for the others, which keep the one that they begin with.
+        for state in saved["rng"][distributed.rank() :][:1]:
+            torch.set_rng_state(state)
         return True
 
     def save(self) -> None:
+        random = distributed.collect(torch.get_rng_state())
         if self.checkpoint is None:
             return
         with atomic_file(self.checkpoint) as temporary, temporary.open("wb") as stream:
@@ -189,7 +207,7 @@ class _Trainer:
                     "total": self.total,
                     "parts": self.loss.parts,
                     "best": self.best_weights,
-                    "rng": torch.get_rng_state(),
+                    "rng": random,
                 },
                 stream,
             )
@@ -218,7 +236,8 @@ class _Trainer:
         """
         settings = self.settings
         # Without a budget, trying some steps of few is more than telling how long they take is worth.
-        if settings.time_budget is None and (note is None or self.total <= 2 * TRIED):
+        worth = settings.time_budget is not None or (note is not None and self.total > 2 * TRIED)
+        if not distributed.broadcast(worth):
             return
         tried = min(TRIED, self.total)
         text = ready = 0.0
@@ -226,11 +245,12 @@ class _Trainer:
             start, texts = time.perf_counter(), self.texts(tried)
             passes = self.teacher.embed(texts)
             text, ready = passes / len(set(texts)), time.perf_counter() - start - passes
-        pace = Pace(statistics.median(self._try_steps(tried)), text, ready, dev)
+        own = Pace(statistics.median(self._try_steps(tried)), text, ready, dev), time.monotonic() - began
+        pace, spent = distributed.broadcast(own)
         per_step = self.batch_size * settings.gradient_accumulation
         columns = len(self.examples[0])
         work = Work(len(self.examples), columns, per_step, settings.eval_every, self.teacher is not None)
-        self.total, said = plan(work, pace, self.total, settings, spent=time.monotonic() - began)
+        self.total, said = plan(work, pace, self.total, settings, spent)
         if note is not None and said is not None:
             note(said)
         if settings.time_budget is not None:
@@ -261,8 +281,9 @@ class _Trainer:
             self.loss.queue.load_state_dict(held)
 
     def restore_best(self) -> None:
-        """Give the encoder the best weights so far, for evaluation."""
-        self.encoder.load_state_dict(self.best_weights)
+        """Give the leader's encoder the best weights so far, for evaluation."""
+        if self.leads:
+            self.encoder.load_state_dict(self.best_weights)
         self.encoder.eval()
 
     def finished(self) -> bool:
@@ -280,7 +301,9 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(state.step, self.total) if rate is None else rate
         total = self.within_memory()
+        self._add_up_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.loss.parameters(), settings.max_grad_norm).item()
+        total, norm = distributed.broadcast((total, norm))  # on which all must decide alike
         for what, value in (("training loss", total), ("gradient of the training loss", norm)):
             if not math.isfinite(value):
                 raise DivergedError(
@@ -309,13 +332,17 @@ class _Trainer:
             except (MemoryError, RuntimeError) as error:
                 if not _is_memory(error):
                     raise
+                alone = not isinstance(error, distributed.ElsewhereError)
             # Outside the handler: its error holds on to the tensors of the failed pass.
+            if alone:
+                with contextlib.suppress(distributed.ElsewhereError):
+                    distributed.confirm(failed=True)
             step = self.state.step + 1
-            if self.loss.parts >= self.batch_size:
+            if self.loss.parts >= self.share:
                 raise InputError(
                     f"Memory ran out at step {step} with one example at a time; lower `max_length`, or free memory."
                 )
-            self.loss.parts = min(2 * self.loss.parts, self.batch_size)
+            self.loss.parts = min(2 * self.loss.parts, self.share)
             self.warn(
                 f"Memory ran out at step {step}; the {self.batch_size} examples of a batch now go through the model in "
                 f"{self.loss.parts} parts, which is slower and leaves the loss that of the whole batch."
@@ -335,21 +362,43 @@ class _Trainer:
             rows = _rows(len(self.examples), self.batch_size, settings.seed, position)
             scores = None if self.scores is None else self.scores[rows]
             loss = self.loss([self.examples[row] for row in rows], scores) / settings.gradient_accumulation
-            loss.backward()
+            if loss.requires_grad:  # not where no sentence fell to this process
+                loss.backward()
             total += loss.item()
+        distributed.confirm()
         return total
+
+    def _add_up_gradients(self) -> None:
+        """Give every process the whole gradient; see `BatchLoss`."""
+        if distributed.size() == 1:
+            return
+        trained = [p for p in self.loss.parameters() if p.requires_grad]
+        used = torch.tensor([float(p.grad is not None) for p in trained])
+        distributed.add_up([used])
+        trained = [p for p, count in zip(trained, used.tolist(), strict=True) if count]
+        encoder = {id(p) for p in self.encoder.parameters()}
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            elif id(parameter) not in encoder:  # the same in each: summed all the same, so that rounding cannot differ
+                parameter.grad /= distributed.size()
+        distributed.add_up([p.grad for p in trained if p.grad is not None])
 
     def measure(self, dev: Dev | None) -> dict[str, float] | None:
         """Figures on dev of the weights as they are; remembers them when they are the best so far."""
         state = self.state
-        figures = None if dev is None else dev(self.encoder)
+        with distributed.alone():
+            figures = None if dev is None else dev(self.encoder)
+            # Without a dev set the last weights are the ones to keep.
+            better = dev is None or figures is None or state.best is None or dev.rank(figures) > dev.rank(state.best)
+        figures, better = distributed.broadcast((figures, better))
         mean_loss = sum(state.losses) / len(state.losses) if state.losses else None
         state.history.append({"step": state.step, "loss": mean_loss, "dev": figures})
         state.losses.clear()
-        # Without a dev set the last weights are the ones to keep.
-        if dev is None or figures is None or state.best is None or dev.rank(figures) > dev.rank(state.best):
+        if better:
             state.best, state.best_step = figures, state.step
-            self.best_weights = _copy_state(self.encoder)
+            if self.leads:
+                self.best_weights = _copy_state(self.encoder)
         return figures
 
 
@@ -374,6 +423,9 @@ def train(
     weights as an uninterrupted one on the same machine. A loss that is no finite number ends the run: with the best
     weights so far and a warning, or, where no later ones than the start's were measured, with them and an error.
 
+    Within `distributed.workers` the sentences of a batch, and those that the teacher embeds, are shared out among the
+    processes. The result is the same to rounding, but for dropout masks, which are others.
+
     Args:
         encoder: the model to train; is in evaluation mode afterwards.
         examples: tuples of one to three sentences, all of one length.
@@ -390,27 +442,52 @@ def train(
             `settings.time_budget` takes steps away, and with the warnings. Some steps are tried for it, of which
             nothing is left.
     """
-    began = time.monotonic()
-
-    def warn(said: str) -> None:
-        if note is None:
-            warnings.warn(said, stacklevel=3)
-        else:
-            note(f"Warning: {said}")
-
     if not examples:
         raise InputError("There is no training example; give a data set with at least one sentence.")
     teachers = [teacher] if isinstance(teacher, Encoder) else teacher or ()
+    led = _Led(teachers, dev, note, checkpoint, keep, progress, teacher_progress)
+    return distributed.together(_train, encoder, examples, settings, scores, led=led)
+
+
+@dataclass(frozen=True)
+class _Led:
+    """The arguments of `train` that one process has, where several compute together."""
+
+    teachers: Sequence[Encoder] = ()
+    dev: Dev | None = None
+    note: Callable[[str], None] | None = None
+    checkpoint: Path | None = None
+    keep: Callable[[int, Encoder], None] | None = None
+    progress: Callable[[StepReport], None] | None = None
+    teacher_progress: Callable[[int, int], None] | None = None
+
+
+def _train(
+    encoder: Encoder,
+    examples: Sequence[Example],
+    settings: TrainingSettings,
+    scores: Sequence[float] | None,
+    led: _Led = _Led(),
+) -> TrainingResult:
+    began = time.monotonic()
+
+    def warn(said: str) -> None:
+        if led.note is None:
+            warnings.warn(said, stacklevel=5)
+        else:
+            led.note(f"Warning: {said}")
+
+    encoder.to(distributed.device(encoder.device))
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     # What a teacher says of a sentence is known: there noise only blurs it.
     dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
     with with_dropout(encoder, dropout):
-        trainer = _Trainer(encoder, examples, settings, scores, teachers, checkpoint, warn)
+        trainer = _Trainer(encoder, examples, settings, scores, led.teachers, led.checkpoint, warn)
         if not trainer.resume():
             start = time.monotonic()
-            trainer.measure(dev)
-            trainer.plan(began, time.monotonic() - start, note)
-        trainer.embed(teacher_progress)
+            trainer.measure(led.dev)
+            trainer.plan(began, time.monotonic() - start, led.note)
+        trainer.embed(led.teacher_progress)
         state = trainer.state
         while not trainer.finished():
             trainer.loss.train()
@@ -425,14 +502,14 @@ def train(
                 warn(f"{reason}; training ends there, with the weights of step {state.best_step}.")
                 break
             trainer.loss.eval()
-            if keep is not None and state.step in settings.keep_steps:
-                keep(state.step, encoder)
+            if led.keep is not None and state.step in settings.keep_steps:
+                led.keep(state.step, encoder)
             figures = None
             if state.step % settings.eval_every == 0 or state.step == trainer.total:
-                figures = trainer.measure(dev)
+                figures = trainer.measure(led.dev)
                 trainer.save()
-            if progress is not None:
+            if led.progress is not None:
                 steps = state.step if trainer.finished() else trainer.total
-                progress(StepReport(state.step, steps, loss, figures, state.best_step))
+                led.progress(StepReport(state.step, steps, loss, figures, state.best_step))
     trainer.restore_best()
     return TrainingResult(state.step, trainer.total, state.best_step, state.best, state.history)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from sparsecse import distributed
 from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
 from sparsecse.objectives import bootstrap, cosent, distillation, info_nce, matryoshka
@@ -33,6 +34,11 @@ class BatchLoss(nn.Module):
         parts: into how many the sentences of a batch are cut for the encoder. More than one takes less memory and more
             time: each part's pass is made once for the loss, and again for its gradient (gradient caching, Gao et al.
             2021, arXiv 2101.06983). The loss is that of the whole batch; without dropout it is the same to rounding.
+
+    Where processes compute together (`distributed`), each cuts its own share of the sentences into so many parts. The
+    vectors of all are exchanged, and each process has the loss of the whole batch, whose gradient it carries to the
+    encoder through its own sentences: the encoder's gradients are to be summed over the processes, while those of the
+    layers over the vectors are whole in each.
 
     Args:
         encoder: the model in training.
@@ -92,16 +98,19 @@ class BatchLoss(nn.Module):
 
     def _vectors(self, encoder: Encoder, columns: Sequence[Sequence[str]]) -> list[torch.Tensor]:
         texts = [text for column in columns for text in column]
-        token_ids = encoder.tokenize(texts, self.settings.max_length)
-        size = -(-len(token_ids) // self.parts)
+        token_ids = encoder.tokenize(distributed.own(texts), self.settings.max_length)
+        size = max(1, -(-len(token_ids) // self.parts))
         parts = [encoder.pack(token_ids[start : start + size]) for start in range(0, len(token_ids), size)]
         with autocast(self.settings.precision, self.encoder.device):
-            if self.parts == 1:
+            if not parts:  # more processes than sentences
+                vectors = torch.empty(0, encoder.dimension, device=encoder.device)
+            elif self.parts == 1:
                 vectors = encoder.forward_packed(parts[0])
             else:
                 # Calls it again in the backward pass, with the same random numbers.
                 vectors = torch.cat([checkpoint(encoder.forward_packed, part, use_reentrant=False) for part in parts])
-        return list(vectors.float().split(len(columns[0])))
+        distributed.confirm()
+        return list(distributed.gather_rows(vectors.float(), len(texts)).split(len(columns[0])))
 
     @torch.no_grad()
     def _keys(self, columns: Sequence[Sequence[str]]) -> list[torch.Tensor]:

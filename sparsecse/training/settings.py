@@ -65,6 +65,11 @@ class TrainingSettings:
     )
     learning_rate: float = setting(2e-4, "Peak learning rate of AdamW.")
     batch_size: int = setting(64, "Examples per training pass.", "--train-batch-size")
+    mini_batch_size: int = setting(
+        0,
+        "Examples that go through the model at a time, in each process; the loss stays that of the whole batch, whose "
+        "memory is then bounded, and each goes through twice. 0: all.",
+    )
     gradient_accumulation: int = setting(1, "Passes per optimiser step.")
     epochs: float = setting(1.0, "Passes over the data.")
     max_steps: int = setting(0, "Optimiser steps, in place of `epochs` when above 0.", "--steps")
@@ -110,6 +115,7 @@ class TrainingSettings:
             check(not isinstance(value, float) or math.isfinite(value), field.name, "a finite number")
         check(self.learning_rate > 0, "learning_rate", "above 0")
         check(self.batch_size >= 2, "batch_size", "at least 2")
+        check(self.mini_batch_size >= 0, "mini_batch_size", "0 (whole batches) or more")
         check(self.gradient_accumulation >= 1, "gradient_accumulation", "at least 1")
         check(self.max_steps >= 0, "max_steps", "0 (whole epochs) or more")
         check(self.epochs > 0, "epochs", "above 0")

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sparsecse import distributed
 from sparsecse.encoders import Encoder
-from sparsecse.encoders.embedding import read_token_ids
+from sparsecse.encoders.tokens import TokenIds
 from sparsecse.errors import InputError
 from sparsecse.runtime import Runtime, native
 from sparsecse.training.precision import autocast, computes_bfloat16
@@ -18,7 +19,6 @@ from sparsecse.training.settings import TrainingSettings
 
 # Embedded between two reports of progress; large enough that no product of matrices is small.
 _BLOCK_TOKENS = 16_384
-_TOKENIZED_AT_ONCE = 4096  # sentences: as lists of Python's numbers, ids take ten times the memory
 
 
 class Teacher:
@@ -26,7 +26,8 @@ class Teacher:
 
     Args:
         encoders: the models; all have vectors of the student's size. They are taken one after the other, so that a
-            sequence that makes a model when it is asked for one (`ensemble.Cuts`) never has two of them in memory.
+            sequence that makes a model when it is asked for one (`ensemble.Cuts`) never has two of them in memory. A
+            process that follows has none: the leader hands each out.
         student: the model in training.
         settings: their `max_length` and `precision` are also the teachers'.
     """
@@ -55,18 +56,26 @@ class Teacher:
         vectors = torch.zeros(len(texts), self._size)
         tokens: _Tokens | None = None
         seconds = 0.0
-        for number in range(len(self._encoders)):
+        count = distributed.broadcast(len(self._encoders))
+        for number in range(count):
 
             def report(done: int, before: int = number * len(texts)) -> None:
                 if progress is not None:
-                    progress(before + done, len(self._encoders) * len(texts))
+                    progress(before + done, count * len(texts))
 
             # Nothing here holds a model when the next one is made.
-            tokens, spent = self._add(self._encoders[number], texts, tokens, vectors, report)
+            tokens, spent = self._add(self._handed(number), texts, tokens, vectors, report)
             seconds += spent
+        distributed.add_up([vectors])
         self._row = {text: row for row, text in enumerate(texts)}
         self._vectors = F.normalize(vectors, dim=-1, out=vectors)
         return seconds
+
+    def _handed(self, number: int) -> Encoder:
+        """A teacher, in every process."""
+        encoder = distributed.broadcast(self._encoders[number] if self._encoders else None)
+        assert encoder is not None  # the leader has them
+        return encoder.to(distributed.device(encoder.device))
 
     def _add(
         self,
@@ -76,7 +85,11 @@ class Teacher:
         vectors: torch.Tensor,
         report: Callable[[int], None],
     ) -> tuple[_Tokens, float]:
-        """Add a model's unit vectors to `vectors`; its token ids, those given where they will do, and the seconds."""
+        """Add this process's share of a model's unit vectors to `vectors`.
+
+        Returns:
+            its token ids, those given where they will do, and the seconds.
+        """
         size = encoder.dimension
         if size != self._size:
             raise InputError(
@@ -90,7 +103,7 @@ class Teacher:
         for rows, token_ids in tokens.blocks():
             vectors[rows] += F.normalize(embed(token_ids), dim=-1)
             done += len(rows)
-            report(done)
+            report(min(distributed.size() * done, len(texts)))
         return tokens, time.perf_counter() - start
 
     def __call__(self, sentences: Sequence[str]) -> torch.Tensor:
@@ -99,31 +112,25 @@ class Teacher:
 
 
 class _Tokens:
-    """Token ids of many sentences in one array, handed out in blocks that all have the same mixture of lengths.
+    """Token ids of many sentences, handed out in blocks that all have the same mixture of lengths.
 
     Progress through such blocks tells the time that is left.
     """
 
     def __init__(self, encoder: Encoder, texts: Sequence[str], max_length: int):
         self._tokenizer, self._settings = encoder.tokenizer, encoder.settings
-        parts = [
-            read_token_ids(encoder.tokenize(texts[start : start + _TOKENIZED_AT_ONCE], max_length))
-            for start in range(0, len(texts), _TOKENIZED_AT_ONCE)
-        ]
-        self._ids = np.concatenate([ids for ids, _ in parts])
-        self._lengths = np.concatenate([lengths for _, lengths in parts])
+        self._ids = TokenIds.of(encoder, texts, max_length)
 
     def are_those_of(self, encoder: Encoder) -> bool:
         return encoder.tokenizer is self._tokenizer and encoder.settings == self._settings
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, list[list[int]]]]:
-        """Rows of some sentences, longest first, and their ids."""
-        order = np.argsort(-self._lengths, kind="stable")
-        ends = self._lengths.cumsum()
-        count = -(-len(self._ids) // _BLOCK_TOKENS)
-        for first in range(min(count, len(order))):
+        """Rows of some sentences, longest first, and their ids: this process's share of the blocks."""
+        order = np.argsort(-self._ids.lengths, kind="stable")
+        count = -(-len(self._ids.flat) // _BLOCK_TOKENS)
+        for first in distributed.own(range(min(count, len(order)))):
             rows = order[first::count]
-            yield torch.from_numpy(rows), [self._ids[ends[r] - self._lengths[r] : ends[r]].tolist() for r in rows]
+            yield torch.from_numpy(rows), self._ids.lists(rows)
 
 
 def _embedder(encoder: Encoder, settings: TrainingSettings) -> Callable[[list[list[int]]], torch.Tensor]:
