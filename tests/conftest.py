@@ -148,6 +148,17 @@ def bert(checkpoints: dict[str, Path]) -> Encoder:
 
 
 @pytest.fixture(scope="session")
+def shallow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("shallow"), "bert", num_hidden_layers=1)
+
+
+@pytest.fixture
+def shallow(shallow_checkpoint: Path) -> Encoder:
+    """One layer: each layer more takes seconds to export."""
+    return load_encoder(shallow_checkpoint, pooling="mean", normalize=True)
+
+
+@pytest.fixture(scope="session")
 def sentences() -> list[str]:
     """Sentences of several lengths that the tiny tokenizer knows."""
     return [

@@ -156,7 +156,7 @@ def test_blocks_of_long_sentences_in_the_reference() -> None:
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_operator_keeps_torchs_rules(dtype: torch.dtype) -> None:
     fused, cu_lengths = packed([3, 0, 2, 4], 2, 6)
     inputs = [x.to(dtype).requires_grad_() for x in fused.unbind(1)]
