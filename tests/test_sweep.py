@@ -121,6 +121,7 @@ def test_the_file_and_the_job_array_of_the_page(tmp_path):
         ("[grid]\nsparsity = [0.1]\nlambda = [2]", "cell 0: --lambda 2.0 is outside"),
         ("[grid]\nsparsity = [0.1, '0.1']", "Cells 0 and 1 are the same"),
         ("[grid]\nsparsity = [0.1]\nworkdir = ['x']", "key 'workdir'"),
+        ("[grid]\nsparsity = [0.1]\nnproc = [2]", "key 'nproc'"),
     ],
 )
 def test_bad_values_end_with_a_sentence(file, capsys, text, message):
