@@ -184,6 +184,26 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return done
 
 
+def test_settings_that_look_alike_are_not_averaged(tmp_path):
+    models = [str(tmp_path / place / "model") for place in ("one", "two")] + [str(tmp_path / "other")]
+    for model in models:
+        Path(model).mkdir(parents=True)
+
+    def cell(figure: float, **settings: object) -> dict:
+        figures = {"STS": {"dense": 80.0, "pruned": figure}}
+        result = {"figures": figures, "sparsity": 0.5, "parameters": 1, "dense_parameters": 2}
+        return {"state": "finished", "settings": settings, "result": result}
+
+    def seeds(model: str, lam: float, figure: float) -> list[dict]:
+        return [cell(figure + seed, model=model, seed=seed, **{"lambda": lam}) for seed in (0, 2)]
+
+    cells = [*seeds(models[0], 0.1234567, 60), *seeds(models[1], 0.1234567, 70), *seeds(models[2], 0.1234568, 50)]
+    groups = summary.groups_of({"cells": cells})
+    assert [group.figures["STS"].mean for group in groups] == [61, 71, 51]
+    assert [group.settings["model"] for group in groups] == [*models[:2], "other"]
+    assert len({group.settings["lambda"] for group in groups}) == 2
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_killed_in_the_middle_of_a_cell(file, tmp_path, monkeypatch):
     path = file("method = 'random'\n[grid]\nsparsity = [0.25, 0.5]")
