@@ -171,7 +171,7 @@ def layer_norm(config, size=None):
 class Embeddings(nn.Module):
     def __init__(self, config):
         super().__init__()
-        # Without a padding_idx: where a family has no padding token, pad_token_id is one of words, and learns as others do.
+        # No padding_idx: where a family has no padding token, pad_token_id is a word's, which learns as others do.
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.has_positions = config.rotary_bases is None
         if self.has_positions:
