@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -167,6 +168,22 @@ def test_a_sweep_cell_by_cell_and_then_as_a_whole(file, capsys, tmp_path):
     data.write_text(data.read_text() + "the cat\tthe mat\t1.5\n")
     code, _, err = call()
     assert code == 2 and "was measured with another data" in err
+
+
+def test_a_model_that_was_corrected_is_scored_again(file, tmp_path, sentence_folder, monkeypatch):
+    model = shutil.copytree(sentence_folder, tmp_path / "model")
+    plans = read_plans(file("method = 'magnitude'\n[grid]\nsparsity = [0.25]", model=str(model)))
+
+    def stopped(cells: Sequence[Cell]) -> Iterator[Outcome]:
+        """What is shared, and then no cell."""
+        return map(attempt, [cell for cell in cells if not isinstance(cell.run, CellJob)])
+
+    Sweep(tmp_path / "out", plans).measure(stopped)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    again = counting(monkeypatch)
+    Sweep(tmp_path / "out", plans).measure(stopped)
+    assert [stage for _, stage in again] == ["score", "eval-dense"]
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
