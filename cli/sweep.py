@@ -81,7 +81,7 @@ Number = Annotated[
 ]
 List = Annotated[bool, typer.Option("--list", help="Show the cells with their numbers; measure nothing.")]
 
-_NOT_OF_CELLS = ("dtype", "bench", "out", "threads", "workdir", "json")
+_NOT_OF_CELLS = ("dtype", "bench", "out", "threads", "nproc", "workdir", "json")
 """Parameters of `run` that are not of a cell."""
 
 

@@ -166,6 +166,34 @@ def test_language_models(checkpoints, sentences, tmp_path, family, kind):
     torch.testing.assert_close(load_encoder(tmp_path, pooling="mean").encode(sentences), expected)
 
 
+def test_a_fingerprint_tells_decoders_apart(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["qwen3"], tmp_path / "model")
+    found = {fingerprint(load_encoder(folder, pooling="lasttoken"))}
+    for name, changes in (
+        ("config.json", {"rms_norm_eps": 0.1}),
+        ("config.json", {"hidden_act": "gelu"}),
+        ("tokenizer.json", {"post_processor": None}),  # no more [SEP], whose vector was taken
+    ):
+        change(folder / name, changes)
+        found.add(fingerprint(load_encoder(folder, pooling="lasttoken")))
+    assert len(found) == 4
+
+
+def test_a_sentence_without_tokens_has_no_vector(bert):
+    with pytest.raises(InputError, match="a sentence has no tokens"):
+        bert.pack([[0, 7, 2], []])
+
+
+def test_every_word_learns_where_no_token_is_padding(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["qwen3"], tmp_path / "model")
+    change(folder / "config.json", {"pad_token_id": None})
+    encoder, stock = load_encoder(folder, pooling="mean"), AutoModel.from_pretrained(folder).eval()
+    encoder.forward_packed(encoder.pack([[7, 0, 8, 0]])).square().sum().backward()
+    stock(torch.tensor([[7, 0, 8, 0]])).last_hidden_state.mean(1).square().sum().backward()
+    found, wanted = encoder.model.get_input_embeddings().weight.grad, stock.get_input_embeddings().weight.grad
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_qwen3_padded_on_the_left(checkpoints, sentences, tmp_path):
     from sentence_transformers import SentenceTransformer
 

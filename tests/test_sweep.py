@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +122,7 @@ def test_the_file_and_the_job_array_of_the_page(tmp_path):
         ("[grid]\nsparsity = [0.1]\nlambda = [2]", "cell 0: --lambda 2.0 is outside"),
         ("[grid]\nsparsity = [0.1, '0.1']", "Cells 0 and 1 are the same"),
         ("[grid]\nsparsity = [0.1]\nworkdir = ['x']", "key 'workdir'"),
+        ("[grid]\nsparsity = [0.1]\nnproc = [2]", "key 'nproc'"),
     ],
 )
 def test_bad_values_end_with_a_sentence(file, capsys, text, message):
@@ -168,6 +170,22 @@ def test_a_sweep_cell_by_cell_and_then_as_a_whole(file, capsys, tmp_path):
     assert code == 2 and "was measured with another data" in err
 
 
+def test_a_model_that_was_corrected_is_scored_again(file, tmp_path, sentence_folder, monkeypatch):
+    model = shutil.copytree(sentence_folder, tmp_path / "model")
+    plans = read_plans(file("method = 'magnitude'\n[grid]\nsparsity = [0.25]", model=str(model)))
+
+    def stopped(cells: Sequence[Cell]) -> Iterator[Outcome]:
+        """What is shared, and then no cell."""
+        return map(attempt, [cell for cell in cells if not isinstance(cell.run, CellJob)])
+
+    Sweep(tmp_path / "out", plans).measure(stopped)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    again = counting(monkeypatch)
+    Sweep(tmp_path / "out", plans).measure(stopped)
+    assert [stage for _, stage in again] == ["score", "eval-dense"]
+
+
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The (folder, stage) of every stage that does its work from now on."""
     done: list[tuple[str, str]] = []
@@ -181,6 +199,26 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     monkeypatch.setattr(Workdir, "run_stage", run_stage)
     return done
+
+
+def test_settings_that_look_alike_are_not_averaged(tmp_path):
+    models = [str(tmp_path / place / "model") for place in ("one", "two")] + [str(tmp_path / "other")]
+    for model in models:
+        Path(model).mkdir(parents=True)
+
+    def cell(figure: float, **settings: object) -> dict:
+        figures = {"STS": {"dense": 80.0, "pruned": figure}}
+        result = {"figures": figures, "sparsity": 0.5, "parameters": 1, "dense_parameters": 2}
+        return {"state": "finished", "settings": settings, "result": result}
+
+    def seeds(model: str, lam: float, figure: float) -> list[dict]:
+        return [cell(figure + seed, model=model, seed=seed, **{"lambda": lam}) for seed in (0, 2)]
+
+    cells = [*seeds(models[0], 0.1234567, 60), *seeds(models[1], 0.1234567, 70), *seeds(models[2], 0.1234568, 50)]
+    groups = summary.groups_of({"cells": cells})
+    assert [group.figures["STS"].mean for group in groups] == [61, 71, 51]
+    assert [group.settings["model"] for group in groups] == [*models[:2], "other"]
+    assert len({group.settings["lambda"] for group in groups}) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

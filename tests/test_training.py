@@ -332,6 +332,21 @@ def test_mini_batches_have_the_loss_of_the_batch(bert, triplets, monkeypatch):
         settings(mini_batch_size=-1)
 
 
+def test_a_resumed_run_has_parts_as_small_as_asked_for(bert, triplets, tmp_path, monkeypatch):
+    """A checkpoint of more processes, whose shares are smaller, has fewer parts."""
+    chosen = settings(objective={"sup": 1.0}, max_steps=2, eval_every=1)
+
+    def stop(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(copy.deepcopy(bert), triplets, chosen, checkpoint=tmp_path / "checkpoint.pt", progress=stop)
+    sizes, forward = [], Encoder.forward_packed
+    monkeypatch.setattr(Encoder, "forward_packed", lambda self, batch: sizes.append(len(batch)) or forward(self, batch))
+    train(bert, triplets, dataclasses.replace(chosen, mini_batch_size=2), checkpoint=tmp_path / "checkpoint.pt")
+    assert sizes and max(sizes) == 3 * 2  # three sentences of each example
+
+
 @pytest.mark.parametrize("columns", [2, 3])
 def test_the_loss_falls_on_pairs_and_triplets(bert, triplets, columns):
     data = [triplet[:columns] for triplet in triplets]

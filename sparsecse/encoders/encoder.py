@@ -165,9 +165,15 @@ class Encoder(nn.Module):
         return padded.to(self.device), mask.long().to(self.device)
 
     def pack(self, token_ids: Sequence[Sequence[int]]) -> PackedBatch:
-        """Put sentences one after another, on the encoder's device."""
+        """Put sentences one after another, on the encoder's device.
+
+        Raises:
+            InputError: a sentence without ids.
+        """
         config = self.model.config
         lengths = torch.tensor([len(ids) for ids in token_ids])
+        if not lengths.all():  # whose vector would be that of another one's token
+            raise InputError(f"{self.source}: a sentence has no tokens; leave empty ones out.")
         cu_lengths = F.pad(lengths.cumsum(dim=0), (1, 0))
         input_ids = torch.tensor([token for ids in token_ids for token in ids])
         # Where the family counts the tokens that are not padding, so must this: a text may name the padding token.

@@ -10,6 +10,8 @@ import torch
 
 from sparsecse.encoders.encoder import Encoder
 
+_TEXT = "What is a vector? It's 3 numbers, or more."
+
 
 def fingerprint(encoder: Encoder) -> str:
     """SHA-256 in hex; equal for encoders that compute the same vectors from the same texts."""
@@ -24,6 +26,8 @@ def fingerprint(encoder: Encoder) -> str:
         rest += [config.rotary_bases, config.attention_windows]
     if config.key_value_heads is not None or config.causal:
         rest += [config.key_value_heads, config.causal, config.embedding_scale]
+        rest += [config.hidden_act, config.layer_norm_eps]
+        rest += encoder.tokenize([_TEXT], prompt="")  # whose last token may be the vector
     digest.update(json.dumps(rest, sort_keys=True).encode())
     digest.update(json.dumps(encoder.tokenizer.get_vocab(), sort_keys=True).encode())
     return digest.hexdigest()

@@ -171,7 +171,8 @@ def layer_norm(config, size=None):
 class Embeddings(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        # No padding_idx: where a family has no padding token, pad_token_id is a word's, which learns as others do.
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.has_positions = config.rotary_bases is None
         if self.has_positions:
             self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)

@@ -82,4 +82,6 @@ def value_text(value: Any) -> str:
         return ""
     if isinstance(value, list):
         return ",".join(map(value_text, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.15g}" if isinstance(value, float) else str(value)

@@ -55,19 +55,27 @@ class Group:
 
 def groups_of(content: Mapping[str, Any]) -> list[Group]:
     """The groups of a sweep's finished cells, in their order; content: as `Sweep.content` gives it."""
-    names = [name for name in varied([cell["settings"] for cell in content["cells"]]) if name != SEED]
+    cells = content["cells"]
+    names = [name for name in varied([cell["settings"] for cell in cells]) if name != SEED]
     found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for cell in content["cells"]:
+    for cell in cells:
         if cell["state"] == "finished":
-            found.setdefault(tuple(_shown(name, cell["settings"].get(name)) for name in names), []).append(
-                cell["result"]
-            )
-    return [_group(dict(zip(names, values, strict=True)), results) for values, results in found.items()]
+            values = tuple(value_text(cell["settings"].get(name)) for name in names)
+            found.setdefault(values, []).append(cell["result"])
+    models = _model_names([cell["settings"][MODEL] for cell in cells]) if MODEL in names else {}
+    return [
+        _group(
+            {name: models[value] if name == MODEL else value for name, value in zip(names, values, strict=True)},
+            results,
+        )
+        for values, results in found.items()
+    ]
 
 
-def _shown(name: str, value: Any) -> str:
-    text = value_text(value)
-    return model_name(text) if name == MODEL else text
+def _model_names(models: Sequence[str]) -> dict[str, str]:
+    """A short name for each model, or the whole one where two have the same short name."""
+    short = {model: model_name(model) for model in models}
+    return {model: model if list(short.values()).count(name) > 1 else name for model, name in short.items()}
 
 
 def _group(settings: Mapping[str, str], results: Sequence[Mapping[str, Any]]) -> Group:

@@ -174,8 +174,12 @@ class Sweep:
         pairs, asked = self._sources.pairs(plan), plan.evaluation
         scored = score_settings(plan.model, plan.data, pairs, plan.method, plan.scoring)
         measured = [plan.model.settings(), asked.recorded(self._sources.tasks(plan)), asked.data_dir]
-        found = {SCORE: f"score-{_hash(scored)[:12]}", DENSE: f"dense-{_hash(measured)[:12]}"}
-        return {stage: self.out / "shared" / name for stage, name in found.items()}
+        content = self._sources.content(plan.model.name)  # a record names weights and sizes, not all of config.json
+        found = {SCORE: ("score", scored), DENSE: ("dense", measured)}
+        return {
+            stage: self.out / "shared" / f"{name}-{_hash([content, what])[:12]}"
+            for stage, (name, what) in found.items()
+        }
 
     def measure(
         self,

@@ -12,7 +12,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sparsecse.files import atomic_file
 from sparsecse.guard import Figures
 from sparsecse.training.losses import BatchLoss, Example
 from sparsecse.training.planning import TRIED, Pace, Work, plan
+from sparsecse.training.precision import computes_bfloat16
 from sparsecse.training.settings import TrainingSettings
 from sparsecse.training.teacher import Teacher
 
@@ -187,7 +188,8 @@ class _Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = _State(**saved["state"])
         self.total = saved["total"]
-        self.loss.parts = saved["parts"]
+        # Of fewer processes each has a larger share, of which `mini_batch_size` makes more parts.
+        self.loss.parts = max(self.loss.parts, saved["parts"])
         self.best_weights = saved["best"]
         # One of fewer processes has no state for the others, which keep the one that they begin with.
         for state in saved["rng"][distributed.rank() :][:1]:
@@ -478,6 +480,9 @@ def _train(
             led.note(f"Warning: {said}")
 
     encoder.to(distributed.device(encoder.device))
+    if distributed.size() > 1:  # another machine might resolve it in another way
+        shorter = distributed.broadcast(computes_bfloat16(settings.precision, encoder.device))
+        settings = replace(settings, precision="bfloat16" if shorter else "float32")
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     # What a teacher says of a sentence is known: there noise only blurs it.
     dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
