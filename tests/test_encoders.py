@@ -166,12 +166,13 @@ def test_language_models(checkpoints, sentences, tmp_path, family, kind):
     torch.testing.assert_close(load_encoder(tmp_path, pooling="mean").encode(sentences), expected)
 
 
-def test_a_fingerprint_tells_decoders_apart(checkpoints, tmp_path):
-    folder = shutil.copytree(checkpoints["qwen3"], tmp_path / "model")
+@pytest.mark.parametrize(("family", "epsilon"), [("bert", "layer_norm_eps"), ("qwen3", "rms_norm_eps")])
+def test_a_fingerprint_covers_what_no_tensor_holds(checkpoints, tmp_path, family, epsilon):
+    folder = shutil.copytree(checkpoints[family], tmp_path / "model")
     found = {fingerprint(load_encoder(folder, pooling="lasttoken"))}
     for name, changes in (
-        ("config.json", {"rms_norm_eps": 0.1}),
-        ("config.json", {"hidden_act": "gelu"}),
+        ("config.json", {epsilon: 0.1}),
+        ("config.json", {"hidden_act": "relu"}),
         ("tokenizer.json", {"post_processor": None}),  # no more [SEP], whose vector was taken
     ):
         change(folder / name, changes)

@@ -10,6 +10,21 @@ import torch
 
 from sparsecse.encoders.encoder import Encoder
 
+# What decides vectors and is in no tensor.
+_COMPUTED_BY = (
+    "hidden_act",
+    "layer_norm_eps",
+    "position_offset",
+    "kept_heads",
+    "norm",
+    "norm_first",
+    "norm_outputs",
+    "embedding_scale",
+    "key_value_heads",
+    "rotary_bases",
+    "attention_windows",
+    "causal",
+)
 _TEXT = "What is a vector? It's 3 numbers, or more."
 
 
@@ -22,12 +37,8 @@ def fingerprint(encoder: Encoder) -> str:
     config = encoder.model.config
     rest = [dataclasses.asdict(encoder.settings), config.layer_sizes()]
     rest += [dense.activation_name for dense in encoder.head]
-    if config.rotary_bases is not None:  # positions that no tensor holds
-        rest += [config.rotary_bases, config.attention_windows]
-    if config.key_value_heads is not None or config.causal:
-        rest += [config.key_value_heads, config.causal, config.embedding_scale]
-        rest += [config.hidden_act, config.layer_norm_eps]
-        rest += encoder.tokenize([_TEXT], prompt="")  # whose last token may be the vector
+    rest += [getattr(config, name) for name in _COMPUTED_BY]
+    rest += encoder.tokenize([_TEXT], prompt="")  # what splits texts, and the tokens put around them
     digest.update(json.dumps(rest, sort_keys=True).encode())
     digest.update(json.dumps(encoder.tokenizer.get_vocab(), sort_keys=True).encode())
     return digest.hexdigest()

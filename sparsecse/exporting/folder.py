@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from sparsecse import disk
-from sparsecse.encoders import Encoder, is_stock, save_encoder
+from sparsecse.encoders import Encoder, fingerprint, is_stock, save_encoder
 from sparsecse.encoders.model_files import ModelFiles
 from sparsecse.encoders.sentence_transformers_settings import read_truncate_dim
 from sparsecse.errors import InputError
@@ -74,7 +73,7 @@ def _write_companions(encoder: Encoder, directory: Path) -> None:
 
 def _list(folder: Path, encoder: Encoder, files: Mapping[str, str], **more: Mapping[str, str]) -> None:
     """Record of which model the exports in a folder are, so that another one is not mixed in, and which files."""
-    write_json(folder / EXPORTS_FILE, {"fingerprint": _fingerprint(encoder), "files": dict(files), **more})
+    write_json(folder / EXPORTS_FILE, {"fingerprint": fingerprint(encoder), "files": dict(files), **more})
 
 
 def _require_own(folder: Path, names: Sequence[Path]) -> None:
@@ -94,15 +93,6 @@ def _require_own(folder: Path, names: Sequence[Path]) -> None:
         )
 
 
-def _fingerprint(encoder: Encoder) -> str:
-    """SHA-256 over the weights and what else decides a sentence's vector."""
-    digest = hashlib.sha256(repr(encoder.settings).encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _require_same_model(folder: Path, encoder: Encoder) -> None:
     if folder.resolve() == Path(encoder.source).resolve():
         # sentence-transformers cuts the vectors of the folder as its file says.
@@ -114,7 +104,7 @@ def _require_same_model(folder: Path, encoder: Encoder) -> None:
             )
         return
     path = folder / EXPORTS_FILE
-    if listed(path) is None or read_json(path).get("fingerprint") != _fingerprint(encoder):
+    if listed(path) is None or read_json(path).get("fingerprint") != fingerprint(encoder):
         raise InputError(
             f"{folder} is not empty and does not hold the model {encoder.source}; "
             f"give a new folder, or the model's own to put the export beside its weights."
