@@ -25,6 +25,7 @@ from sparsecse.evaluation import evaluate
 from sparsecse.evaluation.agreement import model_agreement
 from sparsecse.evaluation.embedding import Remembered
 from sparsecse.evaluation.retrieval import retrieval
+from sparsecse.training import TrainingSettings
 
 TASKS = "sts12,sts14,sts15,stsb-test"
 SAMPLE = 1000  # sentences of the agreement, none of them trained on
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--sparsities", default="0.2,0.5")
     parser.add_argument("--repair", choices=["yes", "no", "both"], default="both")
     parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--learning-rate", type=float, default=TrainingSettings().learning_rate)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -112,6 +114,7 @@ def main() -> None:
                 scores=scores,
                 train_data=training,
                 steps=arguments.steps,
+                training=TrainingSettings(learning_rate=arguments.learning_rate),
                 repair=repair,
                 step_progress=lambda report: print(report.step, report.dev, flush=True) if report.dev else None,
             )
