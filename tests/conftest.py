@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from sparsecse import stages
+from sparsecse import disk, stages
 from sparsecse.datasets import PairSet
 from sparsecse.encoders import FAMILIES as TABLE
 from sparsecse.encoders import Encoder, load_encoder
@@ -110,6 +112,26 @@ def write_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: Any)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def forked(
+    work: Callable[[], object], perform: Callable[..., Any] | None = None, kill_after: float | None = None
+) -> int:
+    """The exit code of a forked process that does some work; kill_after: seconds until it is killed."""
+
+    def target() -> None:
+        torch.set_num_threads(1)  # the team of threads did not come along
+        if perform is not None:
+            disk.perform = perform
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+    process.join(kill_after)
+    process.kill()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def backends() -> list[str]:

@@ -241,9 +241,6 @@ def test_debug_shows_the_traceback(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" in done.stderr and "InputError" in done.stderr
-    command.remove("--debug")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", METHODS)

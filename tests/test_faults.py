@@ -6,7 +6,6 @@ Each case is a forked process, which dies at an operation of `sparsecse.disk`, o
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -19,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from conftest import write_checkpoint
+from conftest import forked, write_checkpoint
 
-from sparsecse import disk, stages
+from sparsecse import stages
 from sparsecse.cli import main
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.exporting.folder import staged
@@ -110,26 +108,6 @@ class Noting(Dying):
         if same:
             self.names[-1] = f"={operation.__name__}"
         return result
-
-
-def forked(
-    work: Callable[[], object], perform: Callable[..., Any] | None = None, kill_after: float | None = None
-) -> int:
-    """The exit code of a forked process that does some work; kill_after: seconds until it is killed."""
-
-    def target() -> None:
-        torch.set_num_threads(1)  # the team of threads did not come along
-        if perform is not None:
-            disk.perform = perform
-        work()
-
-    process = multiprocessing.get_context("fork").Process(target=target)
-    process.start()
-    process.join(kill_after)
-    process.kill()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 def operations(work: Callable[[], object], place: Path, copies: Path | None = None) -> list[str]:

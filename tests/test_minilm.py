@@ -63,6 +63,7 @@ def test_budgets_in_which_heads_and_neurons_compete_choose_well(dense, scores):
     assert spearman(Runtime(cut), pairs) > spearman(Runtime(equal), pairs) - 0.3
 
 
+@pytest.mark.nightly  # changes with the set alone
 def test_the_demo_retrieval_set_leaves_room_on_both_sides(dense):
     """Hard enough that a better model can show it, easy enough that a worse one can."""
     result = evaluate(Runtime(dense), "demo-retrieval").retrieval["demo-retrieval"]

@@ -7,14 +7,11 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_checkpoint
+from conftest import forked, write_checkpoint
 
 from sparsecse import stages
 from sparsecse.encoders import load_encoder
@@ -42,9 +39,9 @@ def text_file(tmp_path, sentences) -> str:
     return str(path)
 
 
-def repair(workdir: Workdir, text_file: str, **changes):
+def repair(workdir: Workdir, text_file: str, progress=None, **changes):
     chosen = TrainingSettings(**{"batch_size": 4, "max_steps": 4, "eval_every": 2, **changes})
-    return stages.finetune(workdir, DataOptions(text_file), chosen)
+    return stages.finetune(workdir, DataOptions(text_file), chosen, progress=progress)
 
 
 def test_pruning_again_does_not_score_again(run):
@@ -237,8 +234,9 @@ def _hold(path: Path, ready, done) -> None:
         done.wait(20)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_one_process_at_a_time(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()
     holder = context.Process(target=_hold, args=(tmp_path / "run", ready, done))
     holder.start()
@@ -251,34 +249,22 @@ def test_one_process_at_a_time(tmp_path):
         holder.join()
 
 
-_KILLED = textwrap.dedent(
-    """
-    import os, signal, sys
-    from sparsecse import stages
-    from sparsecse.sources import DataOptions
-    from sparsecse.training import TrainingSettings
-    from sparsecse.workdir import Workdir
-
-    def progress(report):
-        if report.step == int(sys.argv[3]):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    run = Workdir(sys.argv[1])
-    settings = TrainingSettings(batch_size=4, max_steps=6, eval_every=2)
-    with run.lock():
-        stages.finetune(run, DataOptions(sys.argv[2]), settings, progress=progress)
-    """
-)
-
-
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_a_killed_repair_goes_on_and_ends_the_same(run, text_file, tmp_path):
     other = tmp_path / "uninterrupted"
     shutil.copytree(run.path, other)
 
     def call(path: Path, kill_at: int) -> int:
-        environment = {**os.environ, "SPARSECSE_KERNELS": "reference"}
-        command = [sys.executable, "-c", _KILLED, str(path), text_file, str(kill_at)]
-        return subprocess.run(command, env=environment, check=False, capture_output=True).returncode
+        def progress(report):
+            if report.step == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def work():
+            workdir = Workdir(path)
+            with workdir.lock():
+                repair(workdir, text_file, progress=progress, max_steps=6)
+
+        return forked(work)
 
     assert call(run.path, 5) == -signal.SIGKILL
     assert run.record("finetune") is None

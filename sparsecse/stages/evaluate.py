@@ -151,6 +151,7 @@ def evaluate_run(
         InputError: `aligned` without a retrieval task, or with `documents`; a `truncate_dim` out of range.
     """
     stage, _ = workdir.newest_model()
+    workdir.check(stage)  # before the dense model is measured
     found = asked.load()
     check_aligned(found, aligned, asked.documents)
     dense = evaluate_dense(workdir, asked, found=found, progress=progress)[0]
