@@ -88,7 +88,7 @@ def left(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("form", "encoder"),
     [
-        *(("onnx", family) for family in ("roberta", "mpnet", "modernbert", "qwen3", "gemma3_text")),
+        *(("onnx", family) for family in ("roberta", "mpnet", "modernbert", "gemma3_text")),
         ("openvino", "bert"),
         ("openvino", "modernbert"),
     ],
@@ -102,7 +102,9 @@ def test_uneven_layers_of_families_that_differ(form, encoder, sentences, tmp_pat
     torch.testing.assert_close(run(report, small, sentences), small.encode(sentences), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("form", "mode"), [*(("onnx", mode) for mode in POOLING_MODES), ("openvino", "max")])
+@pytest.mark.parametrize(
+    ("form", "mode"), [*(("onnx", mode) for mode in POOLING_MODES if mode not in ("cls", "mean")), ("openvino", "max")]
+)
 def test_pooling_inside_the_graph(form, shallow_checkpoint, sentences, tmp_path, mode):
     encoder = load_encoder(shallow_checkpoint, pooling=mode, normalize=False)
     report = export_to(form)(encoder, tmp_path / "out", pooled=True)

@@ -158,15 +158,15 @@ def test_separable_data_is_told_apart(sizes, pair):
 
 def test_labels_that_the_vectors_do_not_tell_are_near_chance_and_seeds_decide():
     generator = np.random.default_rng(0)
-    labels = np.r_[np.zeros(200, int), np.ones(200, int)]
-    task = numbers("x", labels, {"all": 400})
-    vectors = dict(zip(task.splits["all"].first, generator.normal(size=(400, 8)).astype(np.float32), strict=True))
+    labels = np.r_[np.zeros(100, int), np.ones(100, int)]
+    task = numbers("x", labels, {"all": 200})
+    vectors = dict(zip(task.splits["all"].first, generator.normal(size=(200, 8)).astype(np.float32), strict=True))
 
     def run(**options):
         return transfer(task, lambda texts: np.stack([vectors[text] for text in texts]), **options)
 
     first = run()
-    assert 40 < first.accuracy < 60
+    assert 35 < first.accuracy < 65
     assert first == run(workers=2)
     assert first.fold_accuracies is not None and len(first.fold_accuracies) == 10
     assert np.mean(first.fold_accuracies) == pytest.approx(first.accuracy)
@@ -234,7 +234,7 @@ def test_minilm(minilm, tmp_path):
     part.mkdir(parents=True)
     for path in (SENTEVAL / "downstream/MRPC").iterdir():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        (part / path.name).write_text("".join(lines[:501]), encoding="utf-8")
+        (part / path.name).write_text("".join(lines[:201]), encoding="utf-8")
     result = evaluate(Runtime(load_encoder(minilm), "float32"), "mrpc", data_dir=tmp_path)
     assert 65 < result.transfer["mrpc"].accuracy < 82
     assert result.transfer["mrpc"].f1 is not None and 74 < result.transfer["mrpc"].f1 < 88
