@@ -352,7 +352,7 @@ class Exported:
 
 
 @pytest.mark.slow
-def test_a_pruned_minilm_within_a_ten_thousandth(minilm, tmp_path, export):
+def test_a_pruned_minilm_within_a_ten_thousandth(minilm, tmp_path):
     encoder = load_encoder(minilm)
     torch.manual_seed(0)
     heads = [torch.rand(12) > 0.2 for _ in range(6)]
@@ -364,10 +364,11 @@ def test_a_pruned_minilm_within_a_ten_thousandth(minilm, tmp_path, export):
         neurons[5] & False,
     )
     small = prune(encoder, Mask(tuple(heads), tuple(neurons)))
-    assert export(small, tmp_path / "small", pooled=True).max_difference < 1e-4
+    assert export_to("onnx")(small, tmp_path / "small", pooled=True).max_difference < 1e-4
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # minutes, which the versions of the tools decide
 @needs_senteval
 def test_minilm_int8_keeps_stsb(minilm, tmp_path, export):
     pytest.importorskip("nncf")

