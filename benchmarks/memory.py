@@ -28,6 +28,7 @@ from typing import Any
 os.environ.update(TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
 import torch
+from record import verdict, write_rows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -191,12 +192,8 @@ def main() -> int:
         rows.append(row)
         told = (f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
         print("  ".join(told), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    missed = failures(rows) if options.check else []
-    for line in missed:
-        print(f"missed: {line}")
-    return 1 if missed else 0
+    write_rows(options.json, about, rows)
+    return verdict(failures(rows) if options.check else [])
 
 
 if __name__ == "__main__":

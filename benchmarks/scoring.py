@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import random
 import resource
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from record import verdict, write_rows
 from torch import nn
 
 from sparsecse import stages
@@ -249,8 +249,7 @@ def main() -> int:
         row = measure_alone(encoder, pairs)
         shown = {key: f"{value:.0f}" if isinstance(value, float) else value for key, value in row.items()}
         print("  ".join(f"{key}: {value}" for key, value in shown.items()))
-        if options.json:
-            options.json.write_text(json.dumps({"about": about, "rows": [row]}, indent=1) + "\n")
+        write_rows(options.json, about, [row])
         return 0
     print(f"{'':<24}{'precision':<10}{'padded s':>10}{'ours s':>10}{'ratio':>8}{'rank correlation':>20}")
     rows = measure_score(encoder, pairs, options.rounds)
@@ -261,12 +260,8 @@ def main() -> int:
             f"{row['what']:<24}{row['precision']:<10}{row['padded_seconds']:>10.3f}{row['seconds']:>10.3f}"
             f"{row['times_faster']:>8.2f}{correlation:>20}"
         )
-    if options.json:
-        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    missed = failures(rows) if options.check else []
-    for line in missed:
-        print(f"missed: {line}")
-    return 1 if missed else 0
+    write_rows(options.json, about, rows)
+    return verdict(failures(rows) if options.check else [])
 
 
 if __name__ == "__main__":

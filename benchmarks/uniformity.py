@@ -13,7 +13,6 @@ vectors once. The GEMM peak is a prepacked oneDNN linear of the same N and d, ti
 import argparse
 import datetime
 import importlib.util
-import json
 import os
 import platform
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import verdict, write_rows
 from timing import best_times, prepacked_linear
 from torch import Tensor
 
@@ -187,12 +187,8 @@ def main() -> int:
             )
         rows += group
         missed = failures(group, level)
-    if options.json:
-        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    if options.check:
-        for line in missed:
-            print(f"missed: {line}")
-    return 1 if options.check and missed else 0
+    write_rows(options.json, about, rows)
+    return verdict(missed if options.check else [])
 
 
 if __name__ == "__main__":
