@@ -21,7 +21,7 @@ from sparsecse.stages.agreement import run_text
 from sparsecse.training import TrainingSettings
 from sparsecse.training.examples import training_data
 from sparsecse.training.held_out import hold_out
-from sparsecse.training.loop import _rows, unseen_rows
+from sparsecse.training.sampling import rows_at, unseen_rows
 from sparsecse.workdir import Workdir
 
 
@@ -244,11 +244,11 @@ def test_a_run_compares_on_sentences_that_were_not_trained_on(run, many):
     assert found is not None and found.source == f"{text}, not trained on" and len(found.sentences) == 343 - 12
     examples, _ = training_data(data, {"distill"})
     assert set(range(len(examples))) - set(unseen_rows(len(examples), settings)) == {
-        row for position in range(3) for row in _rows(len(examples), 4, settings.seed, position)
+        row for position in range(3) for row in rows_at(len(examples), 4, settings.seed, position)
     }
     # Of what is held out for picking the weights nothing is taken either.
     left, held = hold_out(examples, settings.seed)
-    trained = {left[row][0] for position in range(3) for row in _rows(len(left), 4, settings.seed, position)}
+    trained = {left[row][0] for position in range(3) for row in rows_at(len(left), 4, settings.seed, position)}
     untouched = run_text(run, data, settings, held_out=True)
     assert untouched is not None and held is not None and len(untouched.sentences) == 343 - 34 - 12
     assert not (trained | set(held.sentences())) & set(untouched.sentences)

@@ -19,10 +19,10 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.objectives import bootstrap, cosent, distillation, info_nce
 from sparsecse.training import TrainingSettings, parse_objective, train
-from sparsecse.training.loop import _rows, _visited
 from sparsecse.training.losses import BatchLoss
 from sparsecse.training.momentum import KeyQueue, MomentumNetwork
 from sparsecse.training.planning import Pace, Work, plan
+from sparsecse.training.sampling import rows_at, visited_rows
 from sparsecse.training.teacher import Teacher
 
 
@@ -246,8 +246,8 @@ def test_several_teachers_are_averaged_as_unit_vectors(checkpoints, bert, senten
 
 @pytest.mark.parametrize(("count", "size", "positions"), [(24, 8, 2), (25, 8, 5), (25, 8, 90), (3, 3, 1)])
 def test_only_what_the_steps_visit_is_embedded(count, size, positions):
-    visited = {row for position in range(positions) for row in _rows(count, size, 5, position)}
-    assert _visited(count, size, 5, positions) == sorted(visited)
+    visited = {row for position in range(positions) for row in rows_at(count, size, 5, position)}
+    assert visited_rows(count, size, 5, positions) == sorted(visited)
 
 
 def test_the_teacher_embeds_once_and_only_the_sentences_of_the_steps(checkpoints, bert, examples):

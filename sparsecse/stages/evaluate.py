@@ -24,9 +24,6 @@ from sparsecse.workdir import Record, Workdir
 
 RESULTS_FILE = "results.json"
 
-Report = Callable[[int, int], None]
-"""Called with (done, total)."""
-
 
 def check_aligned(tasks: Tasks, aligned: bool, documents: ModelOptions | None = None) -> None:
     """Refuse `aligned` without a retrieval task, and beside other `documents`."""
@@ -66,6 +63,10 @@ class EvaluationSettings:
     def load(self) -> Tasks:
         return load_tasks(self.tasks, data_dir=self.data_dir)
 
+    def index(self) -> Encoder | None:
+        """The encoder of `documents`."""
+        return None if self.documents is None else load_named(self.documents)
+
     def recorded(self, found: Tasks) -> dict[str, Any]:
         """What a record names of them; found: the tasks."""
         given = {**self.prompts, "truncate_dim": self.truncate_dim}
@@ -82,7 +83,9 @@ class EvaluationSettings:
     def runtime(self, encoder: Encoder) -> Runtime:
         return Runtime(encoder, self.precision, device=self.device, truncate_dim=self.truncate_dim)
 
-    def measure(self, runtime: Runtime, found: Tasks, index: Encoder | None, report: Report) -> dict[str, Any]:
+    def measure(
+        self, runtime: Runtime, found: Tasks, index: Encoder | None, report: Callable[[int, int], None]
+    ) -> dict[str, Any]:
         """A model's figures, as `Evaluation.to_json` gives them; index: the encoder of `documents`."""
         return evaluate(
             runtime,
@@ -102,6 +105,7 @@ def evaluate_dense(
     model: ModelOptions | None = None,
     *,
     found: Tasks | None = None,
+    index: Encoder | None = None,
     progress: Progress = silent,
 ) -> tuple[Record, bool]:
     """Evaluate the dense model alone; the record's info is as `Evaluation.to_json` gives it.
@@ -110,7 +114,7 @@ def evaluate_dense(
 
     Args:
         model: by default that of the run directory.
-        found: the tasks, where they are loaded.
+        found: the tasks, and index: the encoder of `documents`, where they are loaded.
     """
     found = found or asked.load()
     named = None if model is None else load_named(model)
@@ -118,7 +122,7 @@ def evaluate_dense(
         "model": dense_hash(workdir) if named is None else fingerprint(named),
         "data": found.fingerprint(),
     }
-    index = None if asked.documents is None else load_named(asked.documents)
+    index = index or asked.index()
     if index is not None:
         inputs["documents"] = fingerprint(index)
 
@@ -154,7 +158,8 @@ def evaluate_run(
     workdir.check(stage)  # before the dense model is measured
     found = asked.load()
     check_aligned(found, aligned, asked.documents)
-    dense = evaluate_dense(workdir, asked, found=found, progress=progress)[0]
+    index = asked.index()
+    dense = evaluate_dense(workdir, asked, found=found, index=index, progress=progress)[0]
     inputs = {
         **dense.inputs,
         **model_input(workdir, stage),
@@ -167,16 +172,13 @@ def evaluate_run(
     }
 
     def work(folder: Path) -> Mapping[str, Any]:
-        kept = None  # the dense model, where its vectors of the documents are searched
         embedded: list[torch.Tensor] = []
-        if agreement_text or aligned:
-            kept = asked.runtime(load_dense(workdir))
+        kept = asked.runtime(load_dense(workdir)) if agreement_text or aligned else None
         if agreement_text and kept is not None:
             embedded.append(embed_text(kept, agreement_text, asked.batch_size, progress("Comparing: the dense model")))
-        if not aligned:
+        if not aligned:  # else its vectors of the documents are searched
             kept = None
         pruned = asked.runtime(load_model(workdir, stage))
-        index = None if asked.documents is None else load_named(asked.documents)
         measured = asked.measure(pruned, found, index, progress("Evaluating the pruned model"))
         results: dict[str, Any] = {"dense": dict(dense.info), "pruned": measured}
         if agreement_text:

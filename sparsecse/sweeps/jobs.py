@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from sparsecse.benchmarking.machine import machine, versions
+from sparsecse.benchmarking.machine import machine
 from sparsecse.reporting.quality import quality
 from sparsecse.stages.evaluate import evaluate_dense
 from sparsecse.stages.pipeline import Plan, run
 from sparsecse.stages.score import score
-from sparsecse.workdir import Record, Workdir
+from sparsecse.workdir import Record, Workdir, package_versions
 
 SCORE, DENSE = "score", "eval-dense"
 """The stages that cells share."""
@@ -93,5 +93,5 @@ def _result(plan: Plan, records: dict[str, Record]) -> dict[str, Any]:
         "stage_seconds": {stage: record.seconds for stage, record in records.items()},
         "threads": torch.get_num_threads(),
         "machine": machine(),
-        "versions": versions(("tokenizers", "numpy", "scipy")),
+        "versions": dict(package_versions()),
     }

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from sparsecse.evaluation import AgreementText
 from sparsecse.evaluation.dev import SENTENCES, DevSet
-from sparsecse.training.loop import unseen_rows
 from sparsecse.training.losses import Example
+from sparsecse.training.sampling import unseen_rows
 from sparsecse.training.settings import TrainingSettings
 
 _LEAST = 20  # fewer sentences say nothing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import math
 import pickle
 import statistics
@@ -28,6 +27,7 @@ from sparsecse.guard import Figures
 from sparsecse.training.losses import BatchLoss, Example
 from sparsecse.training.planning import TRIED, Pace, Work, plan
 from sparsecse.training.precision import computes_bfloat16
+from sparsecse.training.sampling import rows_at, visited_rows
 from sparsecse.training.settings import TrainingSettings
 from sparsecse.training.teacher import Teacher
 
@@ -82,36 +82,6 @@ class _State:
     best: dict[str, float] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-
-
-@functools.lru_cache(maxsize=1)
-def _epoch(count: int, seed: int, epoch: int) -> torch.Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-
-
-def _rows(count: int, size: int, seed: int, position: int) -> list[int]:
-    """Row numbers of the batch at a position of the endless stream of shuffled epochs."""
-    per_epoch = max(1, count // size)
-    epoch, index = divmod(position, per_epoch)
-    return _epoch(count, seed, epoch)[index * size : (index + 1) * size].tolist()
-
-
-def _visited(count: int, size: int, seed: int, positions: int) -> list[int]:
-    """The distinct rows, ascending, of the batches at the positions before `positions`."""
-    per_epoch = max(1, count // size)
-    seen = torch.zeros(count, dtype=torch.bool)
-    for epoch, first in enumerate(range(0, positions, per_epoch)):
-        seen[_epoch(count, seed, epoch)[: min(per_epoch, positions - first) * size]] = True
-        if seen.all():
-            break
-    return seen.nonzero().flatten().tolist()
-
-
-def unseen_rows(count: int, settings: TrainingSettings) -> list[int]:
-    """The rows, ascending, of `count` examples that no step of a training with these settings takes."""
-    positions = settings.steps(count) * settings.gradient_accumulation
-    seen = set(_visited(count, min(settings.batch_size, count), settings.seed, positions))
-    return [row for row in range(count) if row not in seen]
 
 
 def _copy_state(encoder: Encoder) -> dict[str, torch.Tensor]:
@@ -226,7 +196,7 @@ class _Trainer:
     def texts(self, steps: int) -> list[str]:
         """The sentences of the first steps."""
         positions = steps * self.settings.gradient_accumulation
-        rows = _visited(len(self.examples), self.batch_size, self.settings.seed, positions)
+        rows = visited_rows(len(self.examples), self.batch_size, self.settings.seed, positions)
         return [text for row in rows for text in self.examples[row]]
 
     def plan(self, began: float, dev: float, note: Callable[[str], None] | None) -> None:
@@ -361,7 +331,7 @@ class _Trainer:
         settings, total = self.settings, 0.0
         for part in range(settings.gradient_accumulation):
             position = self.state.step * settings.gradient_accumulation + part
-            rows = _rows(len(self.examples), self.batch_size, settings.seed, position)
+            rows = rows_at(len(self.examples), self.batch_size, settings.seed, position)
             scores = None if self.scores is None else self.scores[rows]
             loss = self.loss([self.examples[row] for row in rows], scores) / settings.gradient_accumulation
             if loss.requires_grad:  # not where no sentence fell to this process
