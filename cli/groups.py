@@ -7,7 +7,7 @@ import inspect
 import keyword
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Protocol, get_type_hints
 
 import typer
 
@@ -105,14 +105,19 @@ def _build(defaults: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
     return replace(defaults, **own)
 
 
-def takes(**groups: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+class WithOptions(Protocol):
+    """A command that takes options; `settle` makes its settings of them: {parameter: value} to {parameter: value}."""
+
+    settle: Callable[[dict[str, Any]], dict[str, Any]]
+
+    def __call__(self, **given: Any) -> None: ...
+
+
+def takes(**groups: Any) -> Callable[[Callable[..., Any]], WithOptions]:
     """Put the fields of settings, as options, in the place of keyword-only parameters of a command.
 
     The command is called with the settings that the options make. Where two settings have the same option (`--seed`),
     the command has it once and both get its value. An `InputError` of theirs names the options.
-
-    What makes the settings of the options is the command's `settle`: {parameter: value} of the options to that of the
-    function below.
 
     Args:
         groups: for each parameter the settings whose values are this command's defaults, or `Only` some of them.
@@ -127,7 +132,7 @@ def takes(**groups: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     taken = {option.spellings[0] for option in every}
     shared = {option.name: option.parameter(taken, spelled) for option in reversed(every)}
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., None]:
+    def decorate(command: Callable[..., Any]) -> WithOptions:
         def settle(given: dict[str, Any]) -> dict[str, Any]:
             texts = {name: given.pop(name) for name in shared}
             for name, options in found.items():
@@ -151,8 +156,9 @@ def takes(**groups: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:
                 parameters.append(parameter)
                 continue
             parameters += [left.pop(one.name) for one in found[parameter.name] if one.name in left]
-        with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        with_options.settle = settle  # type: ignore[attr-defined]
-        return with_options
+        made: Any = with_options
+        made.__signature__ = signature.replace(parameters=parameters)
+        made.settle = settle
+        return made
 
     return decorate
