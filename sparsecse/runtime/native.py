@@ -160,7 +160,7 @@ def _spans(config: SparseCSEConfig) -> list[int]:
 
 
 def _turns(config: SparseCSEConfig) -> list[np.ndarray | None]:
-    """For each layer the cosines and the sines of its angles, [positions, head_size]; layers of one base share theirs."""
+    """For each layer the cosines and sines of its angles, [positions, head_size]; layers of one base share theirs."""
     if config.rotary_bases is None:
         return [None] * config.num_hidden_layers
     positions, half = torch.arange(config.max_position_embeddings), config.attention_head_size // 2
