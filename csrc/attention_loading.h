@@ -1,5 +1,5 @@
-// Queries, keys and values of attention in floats on their way into products, and results on their way out; included once
-// by each instruction set's file, before attention_generic.h.
+// Queries, keys and values of attention in floats on their way into products, and results on their way out; included
+// once by each instruction set's file, by attention_generic.h.
 //
 // A key's vector is transposed, so that one row of logits is a vector over keys: panels [padded keys / 16, d, 16].
 #include "attention_task.h"
@@ -110,8 +110,8 @@ static void turn_rows(const AttentionShape& shape, int first, int m, std::ptrdif
   }
 }
 
-// One head's keys and values in the layouts of products, made of those that the queries have come to need: what they see
-// of a long text then is in the cache.
+// One head's keys and values in the layouts of products, made of those that the queries have come to need: what they
+// see of a long text then is in the cache.
 class Loaded {
  public:
   Loaded(const AttentionTask& t, const AttentionBuffers& b, int head)

@@ -146,8 +146,13 @@ class Pass {
 
   // follows: whether a layer, or half of one, comes after it.
   Norm norm(const Scratch<float>& weight, const Scratch<float>& bias, const float* operand_scale, bool follows) const {
-    return {weight.get(),         bias.get(),         e_.shape_.layer_norm_eps,          e_.shape_.hidden_size,
-            e_.padded_hidden_, operand_scale, follows && e_.shape_.norm_first};
+    return {weight.get(),
+            bias.get(),
+            e_.shape_.layer_norm_eps,
+            e_.shape_.hidden_size,
+            e_.padded_hidden_,
+            operand_scale,
+            follows && e_.shape_.norm_first};
   }
 
   void embed(const float* operand_scale) {

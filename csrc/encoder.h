@@ -50,8 +50,8 @@ class Encoder {
  public:
   // norm: of the embeddings. input_norm: with norm_first, what stands between them and the first layer, or null. The
   // tables are not copied and must outlive the encoder.
-  Encoder(const EncoderShape& shape, const EmbeddingTables& tables, const NormSource& norm, const NormSource* input_norm,
-          CpuLevel level);
+  Encoder(const EncoderShape& shape, const EmbeddingTables& tables, const NormSource& norm,
+          const NormSource* input_norm, CpuLevel level);
   ~Encoder();
 
   void add_layer(const LayerSource& source);
