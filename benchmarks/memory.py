@@ -2,6 +2,7 @@
 
 python benchmarks/memory.py [--sentences 10000,100000,300000] [--batch 8192] [--mini 64] [--json FILE] [--plot FILE]
     [--check]
+python benchmarks/memory.py --base [--json FILE]
 
 The model is random and tiny (BERT, 2 layers, vectors of 32 numbers), so that what grows is seen beside what does not.
 Each row is a process of its own with one thread: its peak memory beyond what it held before, with the model loaded.
@@ -9,6 +10,9 @@ Sentences come as pairs from a TSV file; what reading them takes, and what scori
 apart. What scoring keeps of forward passes where there is room, 1 GiB at most, is left out. --check exits 1 where
 reading takes more than `TEXTS` or scoring more than `VECTORS` and `BYTES` for each sentence that is added, or where the
 gradient of the batch in parts is another than the direct one by more than 1e-5 of its norm.
+
+--base takes a random model of MPNet-base's size instead: all memory at the peak of scoring 100 pairs, and of a training
+step, with the activations of layers kept and computed again.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ os.environ.update(TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 import torch
 from record import verdict, write_rows
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel, PreTrainedTokenizerFast
 
 from sparsecse.benchmarking import machine, versions
 from sparsecse.datasets import PairSet, load_pairs
@@ -42,6 +46,7 @@ from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.reporting.plots import png
 from sparsecse.scoring import contributions, memory
 from sparsecse.training import TrainingSettings
+from sparsecse.training.checkpointing import layers_again
 from sparsecse.training.losses import BatchLoss
 
 WIDTH, WORDS, LENGTH = 32, 2000, 12
@@ -51,23 +56,34 @@ DIFFERENCE = 1e-5
 
 
 def tiny_encoder() -> Encoder:
-    """A random BERT over made-up words."""
-    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *_words()])}
-    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(words),
+        vocab_size=WORDS + 4,
         hidden_size=WIDTH,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=64,
         initializer_range=0.2,
+        pad_token_id=1,
     )
+    return over_words(BertModel(config))
+
+
+def base_encoder() -> Encoder:
+    """The size of all-mpnet-base-v2."""
+    torch.manual_seed(0)
+    return over_words(MPNetModel(MPNetConfig(max_position_embeddings=514)))
+
+
+def over_words(model: BertModel | MPNetModel) -> Encoder:
+    """An encoder over made-up words."""
+    words = {word: number for number, word in enumerate(["[UNK]", "[PAD]", "[CLS]", "[SEP]", *_words()])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     with tempfile.TemporaryDirectory() as folder:
-        BertModel(config).save_pretrained(folder)
+        model.save_pretrained(folder)
         PreTrainedTokenizerFast(
             tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
         ).save_pretrained(folder)
@@ -153,12 +169,55 @@ def measure_batch(*numbers: str) -> dict[str, Any]:
     }
 
 
+def measure_base_score(count: str) -> dict[str, Any]:
+    """All that a process holds at its peak, the default limits on what is kept of forward passes among it."""
+    encoder, texts = base_encoder(), made_up(2 * int(count))
+    half = len(texts) // 2
+    scores = tuple(float(number % 6) for number in range(half))
+    pairs = PairSet("made up", "all", tuple(texts[:half]), tuple(texts[half:]), scores, None, "made up")
+    before, start = forget_peak(), time.perf_counter()
+    contributions(encoder, pairs, precision="float32")
+    return {
+        "what": "score, base",
+        "pairs": half,
+        "seconds": time.perf_counter() - start,
+        "before_mb": before,
+        "peak_mb": resident_mb("VmHWM"),
+    }
+
+
+def measure_base_step(batch: str, again: str) -> dict[str, Any]:
+    """The forward and backward pass of an InfoNCE batch of pairs of 64 tokens."""
+    encoder = base_encoder()
+    words = _words()
+    texts = [" ".join(words[start : start + 62]) for start in range(2 * int(batch))]
+    settings = TrainingSettings({"sup": 1.0}, batch_size=int(batch), precision="float32")
+    loss = BatchLoss(encoder, settings).train()
+    before, start = forget_peak(), time.perf_counter()
+    with layers_again(encoder, again == "again"):
+        loss(list(zip(texts[::2], texts[1::2], strict=True))).backward()
+    return {
+        "what": "step, base",
+        "layers": again,
+        "tokens": 64 * len(texts),
+        "seconds": time.perf_counter() - start,
+        "before_mb": before,
+        "peak_mb": resident_mb("VmHWM"),
+    }
+
+
 def apart(*arguments: object) -> dict[str, Any]:
     """A row, measured in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "--row", *map(str, arguments)], check=True, stdout=subprocess.PIPE, text=True
     )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured_base() -> Iterator[dict[str, Any]]:
+    yield apart("base-score", 100)
+    for again in ("kept", "again"):
+        yield apart("base-step", 16, again)
 
 
 def measured(sentences: list[int], batch: int, mini: int) -> Iterator[dict[str, Any]]:
@@ -214,6 +273,7 @@ def main() -> int:
     parser.add_argument("--sentences", default="10000,100000,300000", help="of which the scores are taken")
     parser.add_argument("--batch", type=int, default=8192, help="pairs of the InfoNCE batch")
     parser.add_argument("--mini", type=int, default=64, help="of them that go through the model at a time")
+    parser.add_argument("--base", action="store_true", help="a model of a base size instead")
     parser.add_argument("--row", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     parser.add_argument("--plot", type=Path, help="draw the memory of scoring into this PNG file")
@@ -222,7 +282,12 @@ def main() -> int:
     torch.set_num_threads(1)
     if options.row:
         what, *arguments = options.row
-        measure = {"score": measure_score, "batch": measure_batch}[what]
+        measure = {
+            "score": measure_score,
+            "batch": measure_batch,
+            "base-score": measure_base_score,
+            "base-step": measure_base_step,
+        }[what]
         print(json.dumps(measure(*arguments)))
         return 0
     about = {
@@ -233,14 +298,15 @@ def main() -> int:
     }
     print("  ".join(f"{key}: {value}" for key, value in about.items()))
     rows = []
-    for row in measured([int(count) for count in options.sentences.split(",")], options.batch, options.mini):
+    counts = [int(count) for count in options.sentences.split(",")]
+    for row in measured_base() if options.base else measured(counts, options.batch, options.mini):
         rows.append(row)
         told = (f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
         print("  ".join(told), flush=True)
     write_rows(options.json, about, rows)
     if options.plot is not None:
         draw(rows, options.plot)
-    return verdict(failures(rows) if options.check else [])
+    return verdict(failures(rows) if options.check and not options.base else [])
 
 
 if __name__ == "__main__":
