@@ -47,6 +47,7 @@ from sparsecse.cli.output import (
 from sparsecse.cli.session import COMMAND, DEBUG, command_line
 from sparsecse.distributed import follow, follows, leading
 from sparsecse.errors import InputError, as_options
+from sparsecse.files import meant_by
 from sparsecse.version import __version__
 
 _INTERRUPTED = 128 + signal.SIGINT
@@ -196,7 +197,8 @@ def _call(commands: typer.Typer, arguments: Sequence[str] | None, program: str) 
 def _sentence(error: InputError | OSError) -> str:
     if isinstance(error, InputError):
         return as_options(str(error), _parameter_options())
-    place = "Standard output or a file" if error.filename is None else error.filename
+    known = isinstance(error.filename, str | os.PathLike)
+    place = meant_by(error.filename) if known else "Standard output or a file"
     reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
     return f"{place} cannot be read or written ({reason}); see to it and run the command again."
 

@@ -57,6 +57,11 @@ def left_from(path: Path) -> str | None:
     return found and found[1]
 
 
+def meant_by(path: str | Path) -> Path:
+    """A path with the names of what is being written in place of the temporary ones."""
+    return Path(*(left_from(Path(part)) or part for part in Path(path).parts))
+
+
 @contextlib.contextmanager
 def held(folder: Path, *, wait: bool = False) -> Iterator[bool | None]:
     """Hold a folder that exists for this process: yields True, or False where another process has it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -25,6 +26,7 @@ from sparsecse.datasets import PairSet
 from sparsecse.encoders import FAMILIES as TABLE
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.evaluation.dev import Dev, DevSet
+from sparsecse.exporting import graph
 from sparsecse.kernels.dispatch import native_extension
 from sparsecse.pruning.ensemble import Ensemble
 from sparsecse.scoring import contributions
@@ -314,3 +316,26 @@ def _write_twin(model: torch.nn.Module, folder: Path, source: Path) -> Path:
         if (source / name).exists():
             shutil.copy(source / name, folder / name)
     return folder
+
+
+@pytest.fixture
+def converted_once(monkeypatch):
+    """A model that was exported before in the same way is neither traced nor converted again, which takes seconds."""
+
+    def trace_once(reference, pooled):
+        content = b"".join(tensor.numpy().tobytes() for tensor in reference.model.state_dict().values())
+        text = f"{reference.settings} {reference.model.config.to_json_string()} {reference.tokenizer.model_input_names}"
+        key = hashlib.sha256(content + text.encode()).hexdigest(), pooled
+        return _TRACED.get(key) or _TRACED.setdefault(key, _TRACE(reference, pooled))
+
+    def export_once(program, *, opset_version, **options):
+        key = id(program), opset_version  # `_TRACED` keeps the program
+        return _ONNX.get(key) or _ONNX.setdefault(key, _TO_ONNX(program, opset_version=opset_version, **options))
+
+    monkeypatch.setattr("sparsecse.exporting.export.trace", trace_once)
+    monkeypatch.setattr("torch.onnx.export", export_once)
+
+
+_TRACE, _TO_ONNX = graph.trace, torch.onnx.export
+_TRACED: dict[tuple[str, bool], graph.Graph] = {}
+_ONNX: dict[tuple[int, int], torch.onnx.ONNXProgram] = {}

@@ -225,6 +225,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, precision: str) ->
         torch.testing.assert_close(found.norm(dim=-1), expected.norm(dim=-1), atol=0, rtol=0.1)
 
 
+@pytest.mark.usefixtures("converted_once")
 @pytest.mark.parametrize(("runtime", "precision"), SUPPORTED)
 def test_a_runtime_agrees_with_the_encoder(shallow, sentences, tmp_path, runtime, precision):
     if runtime == "sparsecse" and precision not in available():

@@ -187,6 +187,7 @@ def test_undefined_spearman_and_bad_numbers(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # the whole set, which no part of it can stand for
 @pytest.mark.skipif(not SENTEVAL.is_dir(), reason="no SentEval data beside the repository")
 def test_minilm_reproduces_its_published_score():
     transformers = pytest.importorskip("transformers")

@@ -268,8 +268,9 @@ def test_plain_lines_tell_the_time_left(monkeypatch):
     assert {seconds: duration(seconds) for seconds in said} == said
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize(("form", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+@pytest.mark.parametrize(
+    ("form", "package", "pooled"), [("onnx", "onnxruntime", True), ("openvino", "openvino", False)]
+)
 def test_export_names_the_call_that_loads_it(call, sentence_folder, tmp_path, form, package, pooled):
     for needed in {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("openvino",)}[form]:
         pytest.importorskip(needed)

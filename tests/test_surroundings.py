@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import io
 import os
 import resource
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import forked
 
 from sparsecse.cli import main
 from sparsecse.encoders import Encoder
 from sparsecse.encoders.dropout import with_dropout
 from sparsecse.errors import InputError
-from sparsecse.files import write_text
+from sparsecse.files import file_hash, write_text
 from sparsecse.training import TrainingSettings, train
 from sparsecse.training.losses import BatchLoss
 
 FULL = "Error: Standard output cannot be written (No space left on device); send it elsewhere.\n"
+NOT_HERE = 77
+needs_mounts = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or shutil.which("mount") is None, reason="mounts file systems of its own"
+)
 SETTINGS = TrainingSettings(objective={"unsup": 1.0}, batch_size=4, max_steps=6, eval_every=1, patience=0)
 
 
@@ -199,3 +208,85 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole_under_dropout_too(bert,
             values.append(loss(batch).item())
             weight.sub_(sign * step)
     assert (values[0] - values[1]) / 2e-3 == pytest.approx(found[2][1].norm().item(), rel=0.05)
+
+
+def beside(work: Callable[[Callable[[str], None]], None]) -> None:
+    """Do some work in a forked process that mounts what only it sees: `mount(arguments)` is the command's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    unshare = 0x10000000 | 0x00020000  # CLONE_NEWUSER | CLONE_NEWNS
+
+    def mount(arguments: str) -> None:
+        subprocess.run(["mount", *arguments.split()], check=True)
+
+    def alone() -> None:
+        user, group = os.getuid(), os.getgid()
+        if libc.unshare(unshare) != 0:
+            os._exit(NOT_HERE)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        try:
+            mount("--make-rprivate /")
+        except (OSError, subprocess.CalledProcessError):
+            os._exit(NOT_HERE)
+        work(mount)
+
+    code = forked(alone)
+    if code == NOT_HERE:
+        pytest.skip("this system lets a user mount nothing")
+    assert code == 0
+
+
+@needs_mounts
+def test_a_file_system_that_fills_up(sentence_folder, pairs_file, tmp_path):
+    """Whatever room there is, a run ends with one sentence and goes on in more, to the same files."""
+    arguments = ["run", str(sentence_folder), "--data", str(pairs_file), "--method", "magnitude", "--sparsity", "0.25"]
+    arguments += ["--tasks", str(pairs_file), "--no-bench", "--workdir"]
+    (tmp_path / "small").mkdir()
+
+    def work(mount: Callable[[str], None]) -> None:
+        assert main([*arguments, str(tmp_path / "run")]) == 0
+        mount(f"-t tmpfs -o size=4k tmpfs {tmp_path}/small")
+        codes = []
+        for size in (16, 48, 96, 128, 160, 192, 256, 320, 4000):
+            mount(f"-o remount,size={size}k {tmp_path}/small")
+            with contextlib.redirect_stderr(io.StringIO()) as errors:
+                codes.append(main([*arguments, str(tmp_path / "small/run")]))
+            said = errors.getvalue().splitlines()[-1]
+            assert codes[-1] == 0 or ("No space left on device" in said and said.startswith("Error: ")), said
+            assert not [path for path in (tmp_path / "small").rglob("*.tmp*") if path.is_dir()], size
+        assert codes[0] == codes[1] == 2 and codes[-1] == 0 and set(codes) == {0, 2}
+        found, expected = (
+            {
+                path.relative_to(top): file_hash(path)
+                for path in top.rglob("*")
+                if path.suffix in (".safetensors", ".txt")
+            }
+            for top in (tmp_path / "small/run", tmp_path / "run")
+        )
+        assert found == expected and len(found) > 3
+
+    beside(work)
+
+
+@needs_mounts
+def test_a_run_directory_that_became_read_only(run, sentence_folder, tmp_path):
+    """What there is can be looked at; what would be written is refused by its own name, before any other work."""
+
+    def work(mount: Callable[[str], None]) -> None:
+        mount(f"--bind {run.path} {run.path}")
+        mount(f"-o remount,bind,ro {run.path}")
+        for words, target in (("prune --sparsity 0.25", "prune"), ("report", "report.html"), ("inspect", None)):
+            command, *options = words.split()
+            place = [str(run.path)] if command == "inspect" else [*options, "--workdir", str(run.path)]
+            with contextlib.redirect_stderr(io.StringIO()) as errors:
+                code = main([command, *place])
+            if target is None:
+                assert code == 0
+            else:
+                place = run.path.resolve() / target
+                assert code == 2 and errors.getvalue().startswith(
+                    f"Error: {place} cannot be read or written (Read-only"
+                )
+
+    beside(work)
