@@ -307,17 +307,23 @@ def test_processes_compute_what_one_does_and_one_that_dies_ends_the_call(tmp_pat
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
 
 
-def searched(out, sink, queries):
-    """The nearest row of each query, [queries]."""
+def searched(out, sink, dtype):
+    """The nearest row of each row, [rows]."""
+    queries = sparsecse.load_embeddings(out)
+    if dtype == "binary":
+        queries = queries.view(np.uint8) + np.uint8(128)
     if sink == "faiss":
         import faiss
 
-        return faiss.read_index(str(out / "index.faiss")).search(queries, 1)[1][:, 0].tolist()
+        read = faiss.read_index_binary if dtype == "ubinary" else faiss.read_index
+        if dtype == "float16":
+            queries = queries.astype(np.float32)
+        return read(str(out / "index.faiss")).search(queries, 1)[1][:, 0].tolist()
     if sink == "usearch":
         from usearch.index import Index
 
         index = Index.restore(str(out / "index.usearch"))
-        return [int(index.search(query, 1).keys[0]) for query in queries.astype(np.float16)]
+        return [int(index.search(query, 1).keys[0]) for query in queries]
     import lancedb
 
     table = lancedb.connect(str(out / "index.lancedb")).open_table("vectors")
@@ -327,11 +333,18 @@ def searched(out, sink, queries):
 
 
 @pytest.mark.parametrize(
-    "sink,module,dtype",
-    [("faiss", "faiss", "float32"), ("usearch", "usearch", "float16"), ("lancedb", "lancedb", "float32")],
+    "sink,dtype",
+    [
+        ("faiss", "float32"),
+        ("faiss", "float16"),
+        ("faiss", "ubinary"),
+        ("usearch", "float16"),
+        ("usearch", "binary"),
+        ("lancedb", "float32"),
+    ],
 )
-def test_an_index_has_the_rows_of_the_shards(tmp_path, monkeypatch, model, texts, sink, module, dtype):
-    pytest.importorskip(module)
+def test_an_index_has_the_rows_of_the_shards(tmp_path, monkeypatch, model, texts, sink, dtype):
+    pytest.importorskip(sink)
     table, out, other = tmp_path / "c.jsonl", tmp_path / "out", tmp_path / "other"
     table.write_text("".join(json.dumps({"_id": f"d{row}", "text": text}) + "\n" for row, text in enumerate(texts)))
     given = {**SETTINGS, "dtype": dtype, "id_column": "_id"}
@@ -346,8 +359,7 @@ def test_an_index_has_the_rows_of_the_shards(tmp_path, monkeypatch, model, texts
     sparsecse.encode_corpus(model, table, other, **given, sink=sink)
     if sink != "lancedb":  # whose files have names by chance
         assert contents(out) == contents(other)
-    vectors = sparsecse.load_embeddings(out).astype(np.float32)
-    nearest = searched(out, sink, vectors)
+    vectors, nearest = sparsecse.load_embeddings(out), searched(out, sink, dtype)
     assert all(np.array_equal(vectors[found], vectors[row]) for row, found in enumerate(nearest))
     before = json.loads((out / "manifest.json").read_text())
     assert sparsecse.encode_corpus(model, table, out, **given, sink=sink).encoded == 0

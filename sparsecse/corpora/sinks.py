@@ -47,8 +47,10 @@ class Finished:
 def _faiss(folder: Finished, path: Path) -> None:
     import faiss
 
+    index: Any
+    write: Callable[[Any, str], None] = faiss.write_index
     if folder.dtype in _BITS:
-        index = faiss.IndexBinaryFlat(8 * -(-folder.dimension // 8))
+        index, write = faiss.IndexBinaryFlat(8 * -(-folder.dimension // 8)), faiss.write_index_binary
     elif folder.dtype == "float16":
         index = faiss.IndexScalarQuantizer(folder.dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     else:
@@ -56,7 +58,7 @@ def _faiss(folder: Finished, path: Path) -> None:
     for _, rows in folder.parts():
         index.add(rows if folder.dtype in _BITS else rows.astype(np.float32))
     with atomic_file(path) as temporary:
-        (faiss.write_index_binary if folder.dtype in _BITS else faiss.write_index)(index, str(temporary))
+        write(index, str(temporary))
 
 
 def _usearch(folder: Finished, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +18,7 @@ def layers_again(encoder: Encoder, wanted: bool) -> Iterator[None]:
 
     Its second forward pass draws the same dropout masks. The layers are transformers' `GradientCheckpointingLayer`.
     """
-    layers = encoder.model.encoder.layer if wanted else ()
+    layers: list[Any] = list(encoder.model.encoder.layer) if wanted else []
     for layer in layers:
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         layer.gradient_checkpointing = True
