@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -304,3 +305,72 @@ def test_processes_compute_what_one_does_and_one_that_dies_ends_the_call(tmp_pat
         )
     assert 5 <= sparsecse.encode_corpus(model, texts * 5, tmp_path / "out", **SETTINGS).encoded < 60
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
+def searched(out, sink, dtype):
+    """The nearest row of each row, [rows]."""
+    queries = sparsecse.load_embeddings(out)
+    if dtype == "binary":
+        queries = queries.view(np.uint8) + np.uint8(128)
+    if sink == "faiss":
+        import faiss
+
+        read = faiss.read_index_binary if dtype == "ubinary" else faiss.read_index
+        if dtype == "float16":
+            queries = queries.astype(np.float32)
+        return read(str(out / "index.faiss")).search(queries, 1)[1][:, 0].tolist()
+    if sink == "usearch":
+        from usearch.index import Index
+
+        index = Index.restore(str(out / "index.usearch"))
+        return [int(index.search(query, 1).keys[0]) for query in queries]
+    import lancedb
+
+    table = lancedb.connect(str(out / "index.lancedb")).open_table("vectors")
+    found = [table.search(query).metric("dot").limit(1).to_list()[0] for query in queries]
+    assert all(one["id"] == f"d{one['row']}" for one in found)
+    return [one["row"] for one in found]
+
+
+@pytest.mark.parametrize(
+    "sink,dtype",
+    [
+        ("faiss", "float32"),
+        ("faiss", "float16"),
+        ("faiss", "ubinary"),
+        ("usearch", "float16"),
+        ("usearch", "binary"),
+        ("lancedb", "float32"),
+    ],
+)
+def test_an_index_has_the_rows_of_the_shards(tmp_path, monkeypatch, model, texts, sink, dtype):
+    pytest.importorskip(sink)
+    table, out, other = tmp_path / "c.jsonl", tmp_path / "out", tmp_path / "other"
+    table.write_text("".join(json.dumps({"_id": f"d{row}", "text": text}) + "\n" for row, text in enumerate(texts)))
+    given = {**SETTINGS, "dtype": dtype, "id_column": "_id"}
+    sparsecse.encode_corpus(model, table, out, **given)
+    with monkeypatch.context() as patch:  # as if killed when the index had its name and the manifest not
+        patch.setattr("sparsecse.corpora.folder.file_hash", lambda path: 1 / 0)
+        patch.setattr("sparsecse.corpora.folder.Shards.write_manifest", lambda self: 1 / 0)
+        patch.setattr("sparsecse.corpora.folder.Shards._is_whole", lambda self, name: True)
+        with pytest.raises(ZeroDivisionError):
+            sparsecse.encode_corpus(model, table, out, **given, sink=sink)
+    sparsecse.encode_corpus(model, table, out, **given, sink=sink)
+    sparsecse.encode_corpus(model, table, other, **given, sink=sink)
+    if sink != "lancedb":  # whose files have names by chance
+        assert contents(out) == contents(other)
+    vectors, nearest = sparsecse.load_embeddings(out), searched(out, sink, dtype)
+    assert all(np.array_equal(vectors[found], vectors[row]) for row, found in enumerate(nearest))
+    before = json.loads((out / "manifest.json").read_text())
+    assert sparsecse.encode_corpus(model, table, out, **given, sink=sink).encoded == 0
+    assert json.loads((out / "manifest.json").read_text()) == before
+
+
+def test_a_sink_that_cannot_be_built_is_refused_before_anything_is_computed(tmp_path, monkeypatch, model, texts):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(InputError, match="`sink` faiss needs the package faiss-cpu; run pip install faiss-cpu"):
+        sparsecse.encode_corpus(model, texts, tmp_path / "out", **SETTINGS, sink="faiss")
+    assert not (tmp_path / "out").exists()
+    for sink, dtype in (("faiss", "int8"), ("lancedb", "binary")):
+        with pytest.raises(InputError, match=f"`sink` {sink} takes no `dtype` {dtype}"):
+            sparsecse.encode_corpus(model, texts, tmp_path / "out", **SETTINGS, sink=sink, dtype=dtype)

@@ -19,6 +19,7 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation import spearman
 from sparsecse.objectives import bootstrap, cosent, distillation, info_nce
 from sparsecse.training import TrainingSettings, parse_objective, train
+from sparsecse.training.checkpointing import layers_again
 from sparsecse.training.losses import BatchLoss
 from sparsecse.training.momentum import KeyQueue, MomentumNetwork
 from sparsecse.training.planning import Pace, Work, plan
@@ -330,6 +331,31 @@ def test_mini_batches_have_the_loss_of_the_batch(bert, triplets, monkeypatch):
     assert max(taken) == 8 and len(taken) == 3 * 2 * 4 + 1  # of 30 texts, four parts, each twice; and `encode`
     with pytest.raises(InputError, match="`mini_batch_size` -1 is not 0"):
         settings(mini_batch_size=-1)
+
+
+def test_checkpointed_layers_have_the_gradient_of_kept_ones(bert, triplets):
+    """With dropout, and with parts: checkpoints within checkpoints."""
+    loss = BatchLoss(bert, settings(objective={"sup": 1.0}, precision="float32")).train()
+    passes: list[None] = []
+    layers = bert.model.encoder.layer
+    handle = layers[0].output.dense.register_forward_pre_hook(lambda *_: passes.append(None))
+    for parts in (1, 2):
+        loss.parts = parts
+        expected, once = gradient(loss, triplets), len(passes)
+        with layers_again(bert, True):
+            found = gradient(loss, triplets)
+        assert len(passes) >= 2 * once + parts
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        passes.clear()
+    handle.remove()
+    assert not any(layer.gradient_checkpointing for layer in layers)
+
+
+def gradient(loss, examples):
+    torch.manual_seed(1)
+    loss.zero_grad()
+    loss(examples).backward()
+    return torch.cat([p.grad.flatten() for p in loss.parameters() if p.grad is not None])
 
 
 def test_a_resumed_run_has_parts_as_small_as_asked_for(bert, triplets, tmp_path, monkeypatch):

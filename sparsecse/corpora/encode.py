@@ -20,6 +20,7 @@ from sparsecse.corpora.blocks import Block, Submit, ahead, embed, read_blocks
 from sparsecse.corpora.folder import Manifest, Shards, check_same, claimed
 from sparsecse.corpora.settings import CorpusSettings
 from sparsecse.corpora.shards import ranges_of, stored
+from sparsecse.corpora.sinks import check_sink
 from sparsecse.corpora.workers import spawned
 from sparsecse.datasets.corpora import Corpus, open_corpus
 from sparsecse.encoders import Encoder, fingerprint, load_encoder
@@ -36,7 +37,7 @@ class EncodedCorpus:
     """What `encode_corpus` wrote.
 
     manifest: what the folder's manifest.json holds. encoded: the rows that this call computed, not those that were
-    there already. seconds: how long it took, without loading.
+    there already. seconds: how long it took, without loading and without a `sink`.
     """
 
     manifest: Manifest
@@ -73,6 +74,8 @@ def encode_corpus(
     """
     settings = replace(settings or CorpusSettings(), **fields)
     threads, out = check_threads(settings.threads), Path(out)
+    if settings.sink is not None:
+        check_sink(settings.sink)
     corpus = open_corpus(
         source, column=settings.column, id_column=settings.id_column, input_format=settings.input_format
     )
@@ -117,7 +120,12 @@ def encode_corpus(
             embedded = embed(blocks, submit, 0 if alone else settings.processes + 1)
             start = time.monotonic()
             encoded = _write(embedded, corpus, shards, settings, progress)
-        return EncodedCorpus(shards.manifest, encoded, time.monotonic() - start)
+            seconds = time.monotonic() - start
+        if settings.sink is not None:
+            report = progress(f"Building an index ({settings.sink})")
+            shards.index(settings.sink)
+            report(1, 1)
+        return EncodedCorpus(shards.manifest, encoded, seconds)
 
 
 def _write(

@@ -12,13 +12,16 @@ import numpy as np
 
 from sparsecse import disk
 from sparsecse.corpora.shards import RANGES_FILE, file_names, read_vectors, write_shard
+from sparsecse.corpora.sinks import SINKS, Finished
 from sparsecse.errors import InputError
 from sparsecse.files import atomic_file, file_hash, held, left_from, read_json, write_json
 from sparsecse.manifest import foreign, in_words
 from sparsecse.progress import Progress, silent
 
 MANIFEST_FILE = "manifest.json"
-_OURS = re.compile(r"manifest\.json|ranges\.npy|vectors-\d{5,}\.(npy|parquet|arrow)|ids-\d{5,}\.jsonl")
+_OURS = re.compile(
+    r"manifest\.json|ranges\.npy|vectors-\d{5,}\.(npy|parquet|arrow)|ids-\d{5,}\.jsonl|index\.(faiss|usearch|lancedb)"
+)
 _FIELDS = {
     "model": dict,
     "settings": dict,
@@ -140,6 +143,25 @@ class Shards:
         if shard == len(self.manifest["shards"]):
             self.manifest["shards"].append(dict(record))
             self.manifest["rows"] += record["rows"]
+        self.write_manifest()
+
+    def index(self, sink: str) -> None:
+        """Build an index of the finished folder and name it in the manifest, unless it is there."""
+        name, built = SINKS[sink].name, self.manifest.setdefault("indexes", {})
+        path = self.path / name
+        # A folder is the user's to go on with, once it has its name.
+        if name in built and path.exists() and (path.is_dir() or built[name] == file_hash(path)):
+            return
+        finished = Finished(
+            self.path,
+            len(self.manifest["shards"]),
+            self._storage,
+            self._dtype,
+            self.manifest["dimension"],
+            self._has_ids,
+        )
+        SINKS[sink].build(finished, path)
+        built[name] = None if path.is_dir() else file_hash(path)
         self.write_manifest()
 
     def write_manifest(self) -> None:

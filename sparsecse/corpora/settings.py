@@ -9,6 +9,7 @@ from sparsecse.settings import at_least, choose, documented, setting
 
 FORMATS = ("npy", "parquet", "arrow")
 DTYPES = ("float32", "float16", "int8", "binary", "ubinary")
+SINKS = ("faiss", "usearch", "lancedb")
 
 
 @documented
@@ -37,6 +38,11 @@ class CorpusSettings:
         "float32, float16, int8 (a range per dimension, that of the first shard's vectors), binary or ubinary (a bit a "
         "value, packed), as sentence-transformers' quantize_embeddings has them.",
     )
+    sink: str | None = setting(
+        None,
+        "Also build of the finished shards what is searched: faiss (an exact index in a file, inner product), usearch "
+        "(an HNSW graph in a file) or lancedb (a table).",
+    )
     shard_rows: int = setting(65_536, "Rows of a shard, all of which are in memory until it is written.")
     prompt: str | None = setting(None, 'Text put before every text (E5: "passage: "); "" for none.')
     prompt_name: str | None = setting(None, "Name of the model's own prompt that is put before every text.")
@@ -52,6 +58,11 @@ class CorpusSettings:
     def __post_init__(self) -> None:
         choose("format", self.format, FORMATS)
         choose("dtype", self.dtype, DTYPES)
+        if self.sink is not None:
+            choose("sink", self.sink, SINKS)
+            taken = [one for one in DTYPES if one != "int8" and (self.sink != "lancedb" or one.startswith("float"))]
+            if self.dtype not in taken:  # the steps of int8 differ between dimensions
+                raise InputError(f"`sink` {self.sink} takes no `dtype` {self.dtype}; give {' or '.join(taken)}.")
         at_least("shard_rows", self.shard_rows, 1)
         at_least("processes", self.processes, 1)
         if None not in (self.prompt, self.prompt_name):

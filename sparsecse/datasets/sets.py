@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from itertools import chain
 
 from sparsecse.errors import InputError
-from sparsecse.files import text_hash
+
+_HASHED_AT_ONCE = 4096
 
 
 def _digest(*columns: tuple[object, ...] | None) -> str:
-    return text_hash(json.dumps(columns))
+    """SHA-256 of the columns as JSON, which is never whole in memory."""
+    digest = hashlib.sha256(b"[")
+    for number, column in enumerate(columns):
+        digest.update(b", " if number else b"")
+        if column is None:
+            digest.update(b"null")
+            continue
+        digest.update(b"[")
+        for start in range(0, len(column), _HASHED_AT_ONCE):
+            some = json.dumps(column[start : start + _HASHED_AT_ONCE])[1:-1]
+            digest.update(f"{', ' if start else ''}{some}".encode())
+        digest.update(b"]")
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def positive_threshold(minimum: float) -> float:

@@ -159,12 +159,15 @@ def table_suffix(path: Path) -> str | None:
     return next((suffix for suffix in TABLE_SUFFIXES if name.endswith(suffix)), None)
 
 
-def rows_to_table(path: Path, header: Sequence[str], rows: list[tuple[str, list[str]]]) -> Table:
+def rows_to_table(path: Path, header: Sequence[str], rows: Iterable[tuple[str, list[str]]]) -> Table:
     """Make a table of (place, cells) rows, each as long as the header."""
     _check_header(path, header)
-    rows = list(_whole_rows(path, header, rows))
-    columns = {name: [cells[index] for _, cells in rows] for index, name in enumerate(header)}
-    return Table(str(path), columns, [place for place, _ in rows])
+    table = Table(str(path), {name: [] for name in header}, [])
+    for place, cells in _whole_rows(path, header, rows):
+        table.places.append(place)
+        for column, cell in zip(table.columns.values(), cells, strict=True):
+            column.append(cell)
+    return table
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -190,7 +193,7 @@ def _header(path: Path, rows: Iterator[tuple[str, list[str]]]) -> list[str]:
 
 
 def _from_rows(path: Path, rows: Iterator[tuple[str, list[str]]]) -> Table:
-    return rows_to_table(path, _header(path, rows), list(rows))
+    return rows_to_table(path, _header(path, rows), rows)
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -259,9 +262,15 @@ def _whole_objects(path: Path, objects: Iterable[tuple[str, Any]]) -> Iterator[t
 
 
 def _from_objects(path: Path, objects: Iterator[tuple[str, Any]]) -> Table:
-    rows = list(_whole_objects(path, objects))
-    names = dict.fromkeys(name for _, row in rows for name in row)
-    return Table(str(path), {name: [row.get(name) for _, row in rows] for name in names}, [place for place, _ in rows])
+    table = Table(str(path), {}, [])
+    for count, (place, row) in enumerate(_whole_objects(path, objects)):
+        table.places.append(place)
+        for name in row:
+            if name not in table.columns:
+                table.columns[name] = [None] * count
+        for name, column in table.columns.items():
+            column.append(row.get(name))
+    return table
 
 
 @contextlib.contextmanager

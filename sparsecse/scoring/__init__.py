@@ -6,7 +6,6 @@ from sparsecse.lazy import lazy_names
 
 if TYPE_CHECKING:
     from sparsecse.scoring.baselines import l1, magnitude, random
-    from sparsecse.scoring.gradients import objective_value
     from sparsecse.scoring.methods import METHODS, Method, scoring_method
     from sparsecse.scoring.oracle import (
         TABLE_FILE,
@@ -21,5 +20,6 @@ if TYPE_CHECKING:
     from sparsecse.scoring.scores import Scores
     from sparsecse.scoring.settings import POSITIVES, PRECISIONS, Objective, ScoringSettings, check_precision
     from sparsecse.scoring.taylor import contributions
+    from sparsecse.scoring.whole_set import objective_value
 else:
     __all__, __getattr__, __dir__ = lazy_names(__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from sparsecse.datasets import PairSet, dropout_views
 from sparsecse.errors import InputError
 from sparsecse.scoring.settings import ScoringSettings
@@ -41,7 +43,7 @@ def scored_set(data: DataOptions, scoring: ScoringSettings) -> PairSet:
 
 
 def _of_several(pairs: PairSet) -> PairSet:
-    if len({*pairs.first, *pairs.second}) < 2:
+    if all(text == pairs.first[0] for text in chain(pairs.first, pairs.second)):
         raise InputError(
             f"{pairs.source} has one sentence alone, again and again; uniformity needs several, so add others."
         )

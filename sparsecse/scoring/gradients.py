@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 
 from sparsecse import distributed
 from sparsecse.datasets import DropoutViews, PairSet
@@ -18,12 +17,10 @@ from sparsecse.encoders.dropout import own_dropout, seeded_masks, with_dropout
 from sparsecse.encoders.encoder import batch_rows
 from sparsecse.encoders.gates import Gates, gated
 from sparsecse.encoders.tokens import TokenIds
-from sparsecse.errors import InputError
-from sparsecse.kernels import uniformity
-from sparsecse.objectives import alignment
 from sparsecse.scoring import memory
 from sparsecse.scoring.precision import resolved_precision
 from sparsecse.scoring.settings import Objective, ScoringSettings
+from sparsecse.scoring.whole_set import upstream_gradient
 
 _DROPOUT = 0.1  # for the views of a model that has no dropout of its own; BERT's
 
@@ -41,65 +38,6 @@ class Accumulator(Protocol):
 
     def add_up(self) -> None:
         """Add what its copies in the other processes took in, where several compute together."""
-
-
-def objective_value(
-    unit: torch.Tensor, positives: torch.Tensor, objective: Objective, *, views: bool = False
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """L of unit vectors [N, d] with positive pairs as rows [P, 2]: itself, and align, uniform and objective.
-
-    With widths, the means over the vectors cut to each and brought to unit length again.
-
-    views: each positive pair is one sentence twice, which then is no pair of the uniformity.
-
-    Raises:
-        InputError: a width above d.
-    """
-    widths = objective.matryoshka_dims
-    if widths and max(widths) > unit.shape[1]:
-        raise InputError(
-            f"`matryoshka_dims` has {max(widths)}, and the model's vectors have {unit.shape[1]} values; "
-            "give widths up to that."
-        )
-    cut = [F.normalize(unit[:, :width], dim=-1) for width in widths] or [unit]
-    align = torch.stack([alignment(x[positives[:, 0]], x[positives[:, 1]]) for x in cut]).mean()
-    uniforms = [uniformity(x, t=objective.temperature) for x in cut]
-    if views:
-        uniforms = [
-            _between_sentences(*both, positives, objective.temperature) for both in zip(uniforms, cut, strict=True)
-        ]
-    uniform = torch.stack(uniforms).mean()
-    loss = objective.alignment_weight * align + (1 - objective.alignment_weight) * uniform
-    return loss, {"alignment": align.item(), "uniformity": uniform.item(), "objective": loss.item()}
-
-
-def _between_sentences(
-    uniform: torch.Tensor, unit: torch.Tensor, twins: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """The uniformity without the pairs [N / 2, 2] of a sentence with itself, from the one over all pairs of N views."""
-    count = len(unit)
-    squares = (unit[twins[:, 0]] - unit[twins[:, 1]]).square().sum(dim=-1).double()
-    others = uniform.double().exp() * (count * (count - 1)) - 2 * (-temperature * squares).exp().sum()
-    return (others / (count * (count - 2))).log().to(uniform.dtype)
-
-
-def upstream_gradient(
-    vectors: torch.Tensor, positives: torch.Tensor, objective: Objective, *, views: bool = False
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """dL/df(x) of every sentence for the objective over the whole set, and the values of its parts.
-
-    Args:
-        vectors: [N, d], not necessarily of unit length.
-        positives: [P, 2] rows of positive pairs.
-        views: see `objective_value`.
-
-    Returns:
-        gradient [N, d], and align, uniform and objective.
-    """
-    leaf = vectors.detach().requires_grad_()
-    loss, values = objective_value(F.normalize(leaf, dim=-1), positives, objective, views=views)
-    (gradient,) = torch.autograd.grad(loss, leaf)
-    return gradient, values
 
 
 def accumulate(

@@ -19,10 +19,11 @@ from sparsecse.encoders import Encoder, SparseCSEModel
 from sparsecse.encoders.gates import closed
 from sparsecse.errors import InputError
 from sparsecse.files import write_text
-from sparsecse.scoring.gradients import frozen_encoder, objective_value
+from sparsecse.scoring.gradients import frozen_encoder
 from sparsecse.scoring.scores import Scores
 from sparsecse.scoring.settings import Objective, ScoringSettings
 from sparsecse.scoring.taylor import contributions
+from sparsecse.scoring.whole_set import objective_value
 
 TABLE_FILE = "leave-one-out.jsonl"
 """One `Removal` a line, in the run directory's score folder."""
@@ -196,7 +197,7 @@ def _measure(
 ) -> tuple[float, float | None]:
     """L, and Spearman x100 of the cosines with the gold scores (None where either is constant)."""
     assert pairs.scores is not None  # there are positives
-    _, values = objective_value(unit, positives, objective)
+    values = objective_value(unit, positives, objective)
     row = {sentence: index for index, sentence in enumerate(pairs.sentences())}
     first, second = (unit[[row[sentence] for sentence in side]] for side in (pairs.first, pairs.second))
     cosines = (first * second).sum(dim=-1)

@@ -189,7 +189,7 @@ class Setup:
         objective = Objective()
         vectors = torch.as_tensor(Runtime(encoder, "float32").encode(self.score_pairs.sentences())).float()
         positives = torch.tensor(self.score_pairs.positives(objective.positive_minimum))
-        return objective_value(F.normalize(vectors, dim=-1), positives, objective)[1]["objective"]
+        return objective_value(F.normalize(vectors, dim=-1), positives, objective)["objective"]
 
     # -- measurements
 

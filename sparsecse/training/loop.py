@@ -24,6 +24,7 @@ from sparsecse.errors import InputError
 from sparsecse.evaluation.dev import Dev
 from sparsecse.files import atomic_file
 from sparsecse.guard import Figures
+from sparsecse.training.checkpointing import layers_again
 from sparsecse.training.losses import BatchLoss, Example
 from sparsecse.training.planning import TRIED, Pace, Work, plan
 from sparsecse.training.precision import computes_bfloat16
@@ -456,7 +457,7 @@ def _train(
     # The trainer is made inside: a momentum encoder copies the encoder's dropout.
     # What a teacher says of a sentence is known: there noise only blurs it.
     dropout = 0.0 if settings.dropout is None and set(settings.objective) == {"distill"} else settings.dropout
-    with with_dropout(encoder, dropout):
+    with with_dropout(encoder, dropout), layers_again(encoder, settings.gradient_checkpointing):
         trainer = _Trainer(encoder, examples, settings, scores, led.teachers, led.checkpoint, warn)
         if not trainer.resume():
             start = time.monotonic()

@@ -70,6 +70,11 @@ class TrainingSettings:
         "Examples that go through the model at a time, in each process; the loss stays that of the whole batch, whose "
         "memory is then bounded, and each goes through twice. 0: all.",
     )
+    gradient_checkpointing: bool = setting(
+        False,
+        "Keep what goes into each layer alone for the backward pass, which computes the rest again: less memory for a "
+        "third more time.",
+    )
     gradient_accumulation: int = setting(1, "Passes per optimiser step.")
     epochs: float = setting(1.0, "Passes over the data.")
     max_steps: int = setting(0, "Optimiser steps, in place of `epochs` when above 0.", "--steps")
