@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=3500, help="of larger collections as many are drawn")
     parser.add_argument("--sparsities", default="0.2,0.5")
     parser.add_argument("--repair", choices=["yes", "no", "both"], default="both")
+    parser.add_argument("--within-layers", choices=["scores", "error"], default="scores", help="see `Recipe`")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--learning-rate", type=float, default=TrainingSettings().learning_rate)
     parser.add_argument("--threads", type=int, default=2)
@@ -116,6 +117,7 @@ def main() -> None:
                 steps=arguments.steps,
                 training=TrainingSettings(learning_rate=arguments.learning_rate),
                 repair=repair,
+                within_layers=arguments.within_layers,
                 step_progress=lambda report: print(report.step, report.dev, flush=True) if report.dev else None,
             )
             minutes = (time.monotonic() - start) / 60
