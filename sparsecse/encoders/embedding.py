@@ -41,8 +41,7 @@ def read_sentences(sentences: str | Iterable[str]) -> tuple[list[str], bool]:
             raise InputError(f"Sentence {position} is a {type(text).__name__} ({text!r:.40}), not a string.")
         if has_half_pair(text):
             raise InputError(
-                f"Sentence {position} ({shown(text)}) has half of a surrogate pair (\\ud800 to \\udfff); drop "
-                f"it."
+                f"Sentence {position} ({shown(text)}) has half of a surrogate pair (\\ud800 to \\udfff); drop it."
             )
     return texts, False
 
