@@ -39,7 +39,8 @@ bench: install
 asan: install
 	SPARSECSE_SANITIZE=address,undefined SPARSECSE_REQUIRE_NATIVE=1 $(BIN)/pip install -q --no-deps -e .
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-		$(BIN)/pytest -q -n 0 tests/test_kernels.py tests/test_attention.py tests/test_runtime.py tests/test_random_shapes.py \
+		$(BIN)/pytest -q -n 0 tests/test_kernels.py tests/test_attention.py tests/test_runtime.py tests/test_runtime_modernbert.py \
+		tests/test_random_shapes.py \
 		-k "not opcheck" -m "nightly or not nightly"
 
 # The newest tools of a release, pinned by hash for all platforms.

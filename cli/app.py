@@ -46,7 +46,7 @@ from sparsecse.cli.output import (
 )
 from sparsecse.cli.session import COMMAND, DEBUG, command_line
 from sparsecse.distributed import follow, follows, leading
-from sparsecse.errors import InputError, as_options
+from sparsecse.errors import InputError, as_options, one_line
 from sparsecse.files import meant_by
 from sparsecse.version import __version__
 
@@ -200,7 +200,7 @@ def _sentence(error: InputError | OSError) -> str:
     known = isinstance(error.filename, str | os.PathLike)
     place = meant_by(error.filename) if known else "Standard output or a file"
     reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
-    return f"{place} cannot be read or written ({reason}); see to it and run the command again."
+    return one_line(f"{place} cannot be read or written ({reason}); see to it and run the command again.")
 
 
 class _TerminatedError(BaseException):

@@ -119,7 +119,7 @@ AttentionScratch::AttentionScratch(bool pairs, const AttentionShape& shape, int 
   // Past the last key there is room for a vector, and rows do not lie a power of two apart, which caches dislike.
   b.logits_ld = keys + attention_tile;
   b.weights_ld = keys / 2 + attention_tile;
-  b.bias_ld = 2 * keys + attention_tile;
+  b.bias_ld = 2 * keys + 8 * attention_tile;
   long used = 0;
   const auto place = [&](auto*& pointer, long words) {
     if (memory_) pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(memory_.get() + used);
@@ -132,7 +132,7 @@ AttentionScratch::AttentionScratch(bool pairs, const AttentionShape& shape, int 
     place(b.logits, attention_rows * b.logits_ld);
     place(b.weights, pairs ? attention_rows * b.weights_ld : 0);
     place(b.sums, attention_rows * b.d);
-    place(b.bias, shape.bias ? b.bias_ld : 0);
+    place(b.bias, shape.bias || shape.span ? b.bias_ld : 0);
     if (gradients) {
       place(b.key_rows, keys * b.d);
       place(b.upstream, attention_rows * b.d);

@@ -1,85 +1,8 @@
 // Attention in floats, forward and backward, and the softmax that the bf16 kernels share; included once by each
 // instruction set's file, like and after tile_generic.h.
-//
-// A key's vector is transposed, so that one row of logits is a vector over keys: panels [padded keys / 16, d, 16].
-#include "attention_task.h"
+#include "attention_loading.h"
 
 namespace sparsecse::SPARSECSE_ISA {
-
-static inline const void* element(const void* data, bool bf16, std::ptrdiff_t i) {
-  return bf16 ? static_cast<const void*>(static_cast<const std::uint16_t*>(data) + i)
-              : static_cast<const float*>(data) + i;
-}
-
-static inline void* element(void* data, bool bf16, std::ptrdiff_t i) {
-  return const_cast<void*>(element(static_cast<const void*>(data), bf16, i));
-}
-
-// n rows of d elements, `row` apart -> floats [n, padded_d], padded with zeros.
-static void copy_rows(const void* data, bool bf16, std::ptrdiff_t row, int n, int d, std::ptrdiff_t padded_d,
-                      float* __restrict out) {
-  for (int i = 0; i < n; i++, out += padded_d) {
-    int k = 0;
-    if (bf16) {
-      const auto* __restrict in = static_cast<const std::uint16_t*>(data) + i * row;
-      for (; k < d; k++) out[k] = bf16_to_float(in[k]);
-    } else {
-      const auto* __restrict in = static_cast<const float*>(data) + i * row;
-      for (; k + lanes <= d; k += lanes) store(out + k, load(in + k));
-      for (; k < d; k++) out[k] = in[k];
-    }
-    for (; k < padded_d; k++) out[k] = 0.0f;
-  }
-}
-
-// scale[i] * rows [n, padded_d] -> n rows of d elements, `row` apart.
-static void write_rows(const float* in, std::ptrdiff_t padded_d, const float* scale, int n, int d, void* data,
-                       bool bf16, std::ptrdiff_t row) {
-  for (int i = 0; i < n; i++, in += padded_d) {
-    if (bf16) {
-      auto* __restrict out = static_cast<std::uint16_t*>(data) + i * row;
-      for (int k = 0; k < d; k++) out[k] = float_to_bf16(in[k] * scale[i]);
-    } else {
-      auto* __restrict out = static_cast<float*>(data) + i * row;
-      int k = 0;
-      for (; k + lanes <= d; k += lanes) store(out + k, load(in + k) * scale[i]);
-      for (; k < d; k++) out[k] = in[k] * scale[i];
-    }
-  }
-}
-
-// n rows of d elements, transposed into panels [padded n / 16, padded_d, 16]; `copy` has room for 16 of them as floats.
-static void copy_columns(const void* data, bool bf16, std::ptrdiff_t row, int n, int d, std::ptrdiff_t padded_d,
-                         float* copy, float* panels) {
-  const bool as_they_are = !bf16 && d == padded_d;
-  for (int j = 0; j < n; j += attention_tile, panels += padded_d * attention_tile) {
-    const int count = n - j < attention_tile ? n - j : attention_tile;
-    const float* rows = copy;
-    std::ptrdiff_t ld = padded_d;
-    if (as_they_are) {
-      rows = static_cast<const float*>(data) + j * row;
-      ld = row;
-    } else {
-      copy_rows(element(data, bf16, j * row), bf16, row, count, d, padded_d, copy);
-    }
-    for (int k = 0; k < padded_d; k += 16) {
-      float* out = panels + k * attention_tile;
-#if SPARSECSE_VECTOR_BYTES == 64
-      transpose_rows(rows + k, ld * 4, count, reinterpret_cast<Word*>(out));
-#else
-      for (int half = 0; half < 16; half += 8)
-        for (int v = 0; v < count; v++)
-          for (int c = half; c < half + 8; c++) out[c * attention_tile + v] = rows[v * ld + k + c];
-#endif
-    }
-  }
-}
-
-// The right operand of a product inside a head: element (k, j) lies at data[k * row + j / 16 * panel + j % 16].
-struct HeadOperand {
-  const float* data;
-  std::ptrdiff_t row, panel;
-};
 
 // Rows per step of products inside a head: as many as keep two accumulators each in registers.
 constexpr int head_step_rows = SPARSECSE_VECTOR_BYTES == 64 ? 12 : SPARSECSE_VECTOR_BYTES == 32 ? 6 : 4;
@@ -306,6 +229,16 @@ static void copy_bias(const AttentionShape& shape, int head, int length, float* 
   for (; k < 2 * length + attention_tile; k++) out[k] = 0.0f;
 }
 
+// Where, in AttentionBuffers' bias of a span, the distance 0 is: vectors run over its ends by fewer than 64.
+static inline int span_centre(int span) { return span + 64; }
+
+// What is added at distances key - query around a span: nothing inside of it, and outside so little that weights are 0.
+static void hide_beyond(int span, float* out) {
+  constexpr float hidden = -1e30f;
+  const int centre = span_centre(span);
+  for (int k = 0; k < 2 * centre; k++) out[k] = k > centre - span && k < centre + span ? 0.0f : hidden;
+}
+
 static inline SoftmaxRows softmax_of(const AttentionTask& t, const AttentionBuffers& b, int head, int i, int rows) {
   SoftmaxRows s{};
   s.logits = b.logits;
@@ -333,15 +266,6 @@ static inline void finish_rows(const AttentionTask& t, int head, int i, int rows
   }
 }
 
-// Queries as a left operand of products in floats: where they lie, or a copy.
-static inline const float* left_rows(const void* data, bool bf16, std::ptrdiff_t row, int n, int d,
-                                     std::ptrdiff_t padded_d, float* copy, std::ptrdiff_t& ld) {
-  ld = bf16 ? padded_d : row;
-  if (!bf16) return static_cast<const float*>(data);
-  copy_rows(data, true, row, n, d, padded_d, copy);
-  return copy;
-}
-
 struct PutFloats {
   float* weights;
   std::ptrdiff_t ld;
@@ -354,27 +278,33 @@ struct PutFloats {
 
 [[maybe_unused]] static void attend_float(const AttentionTask& t, const AttentionBuffers& b) {
   const AttentionShape& shape = *t.shape;
-  const int d = shape.head_size, padded_n = static_cast<int>(round_up(t.length, attention_tile));
-  auto *keys = reinterpret_cast<float*>(b.keys), *values = reinterpret_cast<float*>(b.values),
-       *rows = reinterpret_cast<float*>(b.rows);
+  const int d = shape.head_size, n = t.length, span = shape.span < n ? shape.span : 0;
+  if (span) hide_beyond(span, b.bias);
   for (int head = t.first_head; head < t.last_head; head++) {
-    const auto at = [&](const void* data, int i) { return element(data, shape.bf16, i * t.row + head * d); };
-    copy_columns(at(t.k, 0), shape.bf16, t.row, t.length, d, b.d, rows, keys);
-    HeadOperand right{values, b.d, attention_tile};
-    if (!shape.bf16 && d == b.d && t.length <= 2 * attention_rows)
-      right = {static_cast<const float*>(at(t.v, 0)), t.row, attention_tile};  // few rows stay in the cache, far apart
-    else
-      copy_rows(at(t.v, 0), shape.bf16, t.row, t.length, d, b.d, values);
-    if (shape.bias) copy_bias(shape, head, t.length, b.bias);
-    for (int i = 0, blocks = (t.length + attention_rows - 1) / attention_rows; i < t.length; blocks--) {
-      const int m = (t.length - i + blocks - 1) / blocks;
+    Loaded loaded(t, b, head);
+    if (shape.bias) copy_bias(shape, head, n, b.bias);
+    for (int i = 0, blocks = (n + attention_rows - 1) / attention_rows; i < n; blocks--) {
+      const int m = (n - i + blocks - 1) / blocks;
+      // The keys that some of these queries see, in whole tiles; the rest are skipped.
+      int first = 0, last = n;
+      if (span) {
+        first = i < span ? 0 : (i - span + 1) / attention_tile * attention_tile;
+        last = i + m - 1 + span < n ? i + m - 1 + span : n;
+      }
+      const int padded_last = static_cast<int>(round_up(last, attention_tile));
+      loaded.upto(padded_last < n ? padded_last : n);
       std::ptrdiff_t ld;
-      const float* q = left_rows(at(t.q, i), shape.bf16, t.row, m, d, b.d, rows, ld);
-      multiply_head(q, ld, {keys, attention_tile, b.d * attention_tile}, m, padded_n, d, b.logits, b.logits_ld, false);
+      const float* q = loaded.queries(i, m, ld);
+      multiply_head(q, ld, loaded.keys(first), m, padded_last - first, d, b.logits, b.logits_ld, false);
       float top[attention_rows] = {}, sum[attention_rows] = {};
-      const SoftmaxRows s = softmax_of(t, b, head, i, m);
+      SoftmaxRows s = softmax_of(t, b, head, i, m);
+      if (span) {
+        s.length = last - first;
+        s.bias = b.bias + span_centre(span) + first - i;
+      }
       softmax(s, top, sum, PutFloats{b.logits, b.logits_ld});
-      multiply_head(b.logits, b.logits_ld, right, m, static_cast<int>(b.d), t.length, b.sums, b.d, false);
+      multiply_head(b.logits, b.logits_ld, loaded.values(first), m, static_cast<int>(b.d), s.length, b.sums, b.d,
+                    false);
       finish_rows(t, head, i, m, top, sum);
       write_rows(b.sums, b.d, sum, m, d, element(t.out, shape.bf16, i * t.out_row + head * d), shape.bf16, t.out_row);
       i += m;

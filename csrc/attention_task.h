@@ -19,6 +19,10 @@ struct AttentionShape {
   float scale;        // of the dot products
   const float* bias;  // [heads, 2 * reach - 1], or null: column reach - 1 + key - query is added to the scaled product
   long reach;
+  // Of attention forward in floats alone, and without a bias:
+  int span;            // a token sees those less than this far away; 0: it sees all
+  const float* turns;  // [length, head_size], or null: in each row cosines and then sines of the angles by which values
+                       // k and head_size / 2 + k of queries and keys are turned together
 };
 
 // Which probabilities are dropped: kernels/reference.py defines the mask in words. threshold 0 drops none.
@@ -39,7 +43,7 @@ struct AttentionBuffers {
   Word* weights;  // with pairs: [attention_rows, weights_ld], the weights in bf16
   std::ptrdiff_t weights_ld;
   float* sums;  // [attention_rows, d], weights * values
-  float* bias;  // [bias_ld], times log2(e): element length - 1 + key - query
+  float* bias;  // [bias_ld], times log2(e): element length - 1 + key - query, or with a span `span_centre` of these
   std::ptrdiff_t bias_ld;
   // Only where gradients are asked for.
   Word* key_rows;                  // [padded keys, d]

@@ -95,6 +95,9 @@ struct Encoder::Layer {
   Scratch<float> qkv_scale, up_scale;
   const float* relative_bias;
   long reach;
+  int span;
+  const float* turns;
+  bool gated;
 };
 
 // The memory of one team, for chunks of up to `rows` tokens.
@@ -129,7 +132,7 @@ class Pass {
     for (std::size_t l = 0; l < layers; l++) {
       const Encoder::Layer& layer = e_.layers_[l];
       attend(layer);
-      feed_forward(layer, qkv_scale(l + 1));
+      feed_forward(layer, qkv_scale(l + 1), l + 1 < layers);
       if (pooling == Pooling::first_last_mean && l == 0) pool(Pooling::mean, 0.5f, false, false, out);
     }
     const bool average = pooling == Pooling::first_last_mean;
@@ -141,9 +144,15 @@ class Pass {
   OperandRows hidden_operand() const { return {w_.operand.get(), w_.operand_ld, w_.row_scale.get()}; }
   OperandRows narrow_operand() const { return {w_.narrow.get(), w_.narrow_ld, w_.row_scale.get() + w_.rows}; }
 
-  Norm norm(const Scratch<float>& weight, const Scratch<float>& bias, const float* operand_scale) const {
-    return {weight.get(),         bias.get(),         e_.shape_.layer_norm_eps,
-            e_.shape_.hidden_size, e_.padded_hidden_, operand_scale};
+  // follows: whether a layer, or half of one, comes after it.
+  Norm norm(const Scratch<float>& weight, const Scratch<float>& bias, const float* operand_scale, bool follows) const {
+    return {weight.get(),
+            bias.get(),
+            e_.shape_.layer_norm_eps,
+            e_.shape_.hidden_size,
+            e_.padded_hidden_,
+            operand_scale,
+            follows && e_.shape_.norm_first};
   }
 
   void embed(const float* operand_scale) {
@@ -159,9 +168,15 @@ class Pass {
         if (rows_.first <= row && row < rows_.last) positions[row] = mine;
       }
     }
-    const Norm norm = this->norm(e_.norm_weight_, e_.norm_bias_, operand_scale);
-    k_.embed(e_.tables_, ids_ + chunk_->first_token, positions, norm, static_cast<int>(rows_.first),
-             static_cast<int>(rows_.last), w_.hidden.get(), hidden_operand());
+    const int first = static_cast<int>(rows_.first), last = static_cast<int>(rows_.last);
+    const Norm norm = this->norm(e_.norm_weight_, e_.norm_bias_, operand_scale, false);
+    k_.embed(e_.tables_, ids_ + chunk_->first_token, positions, norm, first, last, w_.hidden.get(), hidden_operand());
+    if (e_.input_weight_) {
+      const Norm input = this->norm(e_.input_weight_, e_.input_bias_, operand_scale, !e_.layers_.empty());
+      Products nothing{};
+      nothing.bias = e_.zeros_.get();
+      k_.add_norm(nothing, input, first, last, w_.hidden.get(), hidden_operand());
+    }
     team_.wait();
   }
 
@@ -198,15 +213,18 @@ class Pass {
             linear.correction.get()};
   }
 
-  // A linear layer from the hidden states to values.
-  void to_values(const PackedLinear& linear, const Activation* activation) {
+  // A linear layer from the hidden states to values; gated: as pack_gated makes them.
+  void to_values(const PackedLinear& linear, const Activation* activation, bool gated) {
     const OperandRows a = hidden_operand();
     float* strip = w_.strips[rank_].get();
     multiply(linear, a, strip, false, [&](int column, int panels, const float* c) {
       // The strip's panels are the products' panels from `column` on.
       Products p = products(linear, c, a.row_scale);
       p.c -= column / panel_width * p.c_panel;
-      k_.activate(p, activation, chunk_->tokens, column, panels * panel_width, w_.values.get(), w_.values_row);
+      if (gated)
+        k_.gate(p, *activation, chunk_->tokens, column, w_.values.get(), w_.values_row);
+      else
+        k_.activate(p, activation, chunk_->tokens, column, panels * panel_width, w_.values.get(), w_.values_row);
     });
     team_.wait();
   }
@@ -239,16 +257,18 @@ class Pass {
   void attend(const Encoder::Layer& layer) {
     const EncoderShape& shape = e_.shape_;
     const Norm norm = this->norm(layer.attention_weight, layer.attention_bias,
-                                 layer.neurons ? layer.up_scale.get() : e_.ones_.get());
+                                 layer.neurons ? layer.up_scale.get() : e_.ones_.get(), true);
     const int width = layer.heads * shape.head_size;
     if (layer.heads) {
-      to_values(layer.qkv, nullptr);
+      to_values(layer.qkv, nullptr, false);
       const AttentionShape attention{layer.heads,
                                      shape.head_size,
                                      k_.bf16_values,
                                      1.0f / std::sqrt(static_cast<float>(shape.head_size)),
                                      layer.relative_bias,
-                                     layer.reach};
+                                     layer.reach,
+                                     layer.span,
+                                     layer.turns};
       const TileKernels& tiles = k_.bf16_values ? bf16_kernels(e_.level_) : float_kernels(e_.level_);
       // The heads of a sentence are shared out, so that a team has work where there is one sentence.
       const Range heads = share(layer.heads, rank_, team_.size);
@@ -279,9 +299,9 @@ class Pass {
                   static_cast<std::size_t>((padded - width) * value_bytes_));
   }
 
-  void feed_forward(const Encoder::Layer& layer, const float* operand_scale) {
-    const Norm norm = this->norm(layer.output_weight, layer.output_bias, operand_scale);
-    if (layer.neurons) to_values(layer.up, &e_.shape_.activation);
+  void feed_forward(const Encoder::Layer& layer, const float* operand_scale, bool follows) {
+    const Norm norm = this->norm(layer.output_weight, layer.output_bias, operand_scale, follows);
+    if (layer.neurons) to_values(layer.up, &e_.shape_.activation, layer.gated);
     to_hidden(layer.down, w_.values.get(), w_.values_row, norm);
   }
 
@@ -329,36 +349,46 @@ class Pass {
   Range rows_{};
 };
 
-Encoder::Encoder(const EncoderShape& shape, const EmbeddingTables& tables, const NormSource& norm, CpuLevel level)
+Encoder::Encoder(const EncoderShape& shape, const EmbeddingTables& tables, const NormSource& norm,
+                 const NormSource* input_norm, CpuLevel level)
     : shape_(shape), tables_(tables), level_(level), kernels_(*encoder_kernels(shape.precision, level)),
       padded_hidden_(static_cast<int>(round_up(shape.hidden_size, panel_width))),
       reach_(shape.positions - shape.position_offset),
       norm_weight_(pad(norm.weight, shape.hidden_size, padded_hidden_)),
-      norm_bias_(pad(norm.bias, shape.hidden_size, padded_hidden_)), ones_(make_scratch<float>(padded_hidden_)) {
+      norm_bias_(pad(norm.bias, shape.hidden_size, padded_hidden_)), ones_(make_scratch<float>(padded_hidden_)),
+      zeros_(pad(nullptr, shape.hidden_size, padded_hidden_)) {
   std::fill(ones_.get(), ones_.get() + padded_hidden_, 1.0f);
+  if (!input_norm) return;
+  input_weight_ = pad(input_norm->weight, shape.hidden_size, padded_hidden_);
+  input_bias_ = pad(input_norm->bias, shape.hidden_size, padded_hidden_);
 }
 
 Encoder::~Encoder() = default;
 
 void Encoder::add_layer(const LayerSource& source) {
   const auto pack = [&](const LinearSource& linear) { return pack_linear(linear, kernels_); };
-  const auto padded = [&](const float* values) {
-    return pad(values ? values : ones_.get(), shape_.hidden_size, padded_hidden_);
-  };
+  const auto zeros = [&](const float* values) { return pad(values, shape_.hidden_size, padded_hidden_); };
+  const auto ones = [&](const float* values) { return zeros(values ? values : ones_.get()); };
+  const bool gated = source.up_value.weight;
+  PackedLinear up;
+  if (source.neurons) up = gated ? pack_gated(source.up, source.up_value, kernels_) : pack(source.up);
   Layer layer{source.heads,
               source.neurons,
               source.heads ? pack(source.qkv) : PackedLinear{},
               pack(source.attention_output),
-              source.neurons ? pack(source.up) : PackedLinear{},
+              std::move(up),
               pack(source.down),
-              padded(source.attention_norm.weight),
-              padded(source.attention_norm.bias),
-              padded(source.output_norm.weight),
-              padded(source.output_norm.bias),
-              padded(source.qkv_scale),
-              padded(source.up_scale),
+              ones(source.attention_norm.weight),
+              zeros(source.attention_norm.bias),
+              ones(source.output_norm.weight),
+              zeros(source.output_norm.bias),
+              ones(source.qkv_scale),
+              ones(source.up_scale),
               source.relative_bias,
-              source.reach};
+              source.reach,
+              source.span,
+              source.turns,
+              gated};
   if (source.relative_bias) reach_ = std::min(reach_, source.reach);
   layers_.push_back(std::move(layer));
 }
@@ -380,12 +410,15 @@ std::unique_ptr<Encoder::Workspace> Encoder::take_workspace(int rows, int thread
   const int padded = static_cast<int>(round_up(rows, panel_width));
   const int elements = kernels_.word_elements;
   long values = 0, context = 0, narrow = 0;
-  int most_heads = 0;
+  int most_heads = 0, span = 0;
+  const float* relative_bias = nullptr;
   for (const Layer& layer : layers_) {
     values = std::max<long>({values, layer.qkv.padded_n, layer.up.padded_n});
     context = std::max<long>(context, static_cast<long>(layer.attention_output.kw) * elements);
     narrow = std::max<long>({narrow, layer.attention_output.kw, layer.down.kw});
     most_heads = std::max(most_heads, layer.heads);
+    span = std::max(span, layer.span);
+    if (layer.relative_bias) relative_bias = layer.relative_bias;
   }
   const int value_bytes = kernels_.bf16_values ? 2 : 4;
   work->rows = padded;
@@ -407,7 +440,7 @@ std::unique_ptr<Encoder::Workspace> Encoder::take_workspace(int rows, int thread
   std::memset(work->operand.get(), 0, static_cast<std::size_t>(padded * work->operand_ld) * sizeof(Word));
   const TileKernels& tiles = kernels_.bf16_values ? bf16_kernels(level_) : float_kernels(level_);
   const AttentionShape attention{std::max(most_heads, 1), shape_.head_size, kernels_.bf16_values, 1.0f,
-                                 layers_.empty() ? nullptr : layers_[0].relative_bias, reach_};
+                                 relative_bias, reach_, span, nullptr};
   for (int t = 0; t < threads; t++) {
     work->strips.push_back(make_scratch<float>(static_cast<long>(padded) * block_columns));
     work->attention.emplace_back(tiles, attention, std::min<int>(padded, static_cast<int>(reach_)));

@@ -19,23 +19,28 @@ struct EncoderShape {
   float layer_norm_eps;
   int position_offset;  // RoBERTa's: positions count tokens other than `pad_token` from here; 0 counts all from 0
   int pad_token;
+  bool norm_first;  // norms are of what products read, instead of the hidden states, until after the last layer
   long vocabulary, positions;
 };
 
 struct NormSource {
   const float* weight;  // [hidden_size]
-  const float* bias;
+  const float* bias;    // [hidden_size], or null for zeros
 };
 
 struct LayerSource {
   int heads, neurons;
-  LinearSource qkv, attention_output, up, down;
+  // up_value: without weights, or a neuron is the activation of `up` times this.
+  LinearSource qkv, attention_output, up, up_value, down;
+  // After each half's sum; without weights where nothing reads what they give.
   NormSource attention_norm, output_norm;
   // [hidden_size], or null for ones: what the hidden states are multiplied with before they become int8 operands of qkv
   // and up, whose weights must have been divided by it.
   const float *qkv_scale, *up_scale;
   const float* relative_bias;  // [heads, 2 * reach - 1] by distance key - query, or null
   long reach;
+  int span;            // as in AttentionShape, and
+  const float* turns;  // [positions, head_size], or null; not copied
 };
 
 // What becomes of the tokens' vectors.
@@ -43,8 +48,10 @@ enum class Pooling : int { mean, first_token, first_last_mean, none };
 
 class Encoder {
  public:
-  // The tables are not copied and must outlive the encoder.
-  Encoder(const EncoderShape& shape, const EmbeddingTables& tables, const NormSource& norm, CpuLevel level);
+  // norm: of the embeddings. input_norm: with norm_first, what stands between them and the first layer, or null. The
+  // tables are not copied and must outlive the encoder.
+  Encoder(const EncoderShape& shape, const EmbeddingTables& tables, const NormSource& norm,
+          const NormSource* input_norm, CpuLevel level);
   ~Encoder();
 
   void add_layer(const LayerSource& source);
@@ -71,7 +78,7 @@ class Encoder {
   const EncoderKernels& kernels_;
   int padded_hidden_;
   long reach_;
-  Scratch<float> norm_weight_, norm_bias_, ones_;
+  Scratch<float> norm_weight_, norm_bias_, input_weight_, input_bias_, ones_, zeros_;
   std::vector<Layer> layers_;
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Workspace>> workspaces_;

@@ -24,6 +24,7 @@ const EncoderKernels encoder_avx512vnni_int8 = {
     .gemm = avx512vnni::multiply_weights<avx512vnni::Int8Dot>,
     .embed = avx512vnni::embed<avx512vnni::Int8Rows<128>>,
     .activate = avx512vnni::activate<avx512vnni::FloatRows, true, avx512vnni::GeluExact>,
+    .gate = nullptr,
     .add_norm = avx512vnni::add_norm<avx512vnni::Int8Rows<128>>,
     .quantise = avx512vnni::quantise<128, avx512vnni::FloatRows>,
 };

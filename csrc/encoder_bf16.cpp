@@ -143,6 +143,7 @@ const EncoderKernels encoder_avx512bf16 = {
     .gemm = encoder_bf16::multiply_weights<encoder_bf16::Bf16Dot>,
     .embed = encoder_bf16::embed<encoder_bf16::Bf16Rows>,
     .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
+    .gate = nullptr,
     .add_norm = encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
     .quantise = nullptr,
 };
@@ -158,6 +159,7 @@ const EncoderKernels encoder_avx512bf16_int8 = {
     .gemm = encoder_bf16::multiply_weights<encoder_bf16::Int8Dot>,
     .embed = encoder_bf16::embed<encoder_bf16::Int8Rows<128>>,
     .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
+    .gate = nullptr,
     .add_norm = encoder_bf16::add_norm<encoder_bf16::Int8Rows<128>>,
     .quantise = encoder_bf16::quantise<128, encoder_bf16::Bf16Rows>,
 };
@@ -173,6 +175,7 @@ const EncoderKernels encoder_amx = {
     .gemm = encoder_bf16::multiply_weights_amx<false>,
     .embed = encoder_bf16::embed<encoder_bf16::Bf16Rows>,
     .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, false, encoder_bf16::GeluShort>,
+    .gate = nullptr,
     .add_norm = encoder_bf16::add_norm<encoder_bf16::Bf16Rows>,
     .quantise = nullptr,
 };
@@ -188,6 +191,7 @@ const EncoderKernels encoder_amx_int8 = {
     .gemm = encoder_bf16::multiply_weights_amx<true>,
     .embed = encoder_bf16::embed<encoder_bf16::Int8Rows<0>>,
     .activate = encoder_bf16::activate<encoder_bf16::Bf16Rows, true, encoder_bf16::GeluShort>,
+    .gate = nullptr,
     .add_norm = encoder_bf16::add_norm<encoder_bf16::Int8Rows<0>>,
     .quantise = encoder_bf16::quantise<0, encoder_bf16::Bf16Rows>,
 };

@@ -15,6 +15,7 @@ static constexpr EncoderKernels encoder_floats = {
     .gemm = multiply_weights<FloatDot>,
     .embed = embed<FloatRows>,
     .activate = activate<FloatRows, false, GeluExact>,
+    .gate = gate<FloatRows, GeluExact>,
     .add_norm = add_norm<FloatRows>,
     .quantise = nullptr,
 };

@@ -104,9 +104,33 @@ static void activate(const Products& products, const Activation* activation, int
   }
 }
 
+template <class Values, class Function>
+static void gate_with(const Products& products, int rows, int column, void* out, std::ptrdiff_t row) {
+  const Products p = products;
+  auto* target = static_cast<char*>(out);
+  for (int i = 0; i < rows; i++, target += row)
+    for (int j = 0; j < panel_width; j += lanes)
+      Values::put(target, column / 2 + j,
+                  Function::apply(dequantised<false>(p, i, column + j)) *
+                      dequantised<false>(p, i, column + panel_width + j));
+}
+
+template <class Values, class Gelu>
+static void gate(const Products& products, const Activation& activation, int rows, int column, void* out,
+                 std::ptrdiff_t row) {
+  row *= Values::bytes;
+  switch (activation) {
+    case Activation::gelu: return gate_with<Values, Gelu>(products, rows, column, out, row);
+    case Activation::gelu_tanh: return gate_with<Values, GeluTanh>(products, rows, column, out, row);
+    case Activation::relu: return gate_with<Values, Relu>(products, rows, column, out, row);
+    case Activation::silu: return gate_with<Values, Silu>(products, rows, column, out, row);
+  }
+}
+
 // --- LayerNorm -------------------------------------------------------------------------------------------------------
 
-// In place over one row of padded_n floats, zeros after n, whose sum the caller has; then on to the operand.
+// Over one row of padded_n floats, zeros after n, whose sum the caller has: in place, unless the operand is all that is
+// asked for, and on to the operand.
 template <class Operands>
 static inline void norm_row(float* row, VecF sum, const Norm& norm, const OperandRows& out, int i) {
   const float mean = horizontal_sum(sum) / static_cast<float>(norm.n);
@@ -123,7 +147,7 @@ static inline void norm_row(float* row, VecF sum, const Norm& norm, const Operan
   typename Operands::Writer writer(norm, row, out, i);
   for (int j = 0; j < norm.padded_n; j += lanes) {
     const VecF v = (load(row + j) - mean) * inverse * load(norm.weight + j) + load(norm.bias + j);
-    store(row + j, v);
+    if (!norm.operand_alone) store(row + j, v);
     writer.put(j, v);
   }
   writer.finish();
@@ -136,16 +160,17 @@ static void embed(const EmbeddingTables& tables, const std::int32_t* ids, const 
   for (int i = first; i < last; i++) {
     float* row = hidden + static_cast<long>(i) * norm.padded_n;
     const float* word = tables.word + ids[i] * n;
-    const float* position = tables.position + positions[i] * n;
+    const float* position = tables.position ? tables.position + positions[i] * n : nullptr;
     if (i + 1 < last) {
       // The next word's row comes from anywhere in the table.
       const float* next = tables.word + ids[i + 1] * n;
       for (long j = 0; j < n; j += 16) __builtin_prefetch(next + j);
     }
+    for (long j = 0; j < n; j++) row[j] = word[j];
     if (tables.type)
-      for (long j = 0; j < n; j++) row[j] = word[j] + tables.type[j] + position[j];
-    else
-      for (long j = 0; j < n; j++) row[j] = word[j] + position[j];
+      for (long j = 0; j < n; j++) row[j] += tables.type[j];
+    if (position)
+      for (long j = 0; j < n; j++) row[j] += position[j];
     for (long j = n; j < norm.padded_n; j++) row[j] = 0.0f;
     VecF sum = {};
     for (int j = 0; j < norm.padded_n; j += lanes) sum += load(row + j);

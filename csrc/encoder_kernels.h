@@ -40,6 +40,7 @@ struct Norm {
   float eps;
   int n, padded_n;      // padded_n: a multiple of 32
   const float* operand_scale;  // [padded_n]: int8 operands are the row times this; null for other operands
+  bool operand_alone;          // the hidden states stay as they were summed; for operands in floats
 };
 
 // Rows of operands, as they are written.
@@ -51,7 +52,7 @@ struct OperandRows {
 
 struct EmbeddingTables {
   const float* word;      // [vocabulary, n]
-  const float* position;  // [positions, n]
+  const float* position;  // [positions, n], or null
   const float* type;      // [n], or null
 };
 
@@ -76,6 +77,10 @@ struct EncoderKernels {
   // values at `out`, whose column 0 is the products' column 0.
   void (*activate)(const Products& products, const Activation* activation, int rows, int column, int n, void* out,
                    std::ptrdiff_t row);
+  // The same for a block of 64 columns, of which the first 32 go through the activation and are multiplied by the
+  // others: 32 values at `out`, whose column 0 is that of the first block. Null where operands are not floats.
+  void (*gate)(const Products& products, const Activation& activation, int rows, int column, void* out,
+               std::ptrdiff_t row);
   // hidden = LayerNorm(hidden + products + bias) for rows first .. last, also as operands. products.c null: bias alone.
   void (*add_norm)(const Products& products, const Norm& norm, int first, int last, float* hidden,
                    const OperandRows& out);

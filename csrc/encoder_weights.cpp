@@ -58,7 +58,7 @@ void pack_int8_column(PackedLinear& linear, int j, const std::vector<float>& wei
 
 Scratch<float> pad(const float* values, int n, int padded_n) {
   auto padded = make_scratch<float>(padded_n);
-  std::fill(std::copy(values, values + n, padded.get()), padded.get() + padded_n, 0.0f);
+  std::fill(values ? std::copy(values, values + n, padded.get()) : padded.get(), padded.get() + padded_n, 0.0f);
   return padded;
 }
 
@@ -89,6 +89,21 @@ PackedLinear pack_linear(const LinearSource& source, const EncoderKernels& kerne
       pack_int8_column(linear, j, weights, kernels);
   }
   return linear;
+}
+
+PackedLinear pack_gated(const LinearSource& gate, const LinearSource& value, const EncoderKernels& kernels) {
+  const long panels = (gate.n + panel_width - 1) / panel_width, k = gate.k;
+  std::vector<float> weights(static_cast<std::size_t>(panels * block_columns * k), 0.0f);
+  std::vector<float> biases(static_cast<std::size_t>(panels * block_columns), 0.0f);
+  long target = 0;
+  for (long panel = 0; panel < panels; panel++)
+    for (const LinearSource* source : {&gate, &value}) {
+      const long first = panel * panel_width, count = std::min<long>(panel_width, source->n - first);
+      std::copy_n(source->weight + first * k, count * k, weights.data() + target * k);
+      if (source->bias) std::copy_n(source->bias + first, count, biases.data() + target);
+      target += panel_width;
+    }
+  return pack_linear({weights.data(), biases.data(), static_cast<int>(target), gate.k}, kernels);
 }
 
 }  // namespace sparsecse

@@ -8,7 +8,7 @@ namespace sparsecse {
 
 struct LinearSource {
   const float* weight;  // [n, k], or null for a layer with a bias alone
-  const float* bias;    // [n]
+  const float* bias;    // [n], or null for zeros
   int n, k;
 };
 
@@ -26,7 +26,10 @@ constexpr int block_columns = 2 * panel_width;
 
 PackedLinear pack_linear(const LinearSource& source, const EncoderKernels& kernels);
 
-// A copy, filled up with zeros.
+// Two layers of one size as one: each block has a panel of `gate` and then the same of `value`.
+PackedLinear pack_gated(const LinearSource& gate, const LinearSource& value, const EncoderKernels& kernels);
+
+// A copy, filled up with zeros; null stands for n zeros.
 Scratch<float> pad(const float* values, int n, int padded_n);
 
 }  // namespace sparsecse

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from folders.build import Row, build
 from folders.rows import CLS, DENSE, NORMALIZE
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparsecse.datasets import load_pairs, load_retrieval, load_sentences, load_triplets
@@ -88,6 +88,7 @@ def read_or_refused(read: Callable[[Path], object], path: Path) -> None:
         assert str(error) and "\n" not in str(error)
 
 
+@example(content=b'{"\\n\\u001b[2J\\u2028": null}', suffix=".jsonl", packed=False)  # a name of several lines
 @given(
     content=CONTENTS,
     suffix=st.sampled_from([".tsv", ".csv", ".jsonl", ".json", ".txt", ".parquet", ".tsv.gz", ".jsonl.gz", ".txt.gz"]),

@@ -58,16 +58,22 @@ def test_attention(backend, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_encoders(backend, seed):
+@pytest.mark.parametrize("modern", [False, True])
+def test_encoders(backend, seed, modern):
     if backend == "reference":
         pytest.skip("the runtime is compiled code")
     draw = random.Random(seed)
     heads, head_size = draw.randint(1, 4), draw.choice((4, 8, 12, 16, 20, 32))
     sizes = {"num_attention_heads": heads, "attention_head_size": head_size, "hidden_size": heads * head_size}
-    encoder = make_encoder(seed=seed, num_hidden_layers=2, intermediate_size=draw.randint(1, 90), **sizes)
+    sizes |= {"num_hidden_layers": 2, "intermediate_size": draw.randint(1, 90)}
+    if modern:
+        sizes |= {"norm_first": True, "gated": True, "rotary_bases": [10.0, 1e4]}
+        sizes |= {"attention_windows": [None, draw.randint(0, draw.choice((4, 40)))]}
+        sizes |= {name: draw.random() < 0.5 for name in ("norm_bias", "attention_bias", "feed_forward_bias")}
+    encoder = make_encoder(seed=seed, **sizes)
     token_ids = random_ids(encoder, [draw.randint(1, draw.choice((4, 79))) for _ in range(draw.randint(1, 9))], seed)
     expected = padded(encoder, token_ids)
     for precision in ("float32", "bfloat16", "int8"):
-        if native.computes_in(precision):
+        if native.computes_in(precision, encoder.model.config):
             vectors = Runtime(encoder, precision, threads=draw.randint(1, 3)).encode_ids(token_ids)
             assert distance(vectors, expected) < 2 * TOLERANCE[precision]

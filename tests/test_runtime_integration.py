@@ -29,7 +29,7 @@ from sparsecse.runtime import Runtime, accelerate, native, native_forward
 from sparsecse.scoring import random
 
 needs_extension = pytest.mark.skipif(dispatch.native_extension() is None, reason="the compiled extension is missing")
-WITH_INTERFACE = [family for family in NATIVE_FAMILIES if family != "mpnet"]
+WITH_INTERFACE = [family for family in NATIVE_FAMILIES if family not in ("mpnet", "modernbert")]
 
 
 def write_packed(encoder, folder):
@@ -365,7 +365,8 @@ def test_accelerate_any_family(folder, sentences):
         close(found, wanted)
     assert model.device.type == "cpu" and model.dtype == torch.float32
     assert model.get_embedding_dimension() == 32 and ours.config.name_or_path == before.config.name_or_path
-    assert {p.data_ptr() for p in ours.parameters()} <= {p.data_ptr() for p in before.parameters()}
+    if ours.config.original_model_type != "modernbert":  # whose matrices for several products are taken apart
+        assert {p.data_ptr() for p in ours.parameters()} <= {p.data_ptr() for p in before.parameters()}
 
 
 @needs_extension

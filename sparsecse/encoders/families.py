@@ -6,7 +6,7 @@ read in both directions: a checkpoint's names to ours when loading, ours to the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -244,15 +244,18 @@ _LAYERS = (
         "feed_forward_bias",
         "gated",
     ),
-    *("query_key_norm", "key_value_heads", "rotary_bases", "attention_windows", "causal"),
+    *("norm_outputs", "query_key_norm", "key_value_heads", "rotary_bases", "attention_windows", "causal"),
 )
 _BERT = SparseCSEConfig()
 
 
-def has_berts_layers(config: SparseCSEConfig) -> bool:
+def has_berts_layers(config: SparseCSEConfig, besides: Collection[str] = ()) -> bool:
     """Whether layers are made as BERT's: norms after their halves, neurons of one factor, nothing that turns or hides
-    tokens, biases everywhere."""
-    return all(getattr(config, name) == getattr(_BERT, name) for name in _LAYERS)
+    tokens, biases everywhere.
+
+    besides: the settings that may say otherwise.
+    """
+    return all(getattr(config, name) == getattr(_BERT, name) for name in _LAYERS if name not in besides)
 
 
 def shared_evenly(heads: int, pairs: int) -> list[int]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from sparsecse.encoders import Encoder, SparseCSEModel
+from sparsecse.encoders import Encoder, SparseCSEConfig, SparseCSEModel
 from sparsecse.encoders.families import has_berts_layers
+from sparsecse.encoders.modeling_sparsecse import rotation
 from sparsecse.kernels import dispatch
 from sparsecse.runtime.calibration import LayerScales
 
@@ -30,6 +30,12 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 
+# What layers may have besides BERT's, in float32.
+_IN_FLOAT32 = (
+    *("norm_first", "norm_bias", "attention_bias", "feed_forward_bias", "gated"),
+    *("rotary_bases", "attention_windows"),
+)
+
 _REFERENCE = "SPARSECSE_KERNELS is reference"
 _MISSING = "the compiled extension is missing"
 
@@ -42,7 +48,7 @@ def obstacle(model: SparseCSEModel) -> str | None:
         return _REFERENCE
     if dispatch.native_extension() is None:
         return _MISSING
-    if not has_berts_layers(model.config):
+    if not has_berts_layers(model.config, _IN_FLOAT32):
         return f"{model.config.original_model_type} layers have no native version"
     if model.config.hidden_act not in ACTIVATIONS:
         return f"the activation {model.config.hidden_act} has no native version"
@@ -60,10 +66,12 @@ def warn_once(obstacle: str) -> None:
     warnings.warn(f"sparsecse embeds through PyTorch, slower, as {obstacle}.", RuntimeWarning, stacklevel=3)
 
 
-def computes_in(precision: str) -> bool:
-    """Whether this machine computes in a precision natively."""
+def computes_in(precision: str, config: SparseCSEConfig | None = None) -> bool:
+    """Whether this machine computes in a precision natively, and layers of a model without an `obstacle` too."""
     extension = dispatch.native_extension()
-    return extension is not None and extension.computes_in(precision, dispatch.cpu_level())
+    if extension is None or not extension.computes_in(precision, dispatch.cpu_level()):
+        return False
+    return config is None or precision == "float32" or has_berts_layers(config)
 
 
 def with_own_embeddings(encoder: Encoder) -> Encoder:
@@ -94,18 +102,21 @@ def build(model: SparseCSEModel, precision: str, scales: Sequence[LayerScales] |
     config, embeddings = model.config, model.embeddings
     # Token types are always 0 here, so that their row is one more constant.
     types = embeddings.token_type_embeddings.weight[0] if embeddings.has_token_types else None
+    before, norms = _norms(model)
     native = extension.Encoder(
         head_size=config.attention_head_size,
         precision=precision,
         activation=ACTIVATIONS[config.hidden_act],
         eps=config.layer_norm_eps,
+        positions=config.max_position_embeddings,
         position_offset=config.position_offset,
         pad_token=config.pad_token_id,
+        norm_first=config.norm_first,
         word=_floats(embeddings.word_embeddings.weight),
-        position=_floats(embeddings.position_embeddings.weight),
+        position=_floats(embeddings.position_embeddings.weight) if embeddings.has_positions else None,
         type=None if types is None else _floats(types),
-        norm_weight=_floats(embeddings.LayerNorm.weight),
-        norm_bias=_floats(embeddings.LayerNorm.bias),
+        **_named("norm", embeddings.LayerNorm),
+        **_named("input_norm", before),
         level=dispatch.cpu_level(),
     )
     relative = None
@@ -113,45 +124,84 @@ def build(model: SparseCSEModel, precision: str, scales: Sequence[LayerScales] |
         reach = config.max_position_embeddings
         relative = model.encoder.relative_bias(torch.arange(1 - reach, reach, device=model.device))
     scales = scales or [LayerScales(None, None)] * len(model.encoder.layer)
+    spans, turns = _spans(config), _turns(config)
     for index, (layer, sizes) in enumerate(zip(model.encoder.layer, config.layer_sizes(), strict=True)):
         own = relative if relative is None or config.kept_heads is None else relative[config.kept_heads[index]]
-        native.add_layer(**_layer(layer, sizes, scales[index], own))
+        attention_norm, output_norm = norms[index]
+        native.add_layer(
+            **_layer(layer, sizes, scales[index]),
+            **_named("attention_norm", attention_norm),
+            **_named("output_norm", output_norm),
+            relative_bias=_floats(own) if sizes[0] and own is not None else None,
+            span=spans[index],
+            turns=turns[index],
+        )
     return native
 
 
-def _layer(
-    layer: Any, sizes: tuple[int, int], scales: LayerScales, relative_bias: torch.Tensor | None
-) -> dict[str, Any]:
+def _norms(model: SparseCSEModel) -> tuple[Any, list[tuple[Any, Any]]]:
+    """What normalises after the embeddings' own norm, and in each layer after each half's sum; None where nothing does.
+
+    Where norms come first, that is the one before the half that follows, and after the last layer the model's own.
+    """
+    layers = model.encoder.layer
+    if not model.config.norm_first:
+        return None, [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
+    halves = [half for layer in layers for half in (layer.attention.self, layer.intermediate)]
+    before = [None if half is None else half.LayerNorm for half in halves]
+    first, *after = *before, model.encoder.LayerNorm
+    return first, list(zip(after[::2], after[1::2], strict=True))
+
+
+def _spans(config: SparseCSEConfig) -> list[int]:
+    """For each layer, how near a token is that another one sees: less than this; 0 for all."""
+    windows = config.attention_windows or [None] * config.num_hidden_layers
+    return [0 if window is None else min(window, config.max_position_embeddings) + 1 for window in windows]
+
+
+def _turns(config: SparseCSEConfig) -> list[np.ndarray | None]:
+    """For each layer the cosines and sines of its angles, [positions, head_size]; layers of one base share theirs."""
+    if config.rotary_bases is None:
+        return [None] * config.num_hidden_layers
+    positions, half = torch.arange(config.max_position_embeddings), config.attention_head_size // 2
+    turns = {}
+    for base in set(config.rotary_bases):
+        parts = rotation(base, positions, config.attention_head_size)
+        turns[base] = _floats(torch.cat([part[:, 0, :half] for part in parts], dim=-1))
+    return [turns[base] for base in config.rotary_bases]
+
+
+def _layer(layer: Any, sizes: tuple[int, int], scales: LayerScales) -> dict[str, Any]:
     heads, neurons = sizes
-    attention, output = layer.attention, layer.output
+    attention, inner = layer.attention, layer.intermediate
     projections = [attention.self.query, attention.self.key, attention.self.value] if heads else []
+    biases = [p.bias for p in projections if p.bias is not None]
     return {
         "heads": heads,
         "neurons": neurons,
         "qkv": _scaled(torch.cat([p.weight for p in projections]), scales.qkv) if heads else None,
-        "qkv_bias": _floats(torch.cat([p.bias for p in projections])) if heads else None,
-        "attention_output": _weight(attention.output.dense),
-        "attention_output_bias": _floats(attention.output.dense.bias),
-        "attention_norm_weight": _floats(attention.output.LayerNorm.weight),
-        "attention_norm_bias": _floats(attention.output.LayerNorm.bias),
-        "up": _scaled(layer.intermediate.dense.weight, scales.up) if neurons else None,
-        "up_bias": _floats(layer.intermediate.dense.bias) if neurons else None,
-        "down": _weight(output.dense),
-        "down_bias": _floats(output.dense.bias),
-        "output_norm_weight": _floats(output.LayerNorm.weight),
-        "output_norm_bias": _floats(output.LayerNorm.bias),
+        "qkv_bias": _floats(torch.cat(biases)) if biases else None,
+        **_named("attention_output", attention.output.dense),
+        "up": _scaled(inner.dense.weight, scales.up) if neurons else None,
+        "up_bias": _floats(inner.dense.bias) if neurons and inner.dense.bias is not None else None,
+        **_named("up_value", inner.value if neurons else None),
+        **_named("down", layer.output.dense),
         "qkv_scale": None if scales.qkv is None else _floats(1 / scales.qkv),
         "up_scale": None if scales.up is None else _floats(1 / scales.up),
-        "relative_bias": _floats(relative_bias) if heads and relative_bias is not None else None,
+    }
+
+
+def _named(name: str, module: Any) -> dict[str, Any]:
+    """The weight and the bias of a module as arguments of that name; None for what it has not."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    return {
+        name: None if weight is None else _floats(weight),
+        f"{name}_bias": None if bias is None else _floats(bias),
     }
 
 
 def _floats(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-
-
-def _weight(module: nn.Module) -> np.ndarray | None:
-    return _floats(module.weight) if isinstance(module, nn.Linear) else None
 
 
 def _scaled(weight: torch.Tensor, scales: torch.Tensor | None) -> np.ndarray:

@@ -74,7 +74,7 @@ class NativeForward:
         if real is None or parameters is None:
             return None
         precision = self.precision or _PRECISION_OF_DTYPE.get(parameters[0].dtype)
-        if precision is None or not native.computes_in(precision):
+        if precision is None or not native.computes_in(precision, model.config):
             return None
         encoder = self._encoder(model, parameters, precision)
         hidden = np.zeros((*real.shape, model.config.hidden_size), np.float32)

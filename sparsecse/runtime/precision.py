@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsecse.datasets import load_sentences
-from sparsecse.encoders import Encoder, embedding
+from sparsecse.encoders import Encoder, SparseCSEConfig, embedding
 from sparsecse.errors import InputError, meant
 from sparsecse.runtime import native
 from sparsecse.runtime.calibration import LayerScales, calibrate
@@ -37,9 +37,9 @@ class Choice:
     reason: str
 
 
-def available() -> tuple[str, ...]:
-    """The precisions that this machine computes in natively, most precise first."""
-    return tuple(precision for precision in PRECISIONS if native.computes_in(precision))
+def available(config: SparseCSEConfig | None = None) -> tuple[str, ...]:
+    """The precisions that this machine computes in natively, most precise first; of a model those that it has too."""
+    return tuple(precision for precision in PRECISIONS if native.computes_in(precision, config))
 
 
 def choose(encoder: Encoder, precision: str, threads: int, scales: list[LayerScales] | None = None) -> Choice:
@@ -48,8 +48,9 @@ def choose(encoder: Encoder, precision: str, threads: int, scales: list[LayerSca
     scales: for int8, where they are known already; by default of `calibrate`.
 
     Raises:
-        InputError: a precision that does not exist, or that this machine does not compute in.
+        InputError: a precision that does not exist, or that this machine or this model does not have.
     """
+    config = encoder.model.config
     if precision != "auto":
         if precision not in PRECISIONS:
             known = ("auto", *PRECISIONS)
@@ -57,16 +58,21 @@ def choose(encoder: Encoder, precision: str, threads: int, scales: list[LayerSca
         if precision not in available():
             raise InputError(
                 f"`precision` {precision} is not computed natively by this processor, only emulated, which would be "
-                f"slower than float32; choose one of auto, {', '.join(available())}."
+                f"slower than float32; choose one of auto, {', '.join(available(config))}."
+            )
+        if precision not in available(config):
+            raise InputError(
+                f"`precision` {precision} has no native version for {config.original_model_type} layers; choose one of "
+                f"auto, {', '.join(available(config))}."
             )
         return Choice(precision, *_build(encoder, precision, scales), f"{precision}, as asked for")
     token_ids = encoder.tokenize(load_sentences("demo")[:_SENTENCES])
     ids, lengths = embedding.read_token_ids(token_ids)
     exact = best = None
     measured = []
-    for candidate in available():
+    for candidate in available(config):
         built, scales = _build(encoder, candidate, None)
-        vectors, seconds = _run(built, ids, lengths, encoder.model.config.hidden_size, threads)
+        vectors, seconds = _run(built, ids, lengths, config.hidden_size, threads)
         exact = vectors if exact is None else exact
         cosine = _mean_cosine(vectors, exact)
         measured.append(f"{candidate} {len(token_ids) / seconds:,.0f} sentences/s at cosine {cosine:.4f}")

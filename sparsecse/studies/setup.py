@@ -101,7 +101,8 @@ class Setup:
     @cached_property
     def precision(self) -> str:
         """What vectors are measured in: bfloat16 where the processor is fast in it, which moves a mean by some 0.01."""
-        could = native.obstacle(self.dense.model) is None and fast_bfloat16()
+        model = self.dense.model
+        could = native.obstacle(model) is None and native.computes_in("bfloat16", model.config) and fast_bfloat16()
         return "bfloat16" if could else "float32"
 
     # -- scores and cuts

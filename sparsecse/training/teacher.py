@@ -138,7 +138,7 @@ def _embedder(encoder: Encoder, settings: TrainingSettings) -> Callable[[list[li
     size = encoder.dimension
     if native.obstacle(encoder.model) is None:
         precision = "bfloat16" if computes_bfloat16(settings.precision, encoder.device) else "float32"
-        if native.computes_in(precision):
+        if native.computes_in(precision, encoder.model.config):
             runtime = Runtime(encoder, precision)
             return lambda token_ids: torch.from_numpy(runtime.encode_ids(token_ids, truncate_dim=size))
 
