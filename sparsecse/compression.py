@@ -249,7 +249,7 @@ def compress(
     seen = trained_on(examples, settings)
     chosen_by = [*sets, *([] if held is None else [held])]
     if not chosen_by:
-        wanted = replace(wanted, reconstruct=False)
+        wanted = wanted.without_reconstruction()
     if scores is None:
         scores = score(dense, pairs, method=method, settings=scoring, progress=progress("Scoring"))
     if wanted.auto:

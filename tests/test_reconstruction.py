@@ -7,12 +7,16 @@ import copy
 import pytest
 import torch
 
+from sparsecse.cli import main
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
+from sparsecse.pruning.exchange import least_error, lowest_error
 from sparsecse.pruning.masks import Budget, Mask, keep_layers, select
+from sparsecse.pruning.order import Limits
+from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.reconstruction import _LeastSquares, reconstruct
 from sparsecse.pruning.surgery import prune
-from sparsecse.scoring import random
+from sparsecse.scoring import Scores, random
 
 
 def distance(first: Encoder, second: Encoder, sentences: list[str]) -> float:
@@ -118,3 +122,62 @@ def test_what_it_refuses(bert, sentences, changes, message):
     arguments = {"token_ids": bert.tokenize(sentences), **changes}
     with pytest.raises(InputError, match=message):
         reconstruct(copy.deepcopy(bert), bert, **arguments)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_leaves_is_what_the_rest_makes_up_for_best(size):
+    """Against the greedy search that refits the rest for every candidate."""
+    torch.manual_seed(size)
+    groups, keep = 8, 3
+    mixing = torch.randn(groups * size, groups * size).double()
+    x, weight = torch.randn(60, groups * size).double() @ mixing, torch.randn(4, groups * size).double()
+    hessian = x.T @ x + torch.eye(groups * size).double()
+
+    def error(gone: list[int]) -> float:
+        out = torch.tensor([size * group + i for group in gone for i in range(size)])
+        rest = torch.tensor([i for i in range(groups * size) if i not in out.tolist()])
+        change = torch.zeros_like(weight)
+        change[:, out] = -weight[:, out]
+        # The change of the rest at which d tr(change H change^T) / d change is 0.
+        change[:, rest] = torch.linalg.solve(hessian[rest][:, rest], hessian[rest][:, out] @ weight[:, out].T).T
+        return float((change @ hessian @ change.T).trace())
+
+    fixed = torch.zeros(groups, dtype=torch.bool)
+    fixed[2] = True
+    gone: list[int] = []
+    while len(gone) < groups - keep:
+        gone.append(min((group for group in range(groups) if group not in (2, *gone)), key=lambda g: error([*gone, g])))
+    stays = lowest_error(weight, hessian, keep, fixed)
+    assert set((~stays).nonzero().flatten().tolist()) == set(gone) and 2 not in gone
+
+
+def test_the_least_error_within_layers(encoder, sentences):
+    ids, distances = encoder.tokenize(sentences), {"scores": 0.0, "error": 0.0}
+    for seed in range(3):
+        scores = random(encoder, seed)
+        mask = select(scores, Budget.of(scores.sizes(), sparsity=0.5))
+        other = least_error(mask, encoder, ids, Limits.of(scores.sizes(), protect=["0.1"]))
+        assert other.kept() == mask.kept() and (other.heads[0][1] or not mask.heads[0].any())
+        for name, one in (("scores", mask), ("error", other)):
+            small = prune(encoder, one)
+            reconstruct(small, encoder, ids, strength=0.01)
+            distances[name] += distance(small, encoder, sentences)
+    assert distances["error"] < distances["scores"]
+
+
+def test_the_choice_within_layers_is_one_of_the_recipe(run, sentence_folder, pairs_file, pairs):
+    assert (
+        main(["prune", "--sparsity", "0.5", "--reconstruct", "--within-layers", "error", "--workdir", str(run.path)])
+        == 0
+    )
+    record = run.need("prune")
+    assert record.settings["within_layers"] == "error"
+    by_scores = select(
+        scores := Scores.load(run.folder("score") / "scores.safetensors"), Budget.of(scores.sizes(), sparsity=0.5)
+    )
+    mask = Mask.load(run.folder("prune") / "mask.safetensors")
+    assert mask.kept() == by_scores.kept()
+    taken = record.info["reconstruction"]["strength"] is not None
+    assert taken == ("within_layers" in record.info["reconstruction"])
+    with pytest.raises(InputError, match="within_layers"):
+        Recipe(sparsity=0.5, within_layers="error")

@@ -44,7 +44,8 @@ class CellError(InputError):
     """A cell ended by an error that is no bad input, or its process died. details: the traceback, or ""."""
 
     def __init__(self, message: str, details: str = ""):
-        super().__init__(message, details)
+        super().__init__(message)
+        self.args = (*self.args, details)  # what its copy in another process is made of
         self.details = details
 
     def __str__(self) -> str:

@@ -199,6 +199,7 @@ def choose_reconstruction(
     cut: Encoder,
     progress: Callable[[int, int], None] = lambda done, total: None,
     *,
+    fitted: Mask | None = None,
     trained_after: bool = False,
 ) -> tuple[Encoder, dict[str, Any]]:
     """A cut of the dense model with its output projections fitted again, if that is better on dev.
@@ -209,6 +210,7 @@ def choose_reconstruction(
     Args:
         mask: what was cut.
         cut: the encoder without repair; left as it is.
+        fitted: what is cut before the projections are fitted again; by default `mask`.
         trained_after: a cut that lost less than `LIGHT_LOSS` on dev is left to the training that follows, where there
             is no text.
 
@@ -226,14 +228,15 @@ def choose_reconstruction(
     allowed, points = dev.rank(before)
     best, figures, best_strength, bar = cut, before, None, (allowed, points + LEAST_GAIN)
     ids, layers = ensemble.calibration, mask.kept_layers()
+    source = cut if fitted is None or fitted is mask else prune(ensemble.dense, fitted)
     for number, strength in enumerate(strengths):
 
         def report(done: int, total: int, number: int = number) -> None:
             progress(number * total + done, len(strengths) * total)
 
-        fitted = cut.copy()
-        reconstruct(fitted, teacher, ids, layers=layers, strength=strength, progress=report)
-        found = dev(fitted)
+        candidate = source.copy()
+        reconstruct(candidate, teacher, ids, layers=layers, strength=strength, progress=report)
+        found = dev(candidate)
         if dev.rank(found) > bar:
-            best, figures, best_strength, bar = fitted, found, strength, dev.rank(found)
+            best, figures, best_strength, bar = candidate, found, strength, dev.rank(found)
     return best, {"dev_before": before, "dev": figures, "reference_sparsity": reference, "strength": best_strength}

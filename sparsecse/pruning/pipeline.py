@@ -13,8 +13,10 @@ from sparsecse.evaluation.dev import Dev, DevSet
 from sparsecse.progress import Progress, silent
 from sparsecse.pruning.costs import CostModel, closed_form, reached
 from sparsecse.pruning.ensemble import REFERENCES, Ensemble, choose_reconstruction, choose_reference
+from sparsecse.pruning.exchange import least_error
 from sparsecse.pruning.iterative import prune_iteratively
 from sparsecse.pruning.masks import Budget, Mask
+from sparsecse.pruning.order import Limits
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.pruning.surgery import prune
 from sparsecse.scoring import Scores
@@ -54,7 +56,8 @@ def carry_out(
 
     Args:
         recipe: with a number for `sparsity`, not "auto", and with the layers that stay.
-        mask: of `selection.select_by_recipe`; iterative pruning finds another one of the same budget.
+        mask: of `selection.select_by_recipe`; iterative pruning finds another one of the same budget, and
+            `within_layers` "error" one of the same counts in each layer, which is taken if it is reconstructed.
         dense: the model; left as it is.
         scores: of the dense model; None where only whole layers and the vocabulary leave.
         dev: what the reconstruction is chosen on.
@@ -86,13 +89,19 @@ def carry_out(
         info["vocabulary"] = report.to_json()
     smaller = smaller or prune(narrowed, mask)
     if recipe.reconstruct and scores is not None:
-        smaller, info["reconstruction"] = choose_reconstruction(
-            Ensemble(narrowed, scores, Dev(dev, narrowed, recipe.tolerance), text),
-            mask,
-            smaller,
-            progress("Reconstructing"),
-            trained_after=trained_after,
+        ensemble = Ensemble(narrowed, scores, Dev(dev, narrowed, recipe.tolerance), text)
+        exchanged = mask
+        if recipe.within_layers == "error":
+            limits = Limits.of(mask.sizes(), protect=recipe.protect)
+            exchanged = least_error(
+                mask, narrowed, ensemble.calibration, limits, progress=progress("Choosing within layers")
+            )
+        smaller, fit = choose_reconstruction(
+            ensemble, mask, smaller, progress("Reconstructing"), fitted=exchanged, trained_after=trained_after
         )
+        if exchanged is not mask and fit["strength"] is not None:
+            mask, fit = exchanged, {"within_layers": recipe.within_layers, **fit}
+        info["reconstruction"] = fit
     return Pruned(smaller, mask, kept, info)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sparsecse.errors import InputError
@@ -16,6 +16,7 @@ AVERAGE_LENGTH = 20
 """Tokens of an average sentence, special tokens included: about that of the STS sets."""
 
 SCHEDULES = ("linear", "cubic")
+WITHIN_LAYERS = ("scores", "error")
 LATENCY_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
@@ -101,6 +102,11 @@ class Recipe:
     reconstruct: bool = setting(
         False, "Fit the output projections again in closed form after the pruning, where dev gains from it."
     )
+    within_layers: str = setting(
+        "scores",
+        "Which of a layer's heads and neurons leave, once the scores have said how many: those of the lowest scores, "
+        "or error, those that `reconstruct` can best make up for.",
+    )
     rounds: int = setting(1, "Rounds in which the budget is spent, with new scores (and reconstruction) between.")
     schedule: str = setting("linear", "What each round removes: linear (alike) or cubic (most at first).")
 
@@ -128,6 +134,11 @@ class Recipe:
             )
         at_least("rounds", self.rounds, 1)
         choose("schedule", self.schedule, SCHEDULES)
+        choose("within_layers", self.within_layers, WITHIN_LAYERS)
+        if self.within_layers == "error" and (self.rounds > 1 or not self.reconstruct):
+            raise InputError(
+                "`within_layers` error is for what `reconstruct` makes up for, in one of `rounds`; give them so."
+            )
         apart = self.cost == "structures" and self.align == 1 and not self.protect and not self.vocab
         whole = self.layers is not None or self.layers_compete
         if self.rounds > 1 and (not self.needs_scores or self.portable or whole or not apart):
@@ -169,6 +180,10 @@ class Recipe:
         """Keyword arguments of `Budget.of`, as far as they were given."""
         names = ("sparsity", "head_sparsity", "neuron_sparsity", "keep_heads", "keep_neurons")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def without_reconstruction(self) -> Recipe:
+        """The same without it and what goes with it."""
+        return replace(self, reconstruct=False, within_layers="scores")
 
     @property
     def needs_scores(self) -> bool:

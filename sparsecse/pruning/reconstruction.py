@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from sparsecse.encoders import Encoder, PackedBatch
+from sparsecse.encoders import Encoder
 from sparsecse.errors import InputError
+from sparsecse.pruning.states import Gram, Stream
 
 
 class _LeastSquares:
@@ -23,68 +24,31 @@ class _LeastSquares:
         first = next(linear.parameters())
         size_in, size_out = getattr(linear, "in_features", 0), len(first)
         options: dict[str, Any] = {"dtype": torch.float64, "device": first.device}
-        self._count = 0
-        self._inputs = torch.zeros(size_in, **options)
+        self._inputs = Gram(size_in, first.device)
         self._errors = torch.zeros(size_out, **options)
-        self._gram = torch.zeros(size_in, size_in, **options)
         self._cross = torch.zeros(size_in, size_out, **options)
 
     def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
         """inputs: [tokens, in]; wanted: [tokens, out]."""
         error = wanted - self._linear(inputs)
-        self._count += len(error)
+        self._inputs.add(inputs)
         self._errors += error.sum(dim=0)
-        if len(self._inputs):
-            self._inputs += inputs.sum(dim=0)
-            self._gram += inputs.T @ inputs
+        if self._inputs.size:
             self._cross += inputs.T @ error
 
     def fit(self, strength: float) -> None:
         """Change the projection by the ridge regression of the errors on the inputs, both centred if it has a bias."""
         bias = self._linear.bias
-        centred = 0.0 if bias is None else 1.0
-        mean_error = centred * self._errors / self._count
-        if len(self._inputs):
-            mean_input = centred * self._inputs / self._count
-            gram = self._gram - self._count * torch.outer(mean_input, mean_input)
-            cross = self._cross - self._count * torch.outer(mean_input, mean_error)
-            gram.diagonal().add_(strength * gram.diagonal().mean())
-            change = torch.linalg.solve(gram, cross).T
+        centred, count = bias is not None, self._inputs.count
+        mean_error = centred * self._errors / count
+        if self._inputs.size:
+            mean_input = self._inputs.mean(centred)
+            cross = self._cross - count * torch.outer(mean_input, mean_error)
+            change = torch.linalg.solve(self._inputs.ridge(strength, centred), cross).T
             self._linear.weight += change.to(self._linear.weight.dtype)
             mean_error = mean_error - change @ mean_input
         if bias is not None:
             bias += mean_error.to(bias.dtype)
-
-
-class _Stream:
-    """The hidden states of all batches of one model, taken through its layers one half after the other."""
-
-    def __init__(self, encoder: Encoder, batches: Sequence[PackedBatch]):
-        self._batches = batches
-        self._layers: list[Any] = list(encoder.model.encoder.layer)
-        reach = encoder.model.config.max_position_embeddings
-        stack = encoder.model.encoder
-        self._biases = stack.relative_biases(torch.arange(1 - reach, reach, device=encoder.device))
-        self._turns = [stack.turns(batch.position_ids) for batch in batches]
-        embeddings = encoder.model.embeddings
-        self.states = [embeddings(batch.input_ids, position_ids=batch.position_ids) for batch in batches]
-
-    def half(self, layer: int, attention: bool) -> tuple[Any, list[torch.Tensor]]:
-        """The output block of a layer's attention or feed-forward half, and what its projection takes, per batch."""
-        module = self._layers[layer]
-        if attention:
-            block, inner = module.attention.output, module.attention.self
-            if inner is None:
-                return block, self.states
-            bias = self._biases[layer]
-            parts = zip(self.states, self._batches, self._turns, strict=True)
-            return block, [inner(states, batch.attend, bias, turns[layer]) for states, batch, turns in parts]
-        block, inner = module.output, module.intermediate
-        return block, self.states if inner is None else [inner(states) for states in self.states]
-
-    def advance(self, block: Any, inputs: Sequence[torch.Tensor]) -> None:
-        """Add a half's output to the residual, and apply the LayerNorm after it."""
-        self.states = [block(x, states) for x, states in zip(inputs, self.states, strict=True)]
 
 
 @torch.no_grad()
@@ -137,7 +101,7 @@ def reconstruct(
     for model, _ in modes:
         model.eval()
     batches = [batch for _, batch in pruned.batches(token_ids, batch_size)]
-    stream, wanted = _Stream(pruned, batches), _Stream(reference, batches)
+    stream, wanted = Stream(pruned, batches), Stream(reference, batches)
     done = 0
     for theirs in range(their_layers):
         for attention in (True, False):

@@ -161,7 +161,7 @@ def choose(
             if recipe.layers_compete or (held is None and not where_possible):
                 raise
             if held is None:
-                recipe, decided.not_reconstructed = replace(recipe, reconstruct=False), str(error)
+                recipe, decided.not_reconstructed = recipe.without_reconstruction(), str(error)
         if held is not None:
             decided.dev = [*decided.dev, held]
         if decided.dev:
@@ -192,6 +192,8 @@ def recorded_settings(decided: Decision, mask: Mask, *, trained_after: bool) -> 
         settings |= {"rounds": recipe.rounds, "schedule": recipe.schedule}
     if recipe.reconstruct or decided.not_reconstructed is not None:
         settings["reconstruct"] = recipe.reconstruct
+    if recipe.reconstruct and recipe.within_layers != "scores":
+        settings["within_layers"] = recipe.within_layers
     if recipe.reconstruct and trained_after:
         settings["trained_after"] = True
     return settings
