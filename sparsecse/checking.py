@@ -21,15 +21,16 @@ _NAMED = {MINIMUM: "minimum", MAX_DROP: "max_drop"}
 LEVEL = 0.95
 """Least confidence of the interval of the speedup."""
 
-_SIZE = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kmg]?i?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?)\s*([kmg]?i?)b?", re.IGNORECASE)
+_MOST_DIGITS = 30
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 def parse_size(text: str) -> int:
     """Bytes written as `60MB` (10^6), `57MiB` (2^20) or a plain number; kB, KiB, GB and GiB too."""
     match = _SIZE.fullmatch(text.strip())
-    if match is None or match[2].lower() not in _UNITS:
-        raise InputError(f"`max_bytes` '{text}' is no size; write one such as 60MB, 57MiB or 60000000.")
+    if match is None or match[2].lower() not in _UNITS or len(match[1]) > _MOST_DIGITS:
+        raise InputError(f"`max_bytes` '{text:.40}' is no size; write one such as 60MB, 57MiB or 60000000.")
     return math.floor(float(match[1]) * _UNITS[match[2].lower()])
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from sparsecse import disk
 from sparsecse.errors import InputError
-from sparsecse.reading import parse_json, whole_text
+from sparsecse.reading import parse_json, shown, whole_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -207,11 +207,28 @@ def read_json(path: Path) -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; a missing or broken one raises `InputError`."""
+    """Read a TOML file.
+
+    Raises:
+        InputError: a missing or broken one, a whole number beyond 64 bits, or a text that no path or option can be.
+    """
+    text = whole_text(path)
     try:
-        return tomllib.loads(whole_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # Python has a limit of digits besides the errors of TOML
         raise InputError(f"{path} is not valid TOML ({error}); mend it there.") from None
+    for name, value in content.items():
+        _check_toml(f"{path}: {name}", value)
+    return content
+
+
+def _check_toml(place: str, value: Any) -> None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"{place} has a number of more than 64 bits, which TOML does not have; mend it there.")
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"{place} has a null character in a text ({shown(value)}); drop it.")
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_toml(place, each)
 
 
 def weight_bytes(folder: Path) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sparsecse.errors import InputError
 from sparsecse.files import EXPORTS_FILE, STAGING, file_hash, left_from, read_json
@@ -15,7 +15,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def listed(path: Path, key: str = "files") -> dict[str, str] | None:
-    """The files that a JSON file lists: path in its folder -> SHA-256. None where there is no file, or no list in it.
+    """The files that a JSON file lists: path in its folder -> SHA-256.
+
+    None where there is no file, no such list in it, or a path that leaves the folder.
 
     key: `files`, or `replacing` of `export.json`: those that an export was about to put in place of earlier ones.
     """
@@ -24,7 +26,12 @@ def listed(path: Path, key: str = "files") -> dict[str, str] | None:
     except (InputError, OSError):
         return None
     files = content.get(key) if isinstance(content, dict) else None
-    return files if isinstance(files, dict) else None
+    return files if isinstance(files, dict) and all(map(_is_inside, files, files.values())) else None
+
+
+def _is_inside(name: str, sha: object) -> bool:
+    path = PurePosixPath(name)
+    return isinstance(sha, str) and not path.is_absolute() and ".." not in path.parts
 
 
 def foreign(folder: Path, own: Mapping[str, str | None]) -> list[str]:

@@ -38,6 +38,17 @@ def shown(value: Any) -> str:
     return _REPR.repr(value)
 
 
+def has_half_pair(text: str) -> bool:
+    """Whether a text has half of a surrogate pair, which no encoding can write and no tokenizer reads."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 class NotUTF8Error(InputError):
     """Text in another encoding than UTF-8."""
 

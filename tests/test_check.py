@@ -261,6 +261,8 @@ def test_nothing_is_computed_that_no_rule_needs(call, monkeypatch):
         (["--min", "similarity=nan"], "is no bound"),
         (["--max-drop", "similarity=-1"], "is below 0"),
         (["--max-bytes", "60 pounds"], "--max-bytes '60 pounds' is no size"),
+        (["--max-bytes", "1_.5"], "is no size"),
+        (["--max-bytes", "9" * 400], "is no size"),
         (["--max-parameters", "0"], "--max-parameters 0 bounds nothing"),
         (["--rules", "absent.toml"], "absent.toml does not exist"),
         (["--max-bytes", "1MB", "--junit", "sentences.txt"], "sentences.txt was not written by `sparsecse check`"),

@@ -12,12 +12,13 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import WORDS
 
 import sparsecse
 from sparsecse import disk, files
 from sparsecse.cli import main
 from sparsecse.corpora import blocks
-from sparsecse.corpora.shards import read_ids
+from sparsecse.corpora.shards import read_ids, stored
 from sparsecse.datasets.corpora import open_corpus
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
@@ -207,10 +208,19 @@ def test_bad_corpora_are_refused_with_their_place(tmp_path, model):
     ):
         with pytest.raises(InputError, match=message):
             sparsecse.encode_corpus(model, tmp_path / source, tmp_path / "out", **SETTINGS, **given)
-    with pytest.raises(InputError, match="Text 1 is None, not a string"):
-        sparsecse.encode_corpus(model, ["a", None], tmp_path / "other", **SETTINGS)
+    for text, message in ((None, "Text 1 is None, not a string"), ("\ud800", "Text 1 .* has half of a surrogate pair")):
+        with pytest.raises(InputError, match=message):
+            sparsecse.encode_corpus(model, ["a", text], tmp_path / "other", **SETTINGS)
     with pytest.raises(InputError, match="is unfinished"):
         sparsecse.load_embeddings(tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["c.tsv", "c.csv", "c.txt"])
+def test_a_blank_line_is_a_row_where_there_is_one_column(tmp_path, name):
+    (tmp_path / name).write_bytes(b"" if name == "c.txt" else b"\r\ntext\r\n")
+    with (tmp_path / name).open("ab") as file:
+        file.write(b"the cat\r\n\r\na dog\r\n")
+    assert [text for text, _ in open_corpus(tmp_path / name).rows] == ["the cat", "", "a dog"]
 
 
 def test_no_more_is_read_than_is_computed_next(tmp_path, monkeypatch, model):
@@ -349,10 +359,9 @@ def test_an_index_has_the_rows_of_the_shards(tmp_path, monkeypatch, model, texts
     table.write_text("".join(json.dumps({"_id": f"d{row}", "text": text}) + "\n" for row, text in enumerate(texts)))
     given = {**SETTINGS, "dtype": dtype, "id_column": "_id"}
     sparsecse.encode_corpus(model, table, out, **given)
-    with monkeypatch.context() as patch:  # as if killed when the index had its name and the manifest not
-        patch.setattr("sparsecse.corpora.folder.file_hash", lambda path: 1 / 0)
-        patch.setattr("sparsecse.corpora.folder.Shards.write_manifest", lambda self: 1 / 0)
-        patch.setattr("sparsecse.corpora.folder.Shards._is_whole", lambda self, name: True)
+    rename = disk.rename
+    with monkeypatch.context() as patch:  # as if killed when the manifest had the index and the folder not
+        patch.setattr(disk, "rename", lambda a, b: 1 / 0 if b.name.startswith("index.") else rename(a, b))
         with pytest.raises(ZeroDivisionError):
             sparsecse.encode_corpus(model, table, out, **given, sink=sink)
     sparsecse.encode_corpus(model, table, out, **given, sink=sink)
@@ -364,6 +373,64 @@ def test_an_index_has_the_rows_of_the_shards(tmp_path, monkeypatch, model, texts
     before = json.loads((out / "manifest.json").read_text())
     assert sparsecse.encode_corpus(model, table, out, **given, sink=sink).encoded == 0
     assert json.loads((out / "manifest.json").read_text()) == before
+
+
+@pytest.mark.parametrize("sink", ["faiss", "usearch", "lancedb"])
+def test_what_has_the_name_of_an_index_and_is_none_of_ours_stays(tmp_path, monkeypatch, model, texts, sink):
+    pytest.importorskip(sink)
+    out, own = tmp_path / "out", tmp_path / "out" / f"index.{sink}"
+    sparsecse.encode_corpus(model, texts, out, **SETTINGS)
+    own.mkdir()
+    (own / "note").write_text("mine")
+    monkeypatch.setattr(Runtime, "encode_ids", None)  # nothing is computed first
+    with pytest.raises(InputError, match=f"index.{sink} is not the index that `sink` {sink} wrote there"):
+        sparsecse.encode_corpus(model, texts, out, **SETTINGS, sink=sink)
+    assert (own / "note").read_text() == "mine"
+    (own / "note").unlink()
+    own.rmdir()
+    sparsecse.encode_corpus(model, texts, out, **SETTINGS, sink=sink)
+    if sink != "lancedb":
+        own.write_text("mine")
+        with pytest.raises(InputError, match="or was changed since; move it away, or delete it to have it built"):
+            sparsecse.encode_corpus(model, texts, out, **SETTINGS, sink=sink)
+        assert own.read_text() == "mine"
+
+
+def test_a_graph_has_equal_vectors_once(tmp_path, model):
+    index = pytest.importorskip("usearch.index").Index
+    pairs = [f"{a} {b}" for a in WORDS for b in WORDS[:4]]
+    sparsecse.encode_corpus(model, ["the"] * 400 + pairs, tmp_path / "out", precision="float32", sink="usearch")
+    vectors, graph = sparsecse.load_embeddings(tmp_path / "out"), index.restore(str(tmp_path / "out" / "index.usearch"))
+    found = graph.search(np.array(vectors), 1).keys[:, 0]
+    assert len(graph) == len(np.unique(vectors, axis=0)) and found[399] == 0
+    assert np.array_equal(vectors[found], vectors)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"shards": [3]},
+        {"shards": [{"rows": 12}]},
+        {"rows": 99},
+        {"files": {}},
+        {"settings": {}},
+        {"indexes": []},
+    ],
+)
+def test_a_manifest_that_does_not_fit_together_is_refused(tmp_path, model, texts, damage):
+    sparsecse.encode_corpus(model, texts, tmp_path / "out", **SETTINGS)
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
+        sparsecse.encode_corpus(model, texts, tmp_path / "out", **SETTINGS)
+    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
+        sparsecse.load_embeddings(tmp_path / "out")
+
+
+def test_float16_holds_no_infinity():
+    assert np.array_equal(stored(np.array([[65504.0]], np.float32), "float16"), [[65504]])
+    with pytest.raises(InputError, match="float16 holds values up to 65504, and a vector has 70000; take float32"):
+        stored(np.array([[1, -70000]], np.float32), "float16")
 
 
 def test_a_sink_that_cannot_be_built_is_refused_before_anything_is_computed(tmp_path, monkeypatch, model, texts):

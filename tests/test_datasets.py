@@ -293,6 +293,7 @@ def test_named_columns_compression_and_no_score(tmp_path):
     [
         ("p.tsv", "a\tb\tscore\nx\ty\t1\n", "has no column 'sentence1'; the columns present are a, b, score"),
         ("p.tsv", "sentence1\tsentence2\tscore\nx\ty\t1\nx\ty\t7\n", "line 3, column 'score': the gold score is '7'"),
+        ("p.tsv", "sentence1\tsentence2\tscore\nx\ty\t0_4\n", "line 2, column 'score': the gold score is '0_4'"),
         ("p.tsv", "sentence1\tsentence2\tscore\nx\ty\tNaN\n", "line 2, column 'score': the gold score is 'NaN'"),
         ("p.tsv", "sentence1\tsentence2\tscore\nx\ty\t\n", "line 2, column 'score': the gold score is ''"),
         ("p.tsv", "sentence1\tsentence2\n \ty\n", "line 2, column 'sentence1' is blank"),

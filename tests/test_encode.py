@@ -48,6 +48,7 @@ def test_a_string_is_one_sentence(embedder, sentences):
     ("given", "message"),
     [
         (["a cat", None], r"Sentence 1 is a NoneType \(None\), not a string"),
+        (["a cat", "\ud800"], "Sentence 1 .* has half of a surrogate pair"),
         (["a cat", "a dog", float("nan")], r"Sentence 2 is a float \(nan\)"),
         ([["a", "b"]], "Sentence 0 is a list"),
         ({"a cat": 1}, "`sentences` is a dict; give a string, or strings in a list"),

@@ -11,6 +11,7 @@ import pytest
 from sparsecse import reading
 from sparsecse.cli.app import main
 from sparsecse.datasets import load_pairs, load_sentences, load_triplets
+from sparsecse.datasets.corpora import open_corpus
 from sparsecse.encoders import load_encoder
 from sparsecse.errors import InputError
 from sparsecse.vocabulary.corpus import Corpus
@@ -206,3 +207,25 @@ def test_scores_of_a_known_repository_are_brought_to_five(folder, monkeypatch):
     assert load_pairs("sentence-transformers/stsb:en").scores == (3.8,)
     assert load_pairs("mteb/other").scores == (0.76,)
     assert asked == [("sentence-transformers/stsb", {"name": "en"}), ("mteb/other", {"name": None})]
+
+
+def test_parquet_with_cells_that_python_cannot_have(tmp_path):
+    import numpy
+    import pyarrow
+    from pyarrow import parquet
+
+    ends = pyarrow.py_buffer(numpy.array([0, 2], dtype=numpy.int32))
+    latin = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, ends, pyarrow.py_buffer(b"\xff\xfe")])
+    never = pyarrow.array([2**40], pyarrow.timestamp("s"))
+    path = tmp_path / "a.parquet"
+    for columns, names, message in (
+        ([latin], ["sentence"], r"a\.parquet, column 'sentence' cannot be read \(.*; mend or drop it"),
+        ([["a"], never], ["sentence", "when"], "column 'when' cannot be read"),
+        ([["a"], ["b"]], ["sentence", "sentence"], "names column 'sentence' twice; rename one"),
+    ):
+        parquet.write_table(pyarrow.table([pyarrow.array(one) for one in columns], names=names), path)
+        with pytest.raises(InputError, match=message):
+            load_sentences(path)
+        if "when" not in names:  # which is not read there
+            with pytest.raises(InputError, match=message):
+                list(open_corpus(path).rows)

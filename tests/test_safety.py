@@ -22,6 +22,7 @@ from sparsecse.packing import pack, publication
 from sparsecse.processors import check_threads
 from sparsecse.pruning.recipe import Recipe
 from sparsecse.sources import DataOptions, ModelOptions
+from sparsecse.stages.models import load_named
 from sparsecse.studies.study import Study, run_study
 from sparsecse.training import TrainingSettings, train
 from sparsecse.workdir import Workdir
@@ -245,12 +246,28 @@ def test_inspect_shows_what_is_damaged(capsys, run):
     assert "was damaged or changed since 'rewind'" in err
 
 
-def test_a_pack_whose_weights_were_damaged(bert, tmp_path):
-    pack(bert, tmp_path / "out")
-    assert publication(tmp_path / "out")["bytes"]
-    flip(tmp_path / "out/model.safetensors")
-    with pytest.raises(InputError, match=r"model\.safetensors was damaged or changed since `sparsecse pack` wrote it"):
-        publication(tmp_path / "out")
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_a_pack_that_was_damaged(bert, tmp_path, capsys, file):
+    out, wanted = tmp_path / "out", f"{file} was damaged or changed since `sparsecse pack` wrote it"
+    pack(bert, out)
+    assert publication(out)["bytes"] and stages.resolve_model(str(out)) == str(out)
+    flip(out / file)
+    for load in (publication, stages.resolve_model, lambda name: load_named(ModelOptions(str(name)))):
+        with pytest.raises(InputError, match=wanted):
+            load(out)
+    assert wanted in call(capsys, "encode", "demo", tmp_path / "vectors", "--model", out)
+
+
+@pytest.mark.parametrize("files", ['{"/etc/passwd": "x"}', '{"../note": "x"}', '{"note": []}', "[]"])
+def test_lists_of_files_that_no_pack_or_export_wrote(bert, tmp_path, files):
+    out = tmp_path / "out"
+    pack(bert, out)
+    (out / "export.json").write_text(f'{{"files": {files}}}')
+    with pytest.raises(InputError, match=r"did not write, or that were changed since \(export\.json\)"):
+        pack(bert, out)
+    (out / "sparsecse.json").write_text(f'{{"files": {files}}}')
+    with pytest.raises(InputError, match="was not written by `sparsecse pack`"):
+        pack(bert, out)
 
 
 @pytest.mark.parametrize("content", ["", '{"stage": "sco', "[]", "null", '{"stage": "score"}', "\x00\xff", "whole"])

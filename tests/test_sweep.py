@@ -74,6 +74,9 @@ def test_cells_are_the_grid_and_the_single_ones(tmp_path):
         ("[[cells]]\nseed = 2020-01-01", "seed is datetime"),
         ("[grid]\nseed = [0, 1, 0]", "cells 0 and 2 have the same settings"),
         ("seed = ", "is not valid TOML"),
+        (f"seed = {'9' * 5000}", "is not valid TOML .*4300"),
+        ("seed = 0x" + "f" * 17, "seed has a number of more than 64 bits"),
+        ('[[cells]]\ndata = "a\\u0000b"', "cells has a null character in a text"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused(tmp_path, text, message):
@@ -81,6 +84,13 @@ def test_a_file_that_is_wrong_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_cells(path, NAMES)
+
+
+@pytest.mark.parametrize("content", ["3", "null", '["sweep"]', "{}"])
+def test_a_file_of_the_user_in_the_place_of_the_result_stays(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(InputError, match=r"sweep\.json is not the file of a sweep; move it away"):
+        Sweep(tmp_path, [])
 
 
 def test_settings_are_those_of_the_command_line(file):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sparsecse.errors import InputError
 from sparsecse.kernels import uniformity
 from sparsecse.scoring import Objective, objective_value, whole_set
 from sparsecse.scoring.whole_set import upstream_gradient
@@ -53,6 +54,16 @@ def test_the_gradient_is_autograds_and_the_same_whatever_is_worked_on_at_a_time(
     monkeypatch.setattr(whole_set, "_AT_ONCE", 3 * DIMENSION)
     apart, again = upstream_gradient(vectors, positives, objective, views=views)
     assert torch.equal(apart, whole) and again == values
+
+
+def test_a_temperature_at_which_only_two_views_of_a_sentence_count_is_refused():
+    vectors, positives = drawn(views=True)
+    vectors[COUNT // 2 :] = vectors[: COUNT // 2] + 1e-4 * vectors[COUNT // 2 :]
+    with pytest.raises(InputError, match="`temperature` 20 leaves nothing to pairs of distinct sentences"):
+        upstream_gradient(vectors, positives, Objective(temperature=20), views=True)
+    found, _ = upstream_gradient(vectors, positives, Objective(0.3), views=True)
+    wanted = by_autograd(vectors, positives, Objective(0.3), views=True)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-7)
 
 
 class Large(TorchDispatchMode):

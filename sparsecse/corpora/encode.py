@@ -105,6 +105,8 @@ def encode_corpus(
         if before is not None:
             check_same(out, before, manifest)
         shards = Shards(out, before or manifest, settings.id_column is not None, progress)
+        if settings.sink is not None:
+            shards.has_index(settings.sink)  # that no one else's file has its place
         if before is None:
             shards.write_manifest()
         tokenize = partial(Tokenize(runtime.encoder), prompt=prompt)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from sparsecse import disk
+from sparsecse.corpora.settings import DTYPES, FORMATS
 from sparsecse.corpora.shards import RANGES_FILE, file_names, read_vectors, write_shard
 from sparsecse.corpora.sinks import SINKS, Finished
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_file, file_hash, held, left_from, read_json, write_json
+from sparsecse.files import atomic_directory, atomic_file, file_hash, held, left_from, read_json, write_json
 from sparsecse.manifest import foreign, in_words
 from sparsecse.progress import Progress, silent
 
@@ -32,8 +33,15 @@ _FIELDS = {
     "shards": list,
     "files": dict,
 }
+_COMPUTED = ("precision", "dimension")
+_SHARD = {"rows": int, "blank": int, "input": str}
 
 Manifest = dict[str, Any]
+
+
+def _hash(file: Path) -> str | None:
+    """SHA-256 of a file; None where there is none."""
+    return file_hash(file) if file.is_file() else None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -44,9 +52,34 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     found = read_json(path)
-    if not isinstance(found, dict) or not all(isinstance(found.get(name), kind) for name, kind in _FIELDS.items()):
+    if not _is_sound(found):
         raise InputError(f"{path} is damaged, or no manifest of embeddings; restore it, or give another folder.")
     return found
+
+
+def _is_sound(manifest: Any) -> bool:
+    """Whether what a manifest says is of the right kinds and fits together."""
+
+    def has(mapping: Any, kinds: Mapping[str, type]) -> bool:
+        return isinstance(mapping, dict) and all(isinstance(mapping.get(name), kind) for name, kind in kinds.items())
+
+    if not has(manifest, _FIELDS) or not all(has(shard, _SHARD) for shard in manifest["shards"]):
+        return False
+    settings, files, shards = manifest["settings"], manifest["files"], manifest["shards"]
+    if settings.get("format") not in FORMATS or settings.get("dtype") not in DTYPES:
+        return False
+    names = {name for shard in range(len(shards)) for name in _names(settings, shard)}
+    return (
+        names <= files.keys()
+        and manifest["rows"] == sum(shard["rows"] for shard in shards)
+        and isinstance(manifest.get("indexes", {}), dict)
+    )
+
+
+def _names(settings: Mapping[str, Any], shard: int) -> list[str]:
+    """The files of a shard, that of the vectors first."""
+    ranges = [RANGES_FILE] if shard == 0 and settings["dtype"] == "int8" else []
+    return [*file_names(shard, settings["format"], settings.get("id_column") is not None), *ranges]
 
 
 @contextlib.contextmanager
@@ -83,8 +116,7 @@ def check_same(path: Path, there: Manifest, wanted: Manifest) -> None:
             f"{path} holds vectors of another model ({there['model'].get('name')}), or of one loaded with other "
             f"options; {mend}"
         )
-    before = {**there["settings"], "precision": there["precision"]}
-    now = {**wanted["settings"], "precision": wanted["precision"]}
+    before, now = ({**one["settings"], **{name: one[name] for name in _COMPUTED}} for one in (there, wanted))
     for name, value in now.items():
         if before.get(name) != value:
             raise InputError(f"{path} was begun with `{name}` {before.get(name)}, and now it is {value}; {mend}")
@@ -107,17 +139,12 @@ class Shards:
         if known:
             report = progress("Checking the shards that are there")
             for shard in range(known):
-                if all(map(self._is_whole, self._names(shard))):
+                if all(map(self._is_whole, _names(manifest["settings"], shard))):
                     self.finished.add(shard)
                 report(shard + 1, known)
 
-    def _names(self, shard: int) -> list[str]:
-        ranges = [RANGES_FILE] if shard == 0 and self._dtype == "int8" else []
-        return [*file_names(shard, self._storage, self._has_ids), *ranges]
-
     def _is_whole(self, name: str) -> bool:
-        file = self.path / name
-        return file.is_file() and self.manifest["files"].get(name) == file_hash(file)
+        return name in self.manifest["files"] and self.manifest["files"][name] == _hash(self.path / name)
 
     def ranges(self) -> np.ndarray | None:
         """The ranges of int8, where the first shard is finished."""
@@ -139,19 +166,37 @@ class Shards:
             with atomic_file(self.path / RANGES_FILE) as temporary, temporary.open("wb") as stream:
                 np.save(stream, ranges, allow_pickle=False)
         write_shard(self.path, shard, self._storage, vectors, ids)
-        self.manifest["files"] |= {name: file_hash(self.path / name) for name in self._names(shard)}
+        self.manifest["files"] |= {
+            name: file_hash(self.path / name) for name in _names(self.manifest["settings"], shard)
+        }
         if shard == len(self.manifest["shards"]):
             self.manifest["shards"].append(dict(record))
             self.manifest["rows"] += record["rows"]
         self.write_manifest()
 
+    def has_index(self, sink: str) -> bool:
+        """Whether an index is there; a folder is the user's to go on with, once it has its name.
+
+        Raises:
+            InputError: something else has its name.
+        """
+        made, built = SINKS[sink], self.manifest.get("indexes", {})
+        path = self.path / made.name
+        if not (path.exists() or path.is_symlink()):
+            return False
+        if made.name in built and (path.is_dir() if made.is_folder else _hash(path) == built[made.name]):
+            return True
+        raise InputError(
+            f"{path} is not the index that `sink` {sink} wrote there, or was changed since; move it away, or delete it "
+            f"to have it built."
+        )
+
     def index(self, sink: str) -> None:
-        """Build an index of the finished folder and name it in the manifest, unless it is there."""
-        name, built = SINKS[sink].name, self.manifest.setdefault("indexes", {})
-        path = self.path / name
-        # A folder is the user's to go on with, once it has its name.
-        if name in built and path.exists() and (path.is_dir() or built[name] == file_hash(path)):
+        """Build an index of the finished folder, unless it is there; the manifest names it before it takes its name."""
+        if self.has_index(sink):
             return
+        made = SINKS[sink]
+        path = self.path / made.name
         finished = Finished(
             self.path,
             len(self.manifest["shards"]),
@@ -160,9 +205,10 @@ class Shards:
             self.manifest["dimension"],
             self._has_ids,
         )
-        SINKS[sink].build(finished, path)
-        built[name] = None if path.is_dir() else file_hash(path)
-        self.write_manifest()
+        with (atomic_directory if made.is_folder else atomic_file)(path) as temporary:
+            made.build(finished, temporary)
+            self.manifest.setdefault("indexes", {})[made.name] = None if made.is_folder else file_hash(temporary)
+            self.write_manifest()
 
     def write_manifest(self) -> None:
         write_json(self.path / MANIFEST_FILE, self.manifest)
@@ -186,7 +232,7 @@ def load_embeddings(folder: str | Path) -> np.ndarray:
     if not manifest["complete"]:
         raise InputError(f"{folder} is unfinished; run the command that wrote it again, which goes on.")
     for name, sha in manifest["files"].items():
-        if not (folder / name).is_file() or file_hash(folder / name) != sha:
+        if _hash(folder / name) != sha:
             raise InputError(f"{folder / name} is missing or damaged; run the command that wrote it again.")
     names = [file_names(shard, manifest["settings"]["format"], False)[0] for shard in range(len(manifest["shards"]))]
     arrays = [read_vectors(folder / name) for name in names]

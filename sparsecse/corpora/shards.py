@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsecse.errors import InputError
 from sparsecse.files import atomic_file
 from sparsecse.reading import lines
 
@@ -30,6 +31,9 @@ def stored(vectors: np.ndarray, dtype: str, ranges: np.ndarray | None = None) ->
     """Vectors, float32 [N, dimension], as one of `DTYPES`: [N, dimension], or [N, dimension / 8 rounded up] of bits.
 
     ranges: what `ranges_of` gives, for int8.
+
+    Raises:
+        InputError: a value that float16 does not hold.
     """
     if dtype == "int8":
         assert ranges is not None
@@ -40,7 +44,13 @@ def stored(vectors: np.ndarray, dtype: str, ranges: np.ndarray | None = None) ->
     if dtype in ("binary", "ubinary"):
         bits = np.packbits(vectors > 0, axis=-1)
         return bits if dtype == "ubinary" else (bits - np.uint8(128)).view(np.int8)
-    return vectors.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        rows = vectors.astype(dtype, copy=False)
+    if dtype == "float16" and not np.isfinite(rows).all():
+        raise InputError(
+            f"`dtype` float16 holds values up to 65504, and a vector has {np.abs(vectors).max():g}; take float32."
+        )
+    return rows
 
 
 def file_names(shard: int, storage: str, has_ids: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,7 +13,6 @@ import numpy as np
 
 from sparsecse.corpora.shards import file_names, read_ids, read_vectors
 from sparsecse.errors import InputError
-from sparsecse.files import atomic_directory, atomic_file
 
 _BITS = {"binary", "ubinary"}
 # Of a shard, that are copied at a time.
@@ -57,8 +57,7 @@ def _faiss(folder: Finished, path: Path) -> None:
         index = faiss.IndexFlatIP(folder.dimension)
     for _, rows in folder.parts():
         index.add(rows if folder.dtype in _BITS else rows.astype(np.float32))
-    with atomic_file(path) as temporary:
-        write(index, str(temporary))
+    write(index, str(path))
 
 
 def _usearch(folder: Finished, path: Path) -> None:
@@ -69,11 +68,20 @@ def _usearch(folder: Finished, path: Path) -> None:
     index = Index(
         ndim=8 * -(-folder.dimension // 8) if bits else folder.dimension, metric="hamming" if bits else "ip", dtype=kind
     )
+    seen: set[bytes] = set()
     for first, rows in folder.parts():
+        # Equal vectors would have only one another for neighbours, and the graph no way from them to others.
+        new = [place for place, row in enumerate(rows) if _is_new(row, seen)]
         # One thread: with several the graph depends on which is first.
-        index.add(np.arange(first, first + len(rows), dtype=np.uint64), rows, threads=1)
-    with atomic_file(path) as temporary:
-        index.save(str(temporary))
+        index.add(np.array(new, dtype=np.uint64) + np.uint64(first), rows[new], threads=1)
+    index.save(str(path))
+
+
+def _is_new(row: np.ndarray, seen: set[bytes]) -> bool:
+    """Whether a vector was not seen before; it is then."""
+    before = len(seen)
+    seen.add(hashlib.blake2b(row.tobytes(), digest_size=16).digest())
+    return len(seen) > before
 
 
 def _lancedb(folder: Finished, path: Path) -> None:
@@ -94,24 +102,27 @@ def _lancedb(folder: Finished, path: Path) -> None:
             arrays.append(pyarrow.FixedSizeListArray.from_arrays(values, folder.dimension))
             yield pyarrow.RecordBatch.from_arrays(arrays, schema=schema)
 
-    with atomic_directory(path) as temporary:
-        lancedb.connect(str(temporary)).create_table("vectors", batches(), schema=schema)
+    lancedb.connect(str(path)).create_table("vectors", batches(), schema=schema)
 
 
 @dataclass(frozen=True)
 class Sink:
-    """name: of the file or folder. package: as pip knows it; module: as Python does. build: writes it."""
+    """name: of the file or folder. package: as pip knows it; module: as Python does.
+
+    build: writes an empty file, or fills an empty folder.
+    """
 
     name: str
     package: str
     module: str
     build: Callable[[Finished, Path], None]
+    is_folder: bool = False
 
 
 SINKS = {
     "faiss": Sink("index.faiss", "faiss-cpu", "faiss", _faiss),
     "usearch": Sink("index.usearch", "usearch", "usearch.index", _usearch),
-    "lancedb": Sink("index.lancedb", "lancedb", "lancedb", _lancedb),
+    "lancedb": Sink("index.lancedb", "lancedb", "lancedb", _lancedb, is_folder=True),
 }
 
 

@@ -80,7 +80,8 @@ def _looks_like(first: Sequence[str]) -> str | None:
 def parse_score(value: Any, where: str) -> float:
     """Turn a cell into a gold score, a finite number from 0 to 5; `where` begins the complaint if it is not one."""
     try:
-        score = math.nan if isinstance(value, bool) else float(value)
+        unusual = isinstance(value, bool) or (isinstance(value, str) and "_" in value)  # Python takes 0_4 for 4
+        score = math.nan if unusual else float(value)
     except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not 0 <= score <= 5:
@@ -173,20 +174,21 @@ def rows_to_table(path: Path, header: Sequence[str], rows: Iterable[tuple[str, l
 def _check_header(path: Path, header: Sequence[str]) -> None:
     duplicates = sorted({name for name in header if list(header).count(name) > 1})
     if duplicates:
-        raise InputError(f"{path} names column {duplicates[0]!r} twice in its first line; rename one.")
+        raise InputError(f"{path} names column {duplicates[0]!r} twice; rename one.")
 
 
 def _whole_rows(
     path: Path, header: Sequence[str], rows: Iterable[tuple[str, list[str]]]
 ) -> Iterator[tuple[str, list[str]]]:
     for place, cells in rows:
-        if len(cells) != len(header):
+        if cells and len(cells) != len(header):
             raise InputError(f"{path}, {place} has {len(cells)} columns where the header has {len(header)}; mend it.")
-        yield place, cells
+        if cells:
+            yield place, cells
 
 
 def _header(path: Path, rows: Iterator[tuple[str, list[str]]]) -> list[str]:
-    _, header = next(rows, ("", []))
+    header: list[str] = next((cells for _, cells in rows if cells), [])
     if not header:
         raise InputError(f"{path} is empty; its first line must name the columns.")
     return [name.strip() for name in header]
@@ -198,8 +200,7 @@ def _from_rows(path: Path, rows: Iterator[tuple[str, list[str]]]) -> Table:
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     for number, line in enumerate(lines(path), start=1):
-        if line:
-            yield f"line {number}", line.split("\t")
+        yield f"line {number}", line.split("\t") if line else []
 
 
 def _read_csv(path: Path) -> Table:
@@ -235,10 +236,12 @@ def _csv_rows(path: Path, stream: Iterable[str], delimiter: str) -> Iterator[tup
     reader = csv.reader(stream, delimiter=delimiter, strict=True)
     try:
         for cells in reader:
-            if cells:
-                yield f"line {reader.line_num}", cells
+            yield f"line {reader.line_num}", cells
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num} is not valid CSV ({error}); mend its quotes.") from None
+        raise InputError(
+            f"{path}, line {reader.line_num} is not valid CSV ({error}); mend its quotes, or write cells of more than "
+            f"{csv.field_size_limit():,} characters as .jsonl."
+        ) from None
 
 
 def _jsonl_objects(path: Path) -> Iterator[tuple[str, Any]]:
@@ -280,6 +283,7 @@ def _parquet_file(path: Path) -> Iterator[Any]:
 
     try:
         with parquet.ParquetFile(path) as file:
+            _check_header(path, file.schema_arrow.names)
             yield file
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; check the path.") from None
@@ -288,9 +292,20 @@ def _parquet_file(path: Path) -> Iterator[Any]:
         raise InputError(f"{path} is not a readable Parquet file ({reason}); write it again.") from None
 
 
+def _python_values(path: Path, batch: Any) -> dict[str, list[Any]]:
+    """The columns of a table or batch of pyarrow's."""
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[name] = column.to_pylist()
+        except (ValueError, OverflowError) as error:  # text that is not UTF-8, times that Python does not have
+            raise InputError(f"{path}, column {name!r} cannot be read ({error}); mend or drop it.") from None
+    return columns
+
+
 def _read_parquet(path: Path) -> Table:
     with _parquet_file(path) as file:
-        columns = file.read().to_pydict()
+        columns = _python_values(path, file.read())
     count = len(next(iter(columns.values()), []))
     return Table(str(path), columns, [f"row {number}" for number in range(1, count + 1)])
 
@@ -346,6 +361,8 @@ def open_rows(path: Path, suffix: str) -> Rows:
     rows = _tsv_rows(path) if suffix == ".tsv" else _open_csv(path)[0]
     header = _header(path, rows)
     _check_header(path, header)
+    if len(header) == 1:  # a blank line is an empty cell then
+        rows = ((place, row or [""]) for place, row in rows)
 
     def cells(wanted: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         places = [header.index(name) for name in wanted]
@@ -361,7 +378,7 @@ def _open_parquet(path: Path) -> Rows:
     def cells(wanted: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         with _parquet_file(path) as file:
             batches = file.iter_batches(ROWS_AT_A_TIME, columns=list(wanted))
-            yield from numbered_rows(wanted, (batch.to_pydict() for batch in batches))
+            yield from numbered_rows(wanted, (_python_values(path, batch) for batch in batches))
 
     return Rows(str(path), names, count, cells)
 

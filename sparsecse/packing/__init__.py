@@ -3,8 +3,8 @@
 from sparsecse.packing.card import CardFacts, model_card, source_license
 from sparsecse.packing.folder import (
     PROVENANCE_FILE,
+    check_pack,
     check_target,
-    check_weights,
     count_parameters,
     kept_values,
     model_name,
@@ -15,8 +15,8 @@ from sparsecse.packing.publish import publication, push
 __all__ = [
     "PROVENANCE_FILE",
     "CardFacts",
+    "check_pack",
     "check_target",
-    "check_weights",
     "count_parameters",
     "kept_values",
     "model_card",

@@ -19,6 +19,8 @@ _PROBES = ("A short one.", "A somewhat longer sentence, with a comma, to be padd
 # Of single values; vectors of unit length have values around 0.05 at 384 dimensions.
 _TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1, "int8": 1e-1}
 
+_NOT_EDITED = {WEIGHTS_FILE, "tokenizer.json"}
+
 
 def check_target(out: Path) -> None:
     """Raise `InputError` for a folder that a pack may not replace: none of ours, or with files that are not the pack's.
@@ -41,14 +43,19 @@ def check_target(out: Path) -> None:
         )
 
 
-def check_weights(folder: Path) -> None:
-    """Raise `InputError` where a packed folder's weights are not those that `pack` wrote; others are not checked."""
-    own, weights = listed(folder / PROVENANCE_FILE), folder / WEIGHTS_FILE
-    if own is not None and weights.is_file() and own.get(WEIGHTS_FILE) != hash_once(weights):
-        raise InputError(
-            f"{weights} was damaged or changed since `sparsecse pack` wrote it; delete it and pack again, or delete "
-            f"{PROVENANCE_FILE} beside it if the change is yours."
-        )
+def check_pack(folder: Path) -> None:
+    """Raise `InputError` where a packed folder's weights or vocabulary are not those that `pack` wrote.
+
+    Its settings may be edited, and other folders are not checked.
+    """
+    own = listed(folder / PROVENANCE_FILE) or {}
+    for name in own.keys() & _NOT_EDITED:
+        path = folder / name
+        if path.is_file() and hash_once(path) != own[name]:
+            raise InputError(
+                f"{path} was damaged or changed since `sparsecse pack` wrote it; delete it and pack again, or delete "
+                f"{PROVENANCE_FILE} beside it if the change is yours."
+            )
 
 
 def model_name(source: str) -> str:

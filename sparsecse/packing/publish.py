@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsecse.errors import InputError
-from sparsecse.packing.folder import check_weights
+from sparsecse.packing.folder import check_pack
 
 
 def publication(folder: Path) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def publication(folder: Path) -> dict[str, Any]:
     for name in ("config.json", "model.safetensors", "README.md"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} has no {name}; give a folder that `sparsecse pack` wrote.")
-    check_weights(folder)
+    check_pack(folder)
     files = [
         {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))

@@ -117,9 +117,17 @@ def _between_sentences(uniform: torch.Tensor, squares: torch.Tensor, count: int,
     """The uniformity without the pairs of a sentence with itself, from the one over all pairs of N views.
 
     squares: [N / 2], squared distances of the two views of each sentence.
+
+    Raises:
+        InputError: a temperature at which the difference is lost in the rounding of the whole.
     """
     twins = (-temperature * squares.double()).exp().sum()
     others = uniform.double().exp() * (count * (count - 1)) - 2 * twins
+    if not others.item() > 1e-4 * twins.item():
+        raise InputError(
+            f"`temperature` {temperature:g} leaves nothing to pairs of distinct sentences beside the views of each; "
+            f"give a lower one."
+        )
     return (others / (count * (count - 2))).log().to(uniform.dtype)
 
 

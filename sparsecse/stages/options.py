@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparsecse.encoders import named_source
 from sparsecse.errors import InputError
-from sparsecse.packing import model_name
+from sparsecse.packing import check_pack, model_name
 from sparsecse.workdir import Workdir, check_recorded
 
 DEMO_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -18,7 +18,7 @@ def resolve_model(name: str) -> str:
     """A model name as a folder or hub id: as `encoders.named_source`, and a run directory is its newest model.
 
     Raises:
-        InputError: a stage left it, and it was damaged since.
+        InputError: a stage left it or `pack` wrote it, and it was damaged since.
     """
     path = Path(name)
     if not path.is_dir():
@@ -27,6 +27,7 @@ def resolve_model(name: str) -> str:
         stage, _ = Workdir(path).newest_model()
         path = path / stage / "model"
     check_recorded(path)
+    check_pack(path)
     return str(path)
 
 

@@ -10,8 +10,8 @@ from sparsecse.encoders import WEIGHTS_FILE, Encoder
 from sparsecse.files import file_hash
 from sparsecse.packing import (
     CardFacts,
+    check_pack,
     check_target,
-    check_weights,
     count_parameters,
     kept_values,
     source_license,
@@ -31,7 +31,7 @@ def newest_folder(workdir: Workdir) -> Path:
     stage, _ = workdir.newest_model()
     packed = workdir.record("pack")
     if packed is not None and workdir.stale("pack") is None and Path(packed.info["path"]).is_dir():
-        check_weights(Path(packed.info["path"]))
+        check_pack(Path(packed.info["path"]))
         return Path(packed.info["path"])
     workdir.check(stage, "model/")
     return workdir.folder(stage) / "model"

@@ -146,7 +146,8 @@ class Sweep:
         self._sources = _Sources()
         if (out / PLOT_FILE).exists() and not (out / SWEEP_FILE).exists():
             raise InputError(f"{out / PLOT_FILE} was not written by a sweep; move it away, or give another `out`.")
-        if (out / SWEEP_FILE).exists() and "sweep" not in read_json(out / SWEEP_FILE):
+        before = read_json(out / SWEEP_FILE) if (out / SWEEP_FILE).exists() else {"sweep": ""}
+        if not isinstance(before, dict) or "sweep" not in before:
             raise InputError(f"{out / SWEEP_FILE} is not the file of a sweep; move it away, or give another `out`.")
         about: dict[str, dict[str, Any]] = {}
         for cell in self.cells:
