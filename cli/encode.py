@@ -9,7 +9,7 @@ import typer
 
 from sparsecse.cli import options
 from sparsecse.cli.groups import Only, takes
-from sparsecse.cli.output import progress, show
+from sparsecse.cli.output import note, progress, show
 from sparsecse.cli.session import DEFAULT_WORKDIR, named_model, note_prompts, set_threads
 from sparsecse.corpora.settings import CorpusSettings
 from sparsecse.errors import InputError
@@ -60,8 +60,12 @@ def encode(
     made again to go on. A changed model, setting or corpus is refused.
     """
     from sparsecse.corpora import encode_corpus
+    from sparsecse.corpora.sinks import check_sink
 
     set_threads(settings.threads)
+    if settings.sink is not None:
+        check_sink(settings.sink)  # before a model is loaded
+    note(f"Loading {model or workdir}")
     done = encode_corpus(_encoder(model, settings, loading, workdir), source, out, settings, progress=progress)
     manifest = done.manifest
     rate = done.encoded / done.seconds if done.encoded else None

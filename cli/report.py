@@ -69,4 +69,5 @@ def report(
         "not_measured": [what for what, _ in found.missing],
     }
     show(json, data, change_table(found.model, summary), written=target)
-    note(f"Wrote {', '.join(map(str, written))}")
+    for path in written:
+        note(f"Wrote {path}")

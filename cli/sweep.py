@@ -114,6 +114,8 @@ def sweep(
         return
     note_plots()
     told = _Told(found)
+    finished = sum(one.key in found.results for one in found.cells)
+    note(f"{len(found.cells)} cells, {finished} finished; first come the scores and dense figures that they share")
     with _opened(engine if cell is None else "", processes, ray_address, threads) as (computes, room):
         found.measure(computes, room, only=cell, progress=progress, told=told)
     _show(found, file, cell, json)

@@ -35,7 +35,7 @@ def rows_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     """A table of ready-made cells."""
     table = _table(title, header)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -389,7 +389,7 @@ def summary_table(facts: Mapping[str, Any]) -> Table:
         table.add_row("prompts", f"{', '.join(facts['prompts'])}; {facts['default_prompt'] or 'none'} used")
     table.add_row("parameters", f"{facts['parameters']:,} ({facts['embedding_parameters']:,} in embeddings)")
     if facts["bytes_on_disk"] is not None:
-        table.add_row("bytes on disk", f"{facts['bytes_on_disk']:,}")
+        table.add_row("bytes of the weights", f"{facts['bytes_on_disk']:,}")
     return table
 
 
@@ -404,7 +404,7 @@ def file_table(facts: Mapping[str, Any], title: str) -> Table:
 
 def size_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
     """Parameters and bytes of some models; models: label -> {"parameters", "bytes_on_disk"}."""
-    table = _table("Size", ["model", "parameters", "bytes on disk"])
+    table = _table("Size", ["model", "parameters", "bytes of the weights"])
     for label, facts in models.items():
         size = facts["bytes_on_disk"]
         table.add_row(label, f"{facts['parameters']:,}", "-" if size is None else f"{size:,}")

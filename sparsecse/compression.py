@@ -15,7 +15,7 @@ from sparsecse.datasets.views import views_of
 from sparsecse.encoders import Encoder, load_encoder
 from sparsecse.errors import InputError
 from sparsecse.evaluation.dev import Dev, DevNames, DevSet, listed, load_dev
-from sparsecse.progress import Progress, silent
+from sparsecse.progress import Progress, bars, silent
 from sparsecse.pruning import surgery
 from sparsecse.pruning.costs import closed_form
 from sparsecse.pruning.ensemble import Ensemble, choose_sparsity, nothing_leaves
@@ -173,6 +173,10 @@ def distill(
     )
 
 
+def _by_steps(update: Callable[[int, int], None]) -> Callable[[StepReport], None]:
+    return lambda report: update(report.step, report.steps)
+
+
 def compress(
     model: Encoder | str | Path,
     sparsity: float | str | None = 0.2,
@@ -187,6 +191,7 @@ def compress(
     scores: Scores | None = None,
     training: TrainingSettings | None = None,
     repair: bool = True,
+    show_progress_bar: bool = False,
     progress: Progress = silent,
     step_progress: Callable[[StepReport], None] | None = None,
     load_options: dict[str, Any] | None = None,
@@ -215,6 +220,7 @@ def compress(
         training: all settings of the repair, in place of the defaults, `tolerance` included; `steps` counts over its
             `max_steps`.
         repair: False leaves the training out.
+        show_progress_bar: show a bar for each part of the work, in the place of `progress` and `step_progress`.
         progress: opens a progress line by label; see `sparsecse.progress`. step_progress: called after every step.
         load_options: options of `load_encoder`, such as {"pooling": "mean"}.
         recipe: other fields of `sparsecse.pruning.recipe.Recipe`, such as tolerance, layers, vocab.
@@ -225,6 +231,8 @@ def compress(
     Raises:
         InputError: a model or data that cannot be read, a recipe that contradicts itself.
     """
+    if show_progress_bar:
+        progress, step_progress = bars, _by_steps(bars("Fine-tuning"))
     scoring = scoring or ScoringSettings()
     dense = model if isinstance(model, Encoder) else load_encoder(model, **(load_options or {}))
     if steps is not None and steps < 1:

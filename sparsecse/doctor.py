@@ -17,7 +17,7 @@ from sparsecse.runtime.precision import available
 
 # Extras that bring nothing to a user, or nothing of their own.
 _NOT_FOR_USE = {"all", "test", "dev", "docs"}
-_ENVIRONMENT = ("SPARSECSE_KERNELS", "SPARSECSE_CPU", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")
+_ENVIRONMENT = ("SPARSECSE_KERNELS", "SPARSECSE_CPU", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "HF_HUB_OFFLINE")
 
 
 def examine() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How long work reports its progress, and how a time is said."""
 
 from collections.abc import Callable
+from typing import Any
 
 WORTH_SAYING = 60.0
 """Seconds of work from which on it is said beforehand how long it will take."""
@@ -12,6 +13,22 @@ Progress = Callable[[str], Callable[[int, int], None]]
 def silent(_: str) -> Callable[[int, int], None]:
     """No progress display."""
     return lambda done, total: None
+
+
+def bars(label: str) -> Callable[[int, int], None]:
+    """A bar of tqdm's on standard error, or a widget in a notebook."""
+    from tqdm.auto import tqdm
+
+    bar: Any = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or tqdm(desc=label, total=total, disable=False)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return update
 
 
 def duration(seconds: float) -> str:

@@ -279,7 +279,7 @@ def test_ctranslate2_refuses_what_it_has_not(checkpoints, tmp_path, family, pool
 
 
 def test_peers_in_workers(dense):
-    peers = ["pytorch", "sentence-transformers", "onnxruntime", "openvino", "ctranslate2"]
+    peers = ["pytorch", "onnxruntime", "ctranslate2"]
     report = benchmark([dense], SENTENCES, runtimes=peers, batch_sizes=[2], orders=["given"], rounds=1, threads=1)
     assert [(row.runtime, row.precision) for row in report.rows] == [(peer, "float32") for peer in peers]
     assert all(row.cosine > 0.9999 for row in report.rows)
@@ -287,7 +287,7 @@ def test_peers_in_workers(dense):
     if sys.platform.startswith("linux"):  # neither torch nor the converters are in their memory
         assert peak["onnxruntime", "float32"] < 0.6 * peak["pytorch", "float32"]
         assert peak["ctranslate2", "float32"] < 0.6 * peak["pytorch", "float32"]
-    assert {"sentence-transformers", "onnxruntime", "openvino", "ctranslate2"} <= set(report.versions)
+    assert {"onnxruntime", "ctranslate2"} <= set(report.versions)
 
 
 def test_precisions_that_a_peer_has_not():
@@ -356,19 +356,6 @@ def test_notes_say_each_reason_once():
         "Not installed: openvino, ctranslate2; pip install 'sparsecse[openvino,ctranslate2]'",
         f"Skipped pytorch int8, onnxruntime bfloat16: {lacks}",
     ]
-
-
-def test_command_line_compares_runtimes(dense, capsys):
-    options = ["--sentences", "8", "--batch-sizes", "8", "--orders", "given", "--rounds", "1", "--threads", "1"]
-    arguments = ["bench", str(dense), *options, "--runtimes", "pytorch,ctranslate2", "--precision", "all"]
-    assert main([*arguments, "--json"]) == 0
-    output = capsys.readouterr()
-    content = json.loads(output.out)
-    wanted = [("pytorch", "float32"), ("pytorch", "bfloat16"), ("ctranslate2", "float32"), ("ctranslate2", "int8")]
-    assert [(row["runtime"], row["precision"]) for row in content["rows"]] == wanted
-    assert all(row["model"] == "dense" and row["cosine"] > 0.97 for row in content["rows"])
-    assert [entry["precision"] for entry in content["skipped"]] == ["int8", "bfloat16"]
-    assert "Skipped pytorch int8, ctranslate2 bfloat16: the runtime does not have this precision" in output.err
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_names_are_what_they_are_whatever_was_imported_first():
 @pytest.mark.parametrize(
     "wanted", [{"sparsity": 0.25}, {"sparsity": 0.5, "rounds": 2}, {"sparsity": "auto", "tolerance": 0.5}]
 )
-def test_compress_is_run_without_a_directory(tmp_path, sentence_folder, pairs_file, sentences, wanted):
+def test_compress_is_run_without_a_directory(tmp_path, sentence_folder, pairs_file, sentences, capsys, wanted):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(sentences))
     plan = stages.Plan(
@@ -85,7 +85,12 @@ def test_compress_is_run_without_a_directory(tmp_path, sentence_folder, pairs_fi
     assert states_equal(small, sparsecse.load_encoder(workdir.folder("finetune") / "model"))
     assert states_equal(dense, before)
     scores = sparsecse.score(dense, pairs_file)
-    unrepaired = sparsecse.compress(dense, data=pairs_file, scores=scores, repair=False, **options)
+    capsys.readouterr()
+    unrepaired = sparsecse.compress(
+        dense, data=pairs_file, scores=scores, repair=False, show_progress_bar=True, **options
+    )
+    shown = capsys.readouterr().err
+    assert "Reconstructing: 100%" in shown and "Scoring" not in shown
     assert unrepaired.model.config.layer_sizes() == small.model.config.layer_sizes()
 
 

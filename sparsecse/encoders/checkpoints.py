@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from sparsecse.encoders.configuration import CONFIG_FILE, check_values, checked_config
@@ -73,9 +74,10 @@ def _read_config(files: ModelFiles, folder: str) -> dict[str, Any]:
         try:
             settings, _ = PretrainedConfig.get_config_dict(source, subfolder=folder)
         except (OSError, ValueError) as error:
+            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error).splitlines()[0]
             raise InputError(
-                f"{source} is neither a folder on this machine nor a hub model that can be reached "
-                f"({str(error).splitlines()[0]}); check the path."
+                f"{source} is neither a folder on this machine nor a hub model that can be reached ({reason}); check "
+                f"the path."
             ) from None
     if "model_type" not in settings:
         raise InputError(f"{source}: {name} has no model_type; give a folder that transformers wrote.")

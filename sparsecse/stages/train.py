@@ -238,10 +238,16 @@ def training_summary(record: Record) -> str:
         f"{kind} {before[kind]:.2f} before, {figure:.2f} after (dense {dense[kind]:.2f})"
         for kind, figure in best.items()
     ]
-    line += f"; the weights of step {info['best_step']} are kept; dev {info['dev']}: {'; '.join(kinds)}"
+    kept = f"the weights of step {info['best_step']} are kept"
+    if not info["best_step"]:
+        kept = "no step was better on dev than the model before, which stays as it was"
+    line += f"; {kept}; dev {info['dev']}: {'; '.join(kinds)}"
     if info["within_tolerance"]:
         return line
-    return f"{line}; no step comes within {info['tolerance']:g} points of dense, and this one comes nearest"
+    return (
+        f"{line}; this comes nearest to within {info['tolerance']:g} points of dense, and no step does: take more "
+        f"steps or text, or remove less"
+    )
 
 
 def _finetune_dev(workdir: Workdir, dev: DevOptions | None) -> tuple[list[DevSet], bool]:
