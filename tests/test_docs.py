@@ -138,6 +138,7 @@ def test_sentence_transformers(here, capsys):
     assert (here / "tuned" / "modeling_sparsecse.py").is_file()
 
 
+@pytest.mark.usefixtures("converted_once")
 def test_onnx(here, capsys):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
@@ -146,6 +147,7 @@ def test_onnx(here, capsys):
     assert "(2, 32)" in printed and float(re.search(r"smallest cosine to float32: (\S+)", printed)[1]) > 0.98
 
 
+@pytest.mark.usefixtures("converted_once")
 def test_openvino(here, capsys):
     pytest.importorskip("openvino")
     _, printed = run_page("openvino.md", capsys)
@@ -154,6 +156,7 @@ def test_openvino(here, capsys):
     assert "largest difference without the hint" in printed
 
 
+@pytest.mark.nightly  # six processes of five runtimes; `test_benchmarking` compares them by default
 def test_bench(here, capsys):
     pytest.importorskip("onnxruntime")
     _, printed = run_page("bench.md", capsys)

@@ -203,9 +203,9 @@ class TestInterpreted(Correctness):
 
 
 @pytest.mark.skipif(interpreting(), reason="this is the process that it starts")
-@pytest.mark.parametrize("module", ["test_triton.py", "test_triton_attention.py"])
-def test_kernels_in_the_interpreter(module: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).with_name(module))]
+def test_kernels_in_the_interpreter() -> None:
+    modules = [str(Path(__file__).with_name(name)) for name in ("test_triton.py", "test_triton_attention.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *modules]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
