@@ -97,7 +97,7 @@ def test_repair_with_graded_pairs_stops_when_dev_says_so(scored, pairs_file, tmp
     # A rate that changes nothing: no dev score is better than the first.
     options += ["--steps", "20", "--patience", "2", "--learning-rate", "1e-30"]
     code, out, err = scored("finetune", "--data", "graded.tsv", *options)
-    assert code == 0 and "2 of 20 steps on 7 examples" in out and "weights of step 0 are kept" in out
+    assert code == 0 and "2 of 20 steps on 7 examples" in out and "which stays as it was" in out
     assert "Fine-tuning: 2 of 2" in err
     code, _, err = scored("finetune", "--data", pairs_file, *options)
     assert code == 2 and "pairs that --objective graded trains on" in err

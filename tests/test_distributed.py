@@ -226,7 +226,9 @@ def test_a_command_that_starts_its_processes(
     capfd.readouterr()
     assert main([*command, "--workdir", str(tmp_path / "two"), "--nproc", "2", "--batch-size", "2"]) == 0
     told = capfd.readouterr()
-    assert json.loads(told.out)["stage"] == "score" and "Warning" not in told.err
+    # LanceDB, where a test before has imported it, warns of forks.
+    warned = [line for line in told.err.splitlines() if line.startswith("Warning") and "lancedb" not in line]
+    assert json.loads(told.out)["stage"] == "score" and not warned
     close(scores_of(tmp_path / "two"), scores_of(tmp_path / "one"))
 
 

@@ -67,6 +67,7 @@ def tiny(module: ModuleType):
     return module.random_encoder(**sizes, intermediate_size=40, vocab_size=1100, initializer_range=0.2)
 
 
+@pytest.mark.nightly  # every shape, on a CPU
 def test_results_are_checked() -> None:
     attention, encode = import_module("gpu_attention"), import_module("gpu_encode")
     assert attention.wrong_attention("cpu") == [] and encode.wrong_vectors("cpu") == []

@@ -255,7 +255,7 @@ def test_a_pack_that_was_damaged(bert, tmp_path, capsys, file):
     for load in (publication, stages.resolve_model, lambda name: load_named(ModelOptions(str(name)))):
         with pytest.raises(InputError, match=wanted):
             load(out)
-    assert wanted in call(capsys, "encode", "demo", tmp_path / "vectors", "--model", out)
+    assert wanted in call(capsys, "encode", "demo", tmp_path / "vectors", "--model", out, "--quiet")
 
 
 @pytest.mark.parametrize("files", ['{"/etc/passwd": "x"}', '{"../note": "x"}', '{"note": []}', "[]"])
