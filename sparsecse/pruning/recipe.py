@@ -137,8 +137,8 @@ class Recipe:
         choose("within_layers", self.within_layers, WITHIN_LAYERS)
         if self.within_layers == "error" and (self.rounds > 1 or not self.reconstruct):
             raise InputError(
-                "`within_layers` error chooses by what `reconstruct` makes up for, once; add `reconstruct`, and leave out "
-                "`rounds`."
+                "`within_layers` error chooses by what `reconstruct` makes up for, once; add `reconstruct`, and leave "
+                "out `rounds`."
             )
         apart = self.cost == "structures" and self.align == 1 and not self.protect and not self.vocab
         whole = self.layers is not None or self.layers_compete
