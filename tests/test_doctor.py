@@ -16,6 +16,8 @@ from sparsecse.processors import Quota
 
 def test_the_command(capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    install = {"extra": "onnx", "packages": ["onnx"], "command": "pip install 'sparsecse[onnx]'"}
+    monkeypatch.setattr(doctor, "missing", lambda: [install])
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["versions"]["torch"] == torch.__version__ and facts["environment"]["OMP_NUM_THREADS"] == "2"
@@ -23,6 +25,7 @@ def test_the_command(capsys, monkeypatch):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert facts["threads"]["reason"] in out and facts["kernels"]["implementation"] in out
+    assert install["command"] in out and "without [onnx]" in out
 
 
 @pytest.mark.parametrize(
