@@ -216,19 +216,20 @@ def beside(work: Callable[[Callable[[str], None]], None]) -> None:
     unshare = 0x10000000 | 0x00020000  # CLONE_NEWUSER | CLONE_NEWNS
 
     def mount(arguments: str) -> None:
-        subprocess.run(["mount", *arguments.split()], check=True)
+        if subprocess.run(["mount", *arguments.split()]).returncode:
+            os._exit(NOT_HERE)
 
     def alone() -> None:
         user, group = os.getuid(), os.getgid()
         if libc.unshare(unshare) != 0:
             os._exit(NOT_HERE)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
         try:
-            mount("--make-rprivate /")
-        except (OSError, subprocess.CalledProcessError):
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        except OSError:
             os._exit(NOT_HERE)
+        mount("--make-rprivate /")
         work(mount)
 
     code = forked(alone)
