@@ -38,15 +38,19 @@ def shown(value: Any) -> str:
     return _REPR.repr(value)
 
 
-def has_half_pair(text: str) -> bool:
-    """Whether a text has half of a surrogate pair, which no encoding can write and no tokenizer reads."""
+def check_whole_pairs(text: str, kind: str, position: int) -> None:
+    """Raise `InputError` for half of a surrogate pair, which no encoding can write and no tokenizer reads.
+
+    kind, position: begin the complaint: "Sentence", 3.
+    """
     if text.isascii():
-        return False
+        return
     try:
         text.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        raise InputError(
+            f"{kind} {position} ({shown(text)}) has half of a surrogate pair (\\ud800 to \\udfff); drop it."
+        ) from None
 
 
 class NotUTF8Error(InputError):

@@ -11,7 +11,7 @@ from sparsecse.datasets.builtin import demo_sentences
 from sparsecse.datasets.hub import address, open_address
 from sparsecse.datasets.tables import TABLE_SUFFIXES, Rows, open_rows, table_suffix, text_lines
 from sparsecse.errors import InputError
-from sparsecse.reading import STDIN, has_half_pair, lines, shown
+from sparsecse.reading import STDIN, check_whole_pairs, lines, shown
 from sparsecse.settings import choose
 
 INPUT_FORMATS = ("text", *(suffix[1:] for suffix in TABLE_SUFFIXES))
@@ -80,10 +80,7 @@ def _strings(texts: Iterable[Any]) -> Iterator[str]:
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"Text {position} is {shown(text)}, not a string.")
-        if has_half_pair(text):
-            raise InputError(
-                f"Text {position} ({shown(text)}) has half of a surrogate pair (\\ud800 to \\udfff); drop it."
-            )
+        check_whole_pairs(text, "Text", position)
         yield text
 
 

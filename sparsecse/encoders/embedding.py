@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from sparsecse.errors import InputError
-from sparsecse.reading import has_half_pair, shown
+from sparsecse.reading import check_whole_pairs
 
 _INT32 = 2**31
 
@@ -39,10 +39,7 @@ def read_sentences(sentences: str | Iterable[str]) -> tuple[list[str], bool]:
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"Sentence {position} is a {type(text).__name__} ({text!r:.40}), not a string.")
-        if has_half_pair(text):
-            raise InputError(
-                f"Sentence {position} ({shown(text)}) has half of a surrogate pair (\\ud800 to \\udfff); drop it."
-            )
+        check_whole_pairs(text, "Sentence", position)
     return texts, False
 
 

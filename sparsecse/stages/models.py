@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sparsecse.encoders import WEIGHTS_FILE, Encoder, fingerprint, load_encoder, save_encoder
 from sparsecse.errors import InputError
-from sparsecse.packing import check_pack
 from sparsecse.sources import ModelOptions
-from sparsecse.workdir import Record, Workdir, check_recorded
+from sparsecse.stages.options import check_undamaged
+from sparsecse.workdir import Record, Workdir
 
 
 def dense_record(workdir: Workdir) -> Record:
@@ -47,8 +47,7 @@ def load_dense(workdir: Workdir) -> Encoder:
 def load_named(options: ModelOptions) -> Encoder:
     """A model by its name; one that a stage or `pack` left, and that was damaged since, is refused."""
     if Path(options.name).is_dir():
-        check_recorded(Path(options.name))
-        check_pack(Path(options.name))
+        check_undamaged(Path(options.name))
     return options.load()
 
 

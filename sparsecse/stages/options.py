@@ -14,6 +14,12 @@ DEMO_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 """What the model `demo` is called on the hub."""
 
 
+def check_undamaged(folder: Path) -> None:
+    """Raise `InputError` where what a stage left, or `pack` wrote, was damaged since; other folders are not checked."""
+    check_recorded(folder)
+    check_pack(folder)
+
+
 def resolve_model(name: str) -> str:
     """A model name as a folder or hub id: as `encoders.named_source`, and a run directory is its newest model.
 
@@ -26,8 +32,7 @@ def resolve_model(name: str) -> str:
     if Workdir.is_one(path):
         stage, _ = Workdir(path).newest_model()
         path = path / stage / "model"
-    check_recorded(path)
-    check_pack(path)
+    check_undamaged(path)
     return str(path)
 
 
